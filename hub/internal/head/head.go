@@ -1,0 +1,166 @@
+// Package head declares what a protocol head (MQTT, AMQP, HTTP) and the hub behind
+// it need of each other. The heads are written once and serve both edgehub and
+// iothub; each of those is a Backend.
+//
+// Life of a connection: the head reads who wants to come in (Login), the Backend
+// authenticates and answers with a Session, and from then on the head calls the
+// Session for what the client sends while the Backend calls the Client for what
+// goes to it. Either side may end it: the head by Session.Close, the Backend by
+// Client.Disconnect. A Backend keeps at most one Session an identity, over all
+// protocols: the newest wins.
+package head
+
+import (
+	"context"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"net"
+	"time"
+
+	"github.com/breakwater-iot/breakwater/proto/iothub"
+)
+
+// Errors that a Backend gives to a head. The head translates them to its
+// protocol; every other error is an internal one (MQTT 3, HTTP 500).
+var (
+	// ErrUnauthorized: the credentials do not authenticate the identity; final.
+	ErrUnauthorized = errors.New("unauthorized")
+	// ErrUnavailable: it cannot be decided or done now; the client may try again.
+	ErrUnavailable = errors.New("unavailable")
+	// ErrInvalid: the request itself is wrong; the same request will fail again.
+	ErrInvalid = errors.New("invalid request")
+	// ErrTooLarge: a message, patch or payload is over its limit.
+	ErrTooLarge = errors.New("too large")
+	// ErrNotFound: the identity does not exist (any more).
+	ErrNotFound = errors.New("not found")
+	// ErrPrecondition: a version or etag does not match.
+	ErrPrecondition = errors.New("precondition failed")
+	// ErrThrottled: too much at once.
+	ErrThrottled = errors.New("throttled")
+)
+
+// Reasons for Client.Disconnect and Session.Close.
+var (
+	// ErrReplaced: the same identity connected again.
+	ErrReplaced = errors.New("replaced by a newer connection")
+	// ErrExpired: the credentials have expired or are not valid any more.
+	ErrExpired = errors.New("credentials expired")
+	// ErrShutdown: the hub is going down.
+	ErrShutdown = errors.New("hub is shutting down")
+)
+
+// Login is what a client says of itself when it connects.
+type Login struct {
+	Identity  iothub.Identity
+	Protocol  string // "mqtt", "mqtt-ws", "amqp", "amqp-ws", "http"
+	Remote    net.Addr
+	Token     string              // SAS token; empty with a certificate
+	Peer      []*x509.Certificate // chain that the client sent, leaf first; may be empty
+	HubName   string              // host part of the user name; informative
+	Product   string              // DeviceClientType
+	ModelID   string
+	AuthChain string // "target;...;actor" when an edge device speaks for the identity
+	// CleanSession is false when subscriptions of an earlier connection shall hold.
+	CleanSession bool
+}
+
+// Feature is something that a client can subscribe to.
+type Feature uint8
+
+// Features, as spec iothub-mqtt.md 5.2 records them.
+const (
+	C2D Feature = iota
+	Inputs
+	Methods
+	TwinResponses
+	DesiredChanges
+)
+
+func (f Feature) String() string {
+	switch f {
+	case C2D:
+		return "c2d"
+	case Inputs:
+		return "inputs"
+	case Methods:
+		return "methods"
+	case TwinResponses:
+		return "twinResponses"
+	case DesiredChanges:
+		return "desiredChanges"
+	}
+	return "unknown"
+}
+
+// Backend is the hub behind the heads.
+type Backend interface {
+	// Connect authenticates and admits a client, and disconnects (ErrReplaced) an
+	// older one of the same identity after the new one is authenticated. Errors:
+	// ErrUnauthorized, ErrUnavailable, ErrInvalid.
+	Connect(ctx context.Context, login Login, client Client) (Session, error)
+}
+
+// Session is one admitted client, seen from the head. Methods may be called
+// concurrently. After Close none may be called.
+type Session interface {
+	// Telemetry takes a message; done is called exactly once, possibly from
+	// another goroutine and possibly before Telemetry returns, with nil when the
+	// message is durably accepted. For messages of one session done is called in
+	// the order of Telemetry. Telemetry blocks while too much waits. The Backend
+	// stamps the sender; the head has removed sender properties of the client.
+	Telemetry(ctx context.Context, m *iothub.Message, done func(error))
+	// Twin returns the current twin.
+	Twin(ctx context.Context) (iothub.TwinProperties, error)
+	// PatchReported merges a patch (a JSON object). It returns the new version, or
+	// 0 where the hub does not know it yet (edgehub). ifVersion is a precondition,
+	// 0 for none. Errors: ErrInvalid (with text for the client), ErrTooLarge,
+	// ErrPrecondition.
+	PatchReported(ctx context.Context, patch json.RawMessage, ifVersion int64) (int64, error)
+	// Subscribe and Unsubscribe tell what the client wants to receive from now
+	// on. They only record and start; delivery follows through Client.
+	Subscribe(f Feature)
+	Unsubscribe(f Feature)
+	// Close tells that the connection has ended; err is nil after an orderly
+	// goodbye. The Backend makes no call to Client after Close returned.
+	Close(err error)
+}
+
+// Outcome is how a client settled a delivery.
+type Outcome uint8
+
+// Outcomes.
+const (
+	// Complete: taken; forget it.
+	Complete Outcome = iota
+	// Abandon: not taken now; deliver again.
+	Abandon
+	// Reject: will never be taken; dead-letter or drop.
+	Reject
+	// Lost: the connection ended before the client settled.
+	Lost
+)
+
+// Client is one connected client, seen from the Backend: implemented by heads.
+// Methods may be called concurrently, do not block on the network for longer than
+// it takes to queue a bounded amount, and after the connection ended do nothing
+// (settle functions are then called with Lost).
+type Client interface {
+	// Deliver sends a message to a module input (input not empty) or a
+	// cloud-to-device message (input empty). settled is called exactly once.
+	Deliver(input string, m *iothub.Message, settled func(Outcome))
+	// DesiredChanged sends a desired-properties patch; patch carries "$version".
+	DesiredChanged(patch json.RawMessage, version int64)
+	// InvokeMethod sends a direct-method request; answer is called at most once,
+	// when the client answers. The Backend owns the time limit and must call
+	// cancel when it stops waiting.
+	InvokeMethod(name string, payload json.RawMessage, answer func(status int, payload json.RawMessage)) (cancel func())
+	// Disconnect ends the connection. It returns at once; Session.Close follows.
+	Disconnect(reason error)
+}
+
+// Timeouts of direct methods (iothub-mqtt.md 11).
+const (
+	DefaultMethodTimeout = 30 * time.Second
+	MaxMethodTimeout     = 300 * time.Second
+)
