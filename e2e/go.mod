@@ -8,6 +8,6 @@ require (
 	golang.org/x/sync v0.25.0
 )
 
-require golang.org/x/sys v0.49.0 // indirect
+require golang.org/x/sys v0.50.0 // indirect
 
 replace github.com/breakwater-iot/breakwater/proto => ../proto

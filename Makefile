@@ -1,0 +1,70 @@
+# Breakwater: see `make help`.
+SHELL := /bin/bash
+MODULES := agent daemon deploy e2e hub proto
+TAG ?= dev
+PLATFORMS ?= linux/amd64,linux/arm64,linux/arm/v7
+TOOL := GOWORK=off go tool -modfile=$(CURDIR)/tools/go.mod
+LINT := GOWORK=off go tool -modfile=$(CURDIR)/tools/lint/go.mod golangci-lint
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## Print this list.
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: ## Install what this machine lacks (as root; Debian packages and npm packages).
+	@deploy/setup.sh
+
+.PHONY: build
+build: ## Build the programs into bin/.
+	@mkdir -p bin
+	@go build -trimpath -o bin/ ./agent/cmd/... ./daemon/cmd/... ./hub/cmd/... ./deploy/cmd/... ./e2e/cmd/...
+
+.PHONY: run
+run: setup build ## Run a cloud, an edge device and a leaf here (FOR=90s: end by itself).
+	@bin/devbox $(if $(FOR),--for $(FOR)) $(if $(KEEP),--keep) $(if $(MANIFEST),--manifest $(MANIFEST))
+
+.PHONY: test
+test: setup build unit integration e2e ## Pass all tests: unit with the race detector, containerd, end to end.
+
+.PHONY: unit
+unit: ## Unit tests, with the race detector.
+	@go test -race -timeout 10m $(addprefix ./,$(addsuffix /...,$(MODULES)))
+
+.PHONY: integration
+integration: setup ## Tests against a real containerd (as root).
+	@deploy/with-containerd.sh go test -tags integration -timeout 10m -count 1 ./daemon/...
+
+.PHONY: e2e
+e2e: setup build ## The built programs, end to end, with containers and the stock SDK (as root).
+	@go test -tags e2e -timeout 15m -count 1 -v ./e2e/...
+
+.PHONY: lint
+lint: ## Check style, layering and formatting.
+	@for m in $(MODULES); do echo "lint $$m"; (cd $$m && $(LINT) run --config ../.golangci.yml ./...) || exit 1; done
+
+.PHONY: generate
+generate: ## Generate the code of the gRPC services.
+	@cd proto && $(TOOL) buf generate
+
+.PHONY: images
+images: build ## Build the container images for PLATFORMS into dist/images.
+	@bin/images save --version $(TAG) --platform $(PLATFORMS) dist/images
+
+.PHONY: push
+push: build ## Build the images and push them: make push REGISTRY=host/path TAG=1.0.
+	@test -n "$(REGISTRY)" || { echo "push: REGISTRY is not set, as in: make push REGISTRY=localhost:5000/breakwater" >&2; exit 2; }
+	@bin/images push --version $(TAG) --platform $(PLATFORMS) $(REGISTRY)
+
+.PHONY: bench
+bench: ## Benchmarks of the message path.
+	@go test -run '^$$' -bench . -benchmem ./hub/internal/...
+
+.PHONY: fuzz
+fuzz: ## Run every fuzz target for FUZZTIME (30s).
+	@deploy/fuzz.sh $(or $(FUZZTIME),30s)
+
+.PHONY: clean
+clean: ## Remove what was built.
+	@rm -rf bin dist

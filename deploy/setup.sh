@@ -1,0 +1,50 @@
+#!/usr/bin/env bash
+# Installs what Breakwater's build, run and tests need and this machine lacks: Debian
+# packages and, for the leaf device, npm packages. Says what it does; does nothing
+# when all is there.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+need=() # packages to install
+want() { # want FILE-OR-COMMAND PACKAGE
+  case $1 in
+    /*) [ -e "$1" ] || need+=("$2") ;;
+    *) PATH=$PATH:/usr/sbin:/sbin command -v "$1" >/dev/null || need+=("$2") ;;
+  esac
+}
+want containerd containerd
+want ctr containerd
+want runc runc
+want /usr/lib/cni/bridge containernetworking-plugins
+want iptables iptables
+want ip iproute2
+want gcc gcc
+want node nodejs
+want npm npm
+
+if ! command -v go >/dev/null; then
+  echo "setup: Go is needed (release $(awk '/^go /{print $2}' go.work) or later) and not found on PATH" >&2
+  exit 1
+fi
+
+if [ ${#need[@]} -gt 0 ]; then
+  mapfile -t need < <(printf '%s\n' "${need[@]}" | sort -u)
+  if ! command -v apt-get >/dev/null; then
+    echo "setup: this machine lacks what these Debian packages bring; install it by hand: ${need[*]}" >&2
+    exit 1
+  fi
+  if [ "$(id -u)" != 0 ]; then
+    echo "setup: root is needed to install: ${need[*]}" >&2
+    exit 1
+  fi
+  echo "setup: installing ${need[*]}"
+  export DEBIAN_FRONTEND=noninteractive
+  apt-get update -qq
+  apt-get install -y -qq --no-install-recommends "${need[@]}" >/dev/null
+fi
+
+leaf=deploy/samples/leaf-node
+if [ ! -e "$leaf/node_modules/.package-lock.json" ] || [ "$leaf/package-lock.json" -nt "$leaf/node_modules/.package-lock.json" ]; then
+  echo "setup: installing the npm packages of $leaf"
+  (cd "$leaf" && npm ci --no-audit --no-fund --loglevel=error && touch node_modules/.package-lock.json)
+fi

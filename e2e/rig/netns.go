@@ -1,0 +1,211 @@
+package rig
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Host is one of the rig's hosts, a network namespace.
+type Host string
+
+// The rig's hosts.
+const (
+	Cloud  Host = "bw-cloud"
+	Device Host = "bw-device"
+	Leaf   Host = "bw-leaf"
+)
+
+// Names and addresses in the rig's world.
+const (
+	HubName    = "hub.breakwater.test"
+	DeviceName = "edge-1.breakwater.test"
+
+	cloudAddr        = "10.90.1.2"
+	deviceToCloud    = "10.90.1.1"
+	deviceToLeaf     = "10.90.2.1"
+	leafAddr         = "10.90.2.2"
+	netnsHostsFolder = "/etc/netns"
+)
+
+var hosts = []Host{Cloud, Device, Leaf}
+
+// run runs a command to its end and returns what it wrote, with its standard error
+// in the error.
+func run(ctx context.Context, name string, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, name, args...)
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	if err := cmd.Run(); err != nil {
+		text := strings.TrimSpace(stderr.String())
+		if text == "" {
+			text = strings.TrimSpace(stdout.String())
+		}
+		return stdout.String(), fmt.Errorf("%s %s: %w: %s", filepath.Base(name), strings.Join(args, " "), err, text)
+	}
+	return stdout.String(), nil
+}
+
+// buildNetwork makes the hosts and their cables.
+func buildNetwork(ctx context.Context) error {
+	for _, h := range hosts {
+		if _, err := run(ctx, "ip", "netns", "add", string(h)); err != nil {
+			return err
+		}
+		if err := writeHostsFile(h); err != nil {
+			return err
+		}
+		if _, err := run(ctx, "ip", "-n", string(h), "link", "set", "lo", "up"); err != nil {
+			return err
+		}
+	}
+	cables := []struct {
+		a, b         Host
+		aName, bName string
+		aAddr, bAddr string
+	}{
+		{Device, Cloud, "cloud", "device", deviceToCloud, cloudAddr},
+		{Device, Leaf, "leaf", "device", deviceToLeaf, leafAddr},
+	}
+	for _, c := range cables {
+		steps := [][]string{
+			{"-n", string(c.a), "link", "add", c.aName, "type", "veth", "peer", "name", c.bName, "netns", string(c.b)},
+			{"-n", string(c.a), "addr", "add", c.aAddr + "/30", "dev", c.aName},
+			{"-n", string(c.b), "addr", "add", c.bAddr + "/30", "dev", c.bName},
+			{"-n", string(c.a), "link", "set", c.aName, "up"},
+			{"-n", string(c.b), "link", "set", c.bName, "up"},
+		}
+		for _, s := range steps {
+			if _, err := run(ctx, "ip", s...); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// writeHostsFile gives a host its /etc/hosts: `ip netns exec` binds it there.
+func writeHostsFile(h Host) error {
+	dir := filepath.Join(netnsHostsFolder, string(h))
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return fmt.Errorf("hosts file of %s: %w", h, err)
+	}
+	deviceAddr := deviceToCloud
+	if h == Leaf {
+		deviceAddr = deviceToLeaf
+	}
+	text := fmt.Sprintf("127.0.0.1 localhost\n::1 localhost\n%s %s\n%s %s\n", cloudAddr, HubName, deviceAddr, DeviceName)
+	if err := os.WriteFile(filepath.Join(dir, "hosts"), []byte(text), 0o644); err != nil {
+		return fmt.Errorf("hosts file of %s: %w", h, err)
+	}
+	return nil
+}
+
+// SetLink plugs (up) or pulls (down) the cable between the device and the cloud or
+// the leaf.
+func SetLink(ctx context.Context, h Host, up bool) error {
+	state := "down"
+	if up {
+		state = "up"
+	}
+	_, err := run(ctx, "ip", "-n", string(h), "link", "set", "device", state)
+	return err
+}
+
+// removeNetwork ends what still runs in the hosts and removes them. Missing hosts
+// are no error.
+func removeNetwork(ctx context.Context) error {
+	var errs []error
+	for _, h := range hosts {
+		if _, err := os.Stat(filepath.Join("/run/netns", string(h))); err == nil {
+			killAll(ctx, h)
+			if _, err := run(ctx, "ip", "netns", "del", string(h)); err != nil {
+				errs = append(errs, err)
+			}
+		}
+		if err := os.RemoveAll(filepath.Join(netnsHostsFolder, string(h))); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	// The folder is ours only if nobody else keeps a host in it.
+	if err := os.Remove(netnsHostsFolder); err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, syscall.ENOTEMPTY) {
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+func killAll(ctx context.Context, h Host) {
+	deadline := time.Now().Add(5 * time.Second)
+	for {
+		out, err := run(ctx, "ip", "netns", "pids", string(h))
+		pids := strings.Fields(out)
+		if err != nil || len(pids) == 0 || time.Now().After(deadline) {
+			return
+		}
+		for _, p := range pids {
+			if pid, err := strconv.Atoi(p); err == nil {
+				_ = syscall.Kill(pid, syscall.SIGKILL)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+// within runs fn on a thread that is in the host's network.
+func (h Host) within(fn func() error) error {
+	result := make(chan error, 1)
+	go func() {
+		// Never unlocked: the thread ends with the goroutine, and with it the
+		// foreign namespace.
+		runtime.LockOSThread()
+		f, err := os.Open(filepath.Join("/run/netns", string(h)))
+		if err != nil {
+			result <- err
+			return
+		}
+		defer f.Close()
+		if err := unix.Setns(int(f.Fd()), unix.CLONE_NEWNET); err != nil {
+			result <- fmt.Errorf("enter %s: %w", h, err)
+			return
+		}
+		result <- fn()
+	}()
+	return <-result
+}
+
+// Listen opens a TCP listener in the host's network.
+func (h Host) Listen(addr string) (net.Listener, error) {
+	var l net.Listener
+	err := h.within(func() (err error) {
+		l, err = net.Listen("tcp", addr)
+		return err
+	})
+	return l, err
+}
+
+// Dial opens a TCP connection from the host. The address must be numeric.
+func (h Host) Dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	var c net.Conn
+	err := h.within(func() (err error) {
+		var d net.Dialer
+		c, err = d.DialContext(ctx, network, addr)
+		return err
+	})
+	return c, err
+}

@@ -1,0 +1,237 @@
+package rig
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/registry"
+)
+
+// Options configure a rig.
+type Options struct {
+	// Root is the root of the source tree; programs are taken from Root/bin.
+	Root string
+	// Manifest is the deployment manifest to apply; empty means
+	// Root/deploy/manifests/development.json.
+	Manifest string
+	// Dir keeps the rig's files (logs, data); empty means a temporary folder that
+	// Close removes unless Keep is set.
+	Dir  string
+	Keep bool
+	// Say receives a line for what is being done; nil drops them.
+	Say func(string)
+}
+
+// Rig is a world of a cloud, a device and a leaf. See the package comment.
+type Rig struct {
+	Options
+	lock       *os.File
+	tempDir    bool
+	containerd *Process
+	registry   *http.Server
+	cloud      *Process
+	monitor    *Process
+	edged      *Process
+	leaf       *Process
+	memory     *memoryWatch
+
+	// Arrived is the ledger of what reached the cloud.
+	Arrived *Ledger
+	// LeafAcked is the ledger of what the leaf was told is stored.
+	LeafAcked *Ledger
+
+	leafConnection string
+	closeOnce      sync.Once
+	closeErr       error
+}
+
+const (
+	lockFile = "/run/breakwater-rig.lock"
+	// EdgeID and LeafID are the devices of the rig's world.
+	EdgeID = "edge-1"
+	LeafID = "leaf-1"
+
+	registryAddr   = "127.0.0.1:5000"
+	registryPrefix = "localhost:5000/breakwater"
+)
+
+// New makes the hosts and starts containerd (if none runs) and the registry. On
+// error everything is taken down again.
+func New(ctx context.Context, o Options) (_ *Rig, err error) {
+	if os.Geteuid() != 0 {
+		return nil, errors.New("root is needed: network namespaces and containers are made")
+	}
+	if o.Say == nil {
+		o.Say = func(string) {}
+	}
+	if o.Manifest == "" {
+		o.Manifest = filepath.Join(o.Root, "deploy", "manifests", "development.json")
+	}
+	r := &Rig{Options: o, Arrived: NewLedger(), LeafAcked: NewLedger()}
+	if err := r.takeLock(); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, r.Close())
+		}
+	}()
+	if r.Dir == "" {
+		if r.Dir, err = os.MkdirTemp("", "breakwater-rig-"); err != nil {
+			return nil, fmt.Errorf("rig folder: %w", err)
+		}
+		r.tempDir = true
+	}
+	if err := os.MkdirAll(filepath.Join(r.Dir, "logs"), 0o700); err != nil {
+		return nil, fmt.Errorf("rig folder: %w", err)
+	}
+	if err := r.sweep(ctx); err != nil {
+		return nil, fmt.Errorf("remove what an earlier rig left: %w", err)
+	}
+	if err := r.useContainerd(ctx); err != nil {
+		return nil, err
+	}
+	if found, err := Containers(ctx); err != nil {
+		return nil, err
+	} else if len(found) > 0 {
+		return nil, fmt.Errorf("containerd's namespace %q is in use (%v): a Breakwater device runs on this machine", containerdNamespace, found)
+	}
+	if err := os.WriteFile(markFile, nil, 0o600); err != nil {
+		return nil, fmt.Errorf("mark: %w", err)
+	}
+	r.say("making the hosts %v", hosts)
+	if err := buildNetwork(ctx); err != nil {
+		return nil, err
+	}
+	if err := r.serveRegistry(); err != nil {
+		return nil, err
+	}
+	r.memory = watchMemory()
+	return r, nil
+}
+
+// markFile says that containers in containerd's namespace are a rig's, so that a
+// rig that was killed can be cleaned up after without touching a real device.
+const markFile = "/run/breakwater-rig.mark"
+
+// sweep removes what a rig that was killed left behind.
+func (r *Rig) sweep(ctx context.Context) error {
+	if _, err := os.Stat(markFile); err != nil {
+		return nil //nolint:nilerr // no mark, nothing of ours
+	}
+	r.say("removing what an earlier run left")
+	return errors.Join(removeContainers(ctx), removeNetwork(ctx), os.Remove(markFile))
+}
+
+func (r *Rig) takeLock() error {
+	f, err := os.OpenFile(lockFile, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return fmt.Errorf("rig lock: %w", err)
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		f.Close()
+		return fmt.Errorf("another rig runs on this machine: lock %s: %w", lockFile, err)
+	}
+	r.lock = f
+	return nil
+}
+
+func (r *Rig) say(format string, a ...any) { r.Say(fmt.Sprintf(format, a...)) }
+
+func (r *Rig) logPath(name string) string { return filepath.Join(r.Dir, "logs", name+".log") }
+
+func (r *Rig) bin(name string) string { return filepath.Join(r.Root, "bin", name) }
+
+// serveRegistry serves an OCI registry on the device.
+func (r *Rig) serveRegistry() error {
+	l, err := Device.Listen(registryAddr)
+	if err != nil {
+		return fmt.Errorf("registry: %w", err)
+	}
+	log, err := os.OpenFile(r.logPath("registry"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		l.Close()
+		return fmt.Errorf("registry: %w", err)
+	}
+	blobs := registry.NewDiskBlobHandler(filepath.Join(r.Dir, "registry"))
+	r.registry = &http.Server{
+		Handler:           registry.New(registry.WithBlobHandler(blobs), registry.Logger(newLog(log))),
+		ReadHeaderTimeout: 10 * time.Second,
+	}
+	go func() {
+		defer log.Close()
+		_ = r.registry.Serve(l) // ends by Close
+	}()
+	return nil
+}
+
+// PushImages builds the images for this machine and pushes them to the registry.
+func (r *Rig) PushImages(ctx context.Context) (string, error) {
+	r.say("building the images and pushing them to %s", registryPrefix)
+	return r.command(ctx, Device, nil, r.bin("images"),
+		"push", "--root", r.Root, "--platform", "linux/"+goarch(), "--version", imageTag, registryPrefix)
+}
+
+const imageTag = "dev"
+
+// Close takes everything down: programs, containers, networks, mounts, files. It
+// may be called more than once.
+func (r *Rig) Close() error {
+	r.closeOnce.Do(func() {
+		// Cleaning has to work after the caller's context has ended.
+		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+		defer cancel()
+		var errs []error
+		stop := func(p *Process, limit time.Duration) {
+			if p != nil && !p.Ended() {
+				errs = append(errs, p.Stop(limit))
+			}
+		}
+		stop(r.leaf, 10*time.Second)
+		stop(r.edged, 45*time.Second)
+		stop(r.monitor, 10*time.Second)
+		stop(r.cloud, 20*time.Second)
+		if r.memory != nil {
+			r.memory.stop()
+		}
+		if _, err := os.Stat(markFile); err == nil {
+			errs = append(errs, removeContainers(ctx))
+		}
+		if r.registry != nil {
+			errs = append(errs, r.registry.Close())
+		}
+		stop(r.containerd, 20*time.Second)
+		if _, err := os.Stat(markFile); err == nil {
+			errs = append(errs, removeNetwork(ctx), os.Remove(markFile))
+		}
+		if r.tempDir && !r.Keep {
+			errs = append(errs, os.RemoveAll(r.Dir))
+		}
+		if r.lock != nil {
+			errs = append(errs, r.lock.Close())
+		}
+		r.closeErr = errors.Join(errs...)
+	})
+	return r.closeErr
+}
+
+// Logs copies the end of every program's log to w, for a failed test.
+func (r *Rig) Logs(w io.Writer, lines int) {
+	files, _ := filepath.Glob(filepath.Join(r.Dir, "logs", "*.log"))
+	modules, _ := filepath.Glob(filepath.Join(r.Dir, "device", "home", "logs", "*", "*"))
+	for _, f := range append(files, modules...) {
+		text, err := os.ReadFile(f)
+		if err != nil || len(text) == 0 {
+			continue
+		}
+		fmt.Fprintf(w, "\n--- %s\n%s\n", f, tail(string(text), lines))
+	}
+}
