@@ -1,0 +1,136 @@
+package rest
+
+import (
+	"context"
+	"net/http"
+	"net/url"
+	"strconv"
+	"time"
+
+	"github.com/breakwater-iot/breakwater/proto/iothub"
+)
+
+// Values of ifMatch besides an etag: what must be there before a write.
+const (
+	// MustNotExist creates; a Put of an existing identity fails with status 409.
+	MustNotExist = ""
+	// MustExist updates whatever is there; status 404 if nothing is.
+	MustExist = "*"
+)
+
+func devicePath(device string) string { return "/devices/" + url.PathEscape(device) }
+
+func modulePath(id iothub.Identity) string {
+	return devicePath(id.Device) + "/modules/" + url.PathEscape(id.Module)
+}
+
+func twinPath(id iothub.Identity) string {
+	p := "/twins/" + url.PathEscape(id.Device)
+	if id.IsModule() {
+		p += "/modules/" + url.PathEscape(id.Module)
+	}
+	return p
+}
+
+// GetDevice reads a device identity.
+func (c *Client) GetDevice(ctx context.Context, device string) (Device, error) {
+	var out Device
+	err := c.do(ctx, request{method: http.MethodGet, path: devicePath(device)}, &out)
+	return out, err
+}
+
+// PutDevice creates (ifMatch MustNotExist) or updates a device. A create whose
+// answer was lost reports status 409 when it is tried again.
+func (c *Client) PutDevice(ctx context.Context, d Device, ifMatch string) (Device, error) {
+	var out Device
+	err := c.do(ctx, request{method: http.MethodPut, path: devicePath(d.DeviceID), body: d, ifMatch: ifMatch}, &out)
+	return out, err
+}
+
+// DeleteDevice removes a device, its modules and twins. ifMatch "" means MustExist.
+func (c *Client) DeleteDevice(ctx context.Context, device, ifMatch string) error {
+	if ifMatch == "" {
+		ifMatch = MustExist
+	}
+	return c.do(ctx, request{method: http.MethodDelete, path: devicePath(device), ifMatch: ifMatch}, nil)
+}
+
+// ListDevices returns at most top devices (0: as many as the hub gives, 1000).
+func (c *Client) ListDevices(ctx context.Context, top int) ([]Device, error) {
+	q := url.Values{}
+	if top > 0 {
+		q.Set("top", strconv.Itoa(top))
+	}
+	var out []Device
+	err := c.do(ctx, request{method: http.MethodGet, path: "/devices", query: q}, &out)
+	return out, err
+}
+
+// GetModule reads a module identity.
+func (c *Client) GetModule(ctx context.Context, id iothub.Identity) (Module, error) {
+	var out Module
+	err := c.do(ctx, request{method: http.MethodGet, path: modulePath(id)}, &out)
+	return out, err
+}
+
+// PutModule creates (ifMatch MustNotExist) or updates a module.
+func (c *Client) PutModule(ctx context.Context, m Module, ifMatch string) (Module, error) {
+	var out Module
+	id := iothub.ModuleIdentity(m.DeviceID, m.ModuleID)
+	err := c.do(ctx, request{method: http.MethodPut, path: modulePath(id), body: m, ifMatch: ifMatch}, &out)
+	return out, err
+}
+
+// DeleteModule removes a module and its twin. ifMatch "" means MustExist.
+func (c *Client) DeleteModule(ctx context.Context, id iothub.Identity, ifMatch string) error {
+	if ifMatch == "" {
+		ifMatch = MustExist
+	}
+	return c.do(ctx, request{method: http.MethodDelete, path: modulePath(id), ifMatch: ifMatch}, nil)
+}
+
+// ListModules returns the modules of a device, system modules included.
+func (c *Client) ListModules(ctx context.Context, device string) ([]Module, error) {
+	var out []Module
+	err := c.do(ctx, request{method: http.MethodGet, path: devicePath(device) + "/modules"}, &out)
+	return out, err
+}
+
+// GetTwin reads the twin of a device or module.
+func (c *Client) GetTwin(ctx context.Context, id iothub.Identity) (Twin, error) {
+	var out Twin
+	err := c.do(ctx, request{method: http.MethodGet, path: twinPath(id)}, &out)
+	return out, err
+}
+
+// PatchTwin merges a patch into a twin; ifMatch "" writes in any case.
+func (c *Client) PatchTwin(ctx context.Context, id iothub.Identity, p TwinPatch, ifMatch string) (Twin, error) {
+	var out Twin
+	err := c.do(ctx, request{method: http.MethodPatch, path: twinPath(id), body: p, ifMatch: ifMatch}, &out)
+	return out, err
+}
+
+// ReplaceTwin replaces tags and desired properties; ifMatch "" writes in any case.
+func (c *Client) ReplaceTwin(ctx context.Context, id iothub.Identity, p TwinPatch, ifMatch string) (Twin, error) {
+	var out Twin
+	err := c.do(ctx, request{method: http.MethodPut, path: twinPath(id), body: p, ifMatch: ifMatch}, &out)
+	return out, err
+}
+
+// InvokeMethod calls a direct method and waits for the answer. It is not tried
+// again once the hub has seen it, because the device may have carried it out.
+func (c *Client) InvokeMethod(ctx context.Context, id iothub.Identity, m MethodRequest) (MethodResult, error) {
+	wait := m.ResponseTimeoutInSeconds
+	if wait == 0 {
+		wait = 30
+	}
+	timeout := time.Duration(wait+m.ConnectTimeoutInSeconds)*time.Second + 10*time.Second
+	var out MethodResult
+	err := c.do(ctx, request{method: http.MethodPost, path: twinPath(id) + "/methods", body: m, once: true, timeout: timeout}, &out)
+	return out, err
+}
+
+// ApplyConfiguration puts a manifest on one edge device.
+func (c *Client) ApplyConfiguration(ctx context.Context, device string, content ConfigurationContent) error {
+	return c.do(ctx, request{method: http.MethodPost, path: devicePath(device) + "/applyConfigurationContent", body: content}, nil)
+}
