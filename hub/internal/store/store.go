@@ -1,11 +1,21 @@
 // Package store is the durable state of a hub: one Badger database, written by one
-// committer that groups whatever waits into one batch and one fsync. The queue,
+// committer that groups whatever waits into one write and one fsync. The queue,
 // the twins, sessions and scope of edgehub and the registry of iothub live in it,
 // each under a prefix of its own.
 //
-// The surprise: Badger runs with SyncWrites off. Durability is this package's:
-// the callback of Commit runs only after the batch that holds the write was
-// synced. See docs/architecture.md, "Durability".
+// Three surprises:
+//
+//   - Badger runs with SyncWrites off. Durability is this package's: the callback
+//     of Commit runs only after the write-ahead log that holds the write was
+//     synced. Badger's own Sync covers only the newest of its logs, hence wal.go.
+//   - A read sees a write as soon as it is in the database, which is shortly
+//     before it is on disk. Who acts on what it read must not take it for
+//     acknowledged: that is known to the one whose callback ran.
+//   - All values live in Badger's tree, none in its value log: a queue empties
+//     faster than the value log's statistics could notice, and its garbage
+//     collection moves live values without a sync. reclaim.go gives space back.
+//
+// See docs/architecture.md, "Durability".
 package store
 
 import (
@@ -14,6 +24,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"time"
 
 	"github.com/dgraph-io/badger/v4"
 	"github.com/dgraph-io/badger/v4/options"
@@ -25,15 +36,45 @@ var (
 	ErrNotFound = errors.New("not found")
 	// ErrClosed is returned by everything after Close.
 	ErrClosed = errors.New("store closed")
+	// ErrFull: too little disk space is left to write; nothing was changed. It
+	// may work later.
+	ErrFull = errors.New("disk full")
+	// ErrTooLarge: a key or value is over its limit; nothing was changed.
+	ErrTooLarge = errors.New("key or value too large")
+	// ErrFailed: an earlier write or sync went wrong, after which nobody knows
+	// what is on disk. Permanent: the store must be opened anew.
+	ErrFailed = errors.New("store failed")
+)
+
+// Limits of one key and one value.
+const (
+	MaxKey   = 32 << 10
+	MaxValue = 512 << 10
+)
+
+const (
+	memTableSize = 8 << 20
+	// groupBytes bounds one group, so that a group spans at most two of Badger's
+	// write-ahead logs; wal.go relies on it.
+	groupBytes = memTableSize / 4
 )
 
 // Options configure Open. The zero value is right for a gateway with little memory.
 type Options struct {
-	// InMemory keeps everything in memory; Dir is then ignored.
+	// InMemory keeps everything in memory; dir is then ignored.
 	InMemory bool
 	// MaxPending bounds the writes that wait for the committer; Commit blocks
 	// above it. 0 means 4096.
 	MaxPending int
+	// MinFree is the disk space below which writes are refused with ErrFull.
+	// 0 means 64 MiB, what Badger may need to tidy up; negative: no check.
+	MinFree int64
+	// ReclaimInterval is how often the store looks whether deleted data should be
+	// given back to the disk. 0 means 30 s.
+	ReclaimInterval time.Duration
+	// ReclaimBytes is the least amount of deleted data that is worth it. 0 means
+	// 16 MiB.
+	ReclaimBytes int64
 	// UnsafeNoSync leaves out the fsync. Only for the test that shows that the
 	// crash test notices.
 	UnsafeNoSync bool
@@ -41,38 +82,57 @@ type Options struct {
 	Logger *slog.Logger
 }
 
-// Store is an open database. All methods may be called concurrently.
-type Store struct {
-	db    *badger.DB
-	opts  Options
-	queue chan pending
-	stop  chan struct{}
-	done  chan struct{}
-
-	mu     sync.RWMutex // held for reading while a Commit hands over
-	closed bool
-	once   sync.Once
-	failed error // of Close
-}
-
-type pending struct {
-	batch *Batch
-	done  func(error)
-}
-
-// Open opens the database in dir, creating it if need be, and starts the
-// committer. Close must be called.
-func Open(dir string, o Options) (*Store, error) {
-	if o.MaxPending == 0 {
+func (o *Options) defaults() {
+	if o.MaxPending <= 0 {
 		o.MaxPending = 4096
+	}
+	if o.MinFree == 0 {
+		o.MinFree = 64 << 20
+	}
+	if o.ReclaimInterval <= 0 {
+		o.ReclaimInterval = 30 * time.Second
+	}
+	if o.ReclaimBytes <= 0 {
+		o.ReclaimBytes = 16 << 20
 	}
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}
+}
+
+// Store is an open database. All methods may be called concurrently.
+type Store struct {
+	db   *badger.DB
+	opts Options
+	dir  string
+	wal  *wal // owned by the committer; nil in memory
+
+	mu      sync.Mutex
+	room    sync.Cond // of mu: pending got shorter, or closed
+	pending []pending // guarded by mu
+	bounded int       // guarded by mu: those of pending that count for MaxPending
+	closed  bool      // guarded by mu
+	failure error     // guarded by mu: why the store failed
+
+	dead deadBytes
+
+	wake     chan struct{} // capacity 1: pending is not empty, or closed
+	stop     chan struct{} // closed by Close: ends the reclaimer
+	failed   chan struct{} // closed when the store failed
+	finished sync.WaitGroup
+
+	once     sync.Once
+	closeErr error
+}
+
+// Open opens the database in dir, creating it if need be, and starts its two
+// goroutines, the committer and the reclaimer. Close must be called.
+func Open(dir string, o Options) (*Store, error) {
+	o.defaults()
 	bo := badger.DefaultOptions(dir).
 		WithLogger(badgerLog{o.Logger}).
 		WithSyncWrites(false).
-		WithMemTableSize(8 << 20).
+		WithMemTableSize(memTableSize).
 		WithNumMemtables(2).
 		WithNumLevelZeroTables(2).
 		WithNumLevelZeroTablesStall(6).
@@ -80,8 +140,8 @@ func Open(dir string, o Options) (*Store, error) {
 		WithIndexCacheSize(0).
 		WithCompression(options.None).
 		WithNumCompactors(2).
-		WithValueLogFileSize(64 << 20).
-		WithValueThreshold(1 << 10).
+		WithValueLogFileSize(1 << 20).
+		WithValueThreshold(MaxValue).
 		WithBaseTableSize(2 << 20).
 		WithBaseLevelSize(8 << 20).
 		WithDetectConflicts(false).
@@ -94,147 +154,54 @@ func Open(dir string, o Options) (*Store, error) {
 		return nil, fmt.Errorf("open store %s: %w", dir, err)
 	}
 	s := &Store{
-		db:    db,
-		opts:  o,
-		queue: make(chan pending, o.MaxPending),
-		stop:  make(chan struct{}),
-		done:  make(chan struct{}),
+		db:     db,
+		opts:   o,
+		dir:    dir,
+		wake:   make(chan struct{}, 1),
+		stop:   make(chan struct{}),
+		failed: make(chan struct{}),
 	}
-	go s.commitLoop()
+	s.room.L = &s.mu
+	if !o.InMemory {
+		if s.wal, err = openWAL(dir); err != nil {
+			return nil, errors.Join(fmt.Errorf("open store %s: %w", dir, err), db.Close())
+		}
+	}
+	s.finished.Go(s.commitLoop)
+	s.finished.Go(s.reclaimLoop)
 	return s, nil
 }
 
 // Close refuses new writes, commits those that wait, and closes the database. It
-// may be called more than once.
+// may be called more than once. It must not be called from a callback of Commit.
 func (s *Store) Close() error {
 	s.once.Do(func() {
+		close(s.stop)
 		s.mu.Lock()
 		s.closed = true
+		s.room.Broadcast()
 		s.mu.Unlock()
-		close(s.stop)
-		<-s.done
+		s.nudge()
+		s.finished.Wait()
+		if s.wal != nil {
+			s.wal.close()
+		}
 		if err := s.db.Close(); err != nil {
-			s.failed = fmt.Errorf("close store: %w", err)
+			s.closeErr = fmt.Errorf("close store: %w", err)
 		}
 	})
-	return s.failed
+	return s.closeErr
 }
 
-// Batch collects writes that become durable together. Keys and values belong to
-// the batch once given. A Batch may be committed once.
-type Batch struct {
-	entries []*badger.Entry
-	deletes [][]byte
-}
+// Failed is closed when a write or sync has gone wrong: from then on every write
+// ends with ErrFailed, and the program should end and start again.
+func (s *Store) Failed() <-chan struct{} { return s.failed }
 
-// Put adds or replaces a value.
-func (b *Batch) Put(key, value []byte) {
-	b.entries = append(b.entries, badger.NewEntry(key, value))
-}
-
-// Delete removes a key; a missing key is no error. Within one batch a Delete is
-// applied after every Put.
-func (b *Batch) Delete(key []byte) { b.deletes = append(b.deletes, key) }
-
-// Empty tells whether the batch holds no write.
-func (b *Batch) Empty() bool { return len(b.entries) == 0 && len(b.deletes) == 0 }
-
-// Commit hands the batch to the committer and returns; it blocks only while
-// Options.MaxPending batches wait. done is called exactly once: with nil after the
-// batch is on disk, else with the reason why it is not. Calls of done follow the
-// order of Commit, from one goroutine, which they must not block.
-func (s *Store) Commit(b *Batch, done func(error)) {
-	s.mu.RLock()
-	if s.closed {
-		s.mu.RUnlock()
-		done(ErrClosed)
-		return
-	}
-	s.queue <- pending{batch: b, done: done}
-	s.mu.RUnlock()
-}
-
-// CommitWait commits and waits for the result. When ctx ends first the write may
-// still happen.
-func (s *Store) CommitWait(ctx context.Context, b *Batch) error {
-	result := make(chan error, 1)
-	s.Commit(b, func(err error) { result <- err })
-	select {
-	case err := <-result:
-		return err
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
-// commitLoop is the only writer of the database.
-func (s *Store) commitLoop() {
-	defer close(s.done)
-	group := make([]pending, 0, cap(s.queue))
-	for {
-		select {
-		case p := <-s.queue:
-			group = s.gather(append(group[:0], p))
-			s.commitGroup(group)
-		case <-s.stop:
-			// closed is set, so nothing more can arrive: take what is there.
-			if group = s.gather(group[:0]); len(group) > 0 {
-				s.commitGroup(group)
-			}
-			return
-		}
-	}
-}
-
-// gather takes everything that waits, without waiting for more.
-func (s *Store) gather(group []pending) []pending {
-	for len(group) < cap(group) {
-		select {
-		case p := <-s.queue:
-			group = append(group, p)
-		default:
-			return group
-		}
-	}
-	return group
-}
-
-func (s *Store) commitGroup(group []pending) {
-	err := s.write(group)
-	if err == nil && !s.opts.InMemory && !s.opts.UnsafeNoSync {
-		if err = s.db.Sync(); err != nil {
-			err = fmt.Errorf("sync store: %w", err)
-		}
-	}
-	for i := range group {
-		group[i].done(err)
-		group[i] = pending{}
-	}
-}
-
-func (s *Store) write(group []pending) error {
-	wb := s.db.NewWriteBatch()
-	defer wb.Cancel()
-	for i := range group {
-		for _, e := range group[i].batch.entries {
-			if err := wb.SetEntry(e); err != nil {
-				return fmt.Errorf("write store: %w", err)
-			}
-		}
-		for _, k := range group[i].batch.deletes {
-			if err := wb.Delete(k); err != nil {
-				return fmt.Errorf("write store: %w", err)
-			}
-		}
-	}
-	if err := wb.Flush(); err != nil {
-		return fmt.Errorf("write store: %w", err)
-	}
-	return nil
-}
-
-// Get returns a copy of the value, or ErrNotFound. It sees what was committed.
+// Get returns a copy of the value, or ErrNotFound.
 func (s *Store) Get(key []byte) ([]byte, error) {
+	if err := s.readable(); err != nil {
+		return nil, err
+	}
 	var value []byte
 	err := s.db.View(func(txn *badger.Txn) error {
 		item, err := txn.Get(key)
@@ -247,10 +214,21 @@ func (s *Store) Get(key []byte) ([]byte, error) {
 	switch {
 	case errors.Is(err, badger.ErrKeyNotFound):
 		return nil, ErrNotFound
+	case errors.Is(err, badger.ErrDBClosed):
+		return nil, ErrClosed
 	case err != nil:
 		return nil, fmt.Errorf("read store: %w", err)
 	}
 	return value, nil
+}
+
+func (s *Store) readable() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return ErrClosed
+	}
+	return nil
 }
 
 // ErrStop may be returned by the function given to Scan to end it without error.
@@ -258,12 +236,15 @@ var ErrStop = errors.New("stop")
 
 // Scan calls fn for every key that has the prefix and is not below from (nil: from
 // the first), in order of keys. key and value are valid during the call only. fn
-// must not write to the store and wait for it.
+// must not write to the store and wait for it. Scan must not run while Close does.
 func (s *Store) Scan(prefix, from []byte, fn func(key, value []byte) error) error {
+	if err := s.readable(); err != nil {
+		return err
+	}
 	err := s.db.View(func(txn *badger.Txn) error {
 		o := badger.DefaultIteratorOptions
 		o.Prefix = prefix
-		o.PrefetchSize = 64
+		o.PrefetchValues = false // values lie in the tree: nothing to fetch
 		it := txn.NewIterator(o)
 		defer it.Close()
 		if from == nil {
@@ -277,10 +258,13 @@ func (s *Store) Scan(prefix, from []byte, fn func(key, value []byte) error) erro
 		}
 		return nil
 	})
-	if err != nil && !errors.Is(err, ErrStop) {
-		return fmt.Errorf("scan store: %w", err)
+	switch {
+	case err == nil || errors.Is(err, ErrStop):
+		return nil
+	case errors.Is(err, badger.ErrDBClosed):
+		return ErrClosed
 	}
-	return nil
+	return fmt.Errorf("scan store: %w", err)
 }
 
 // Bucket is a named part of the store with text keys, for state that is small:
@@ -309,7 +293,7 @@ func (b Bucket) Put(ctx context.Context, key string, value []byte) error {
 // Delete removes the value; it is gone from disk when Delete returns nil.
 func (b Bucket) Delete(ctx context.Context, key string) error {
 	var batch Batch
-	batch.Delete(b.Key(key))
+	batch.Delete(b.Key(key), 0)
 	return b.s.CommitWait(ctx, &batch)
 }
 
