@@ -240,3 +240,8 @@ series:
 	}
 	return sum
 }
+
+// ModuleSocket is the workload socket of a module, as the machine sees it.
+func (r *Rig) ModuleSocket(module string) string {
+	return filepath.Join(r.deviceDir(), "home", "mnt", module+".sock")
+}

@@ -1,0 +1,98 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/breakwater-iot/breakwater/e2e/rig"
+)
+
+// foreignSocket calls the workload API of the filter from outside of it: as root on
+// the device, and from within another module's namespaces.
+func (p *path) foreignSocket(t *testing.T) {
+	socket := p.ModuleSocket("filter")
+	client := &http.Client{Transport: &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, "unix", socket)
+		},
+		DisableKeepAlives: true,
+	}}
+	const path = "/modules/filter/genid/1/sign?api-version=2018-06-28"
+	body := strings.NewReader(`{"keyId":"primary","algo":"HMACSHA256","data":"aGVsbG8="}`)
+	resp, err := client.Post("http://workload"+path, "application/json", body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := io.ReadAll(resp.Body)
+	resp.Body.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if resp.StatusCode != http.StatusForbidden || strings.Contains(string(text), "digest") {
+		t.Errorf("a process outside got %s %s", resp.Status, text)
+	}
+}
+
+func (p *path) accountIsEven(t *testing.T) {
+	ctx := p.within(t, 2*time.Minute)
+	if err := p.Quiet(ctx); err != nil {
+		t.Fatal(err)
+	}
+	last, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	balances, err := p.Balances(last)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, b := range balances {
+		t.Logf("%s: acknowledged %d, for the cloud %d, in the cloud %d, duplicates %d, lost %d",
+			b.Identity, b.Acked, b.ForCloud, b.Arrived, b.Duplicates, len(b.Lost))
+		if len(b.Lost) > 0 {
+			t.Errorf("%s lost %d messages, the first is %s", b.Identity, len(b.Lost), b.Lost[0])
+		}
+		if b.ForCloud == 0 {
+			t.Errorf("%s has sent nothing to the cloud", b.Identity)
+		}
+	}
+	for name, kb := range p.PeakMemory() {
+		t.Logf("peak memory of %s: %.1f MB", name, float64(kb)/1024)
+	}
+}
+
+// nothingLeft checks that the rig has cleaned up.
+func nothingLeft(t *testing.T) {
+	t.Helper()
+	for _, h := range []rig.Host{rig.Cloud, rig.Device, rig.Leaf} {
+		if _, err := os.Stat("/run/netns/" + string(h)); err == nil {
+			t.Errorf("host %s is still there", h)
+		}
+	}
+	mounts, err := os.ReadFile("/proc/self/mounts")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(mounts)) {
+		if strings.Contains(line, "breakwater") {
+			t.Errorf("mount is left: %s", line)
+		}
+	}
+	if out, err := exec.Command("ctr", "-n", "breakwater", "containers", "ls", "-q").Output(); err == nil {
+		if left := strings.Fields(string(out)); len(left) > 0 {
+			t.Errorf("containers are left: %v", left)
+		}
+	}
+	if out, err := exec.Command("pgrep", "-a", "-x", "edged|iothub|edgehub|edgeagent").Output(); err == nil {
+		t.Errorf("processes are left: %s", fmt.Sprint(string(out)))
+	}
+}
