@@ -1,0 +1,93 @@
+// Command edgectl is the operator's command line on the device: it lists modules,
+// shows their logs and restarts them, through the daemon's management socket.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/alecthomas/kong"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// version is set by the build.
+var version = "dev"
+
+type cli struct {
+	Host string `short:"H" env:"IOTEDGE_HOST" default:"unix:///var/run/iotedge/mgmt.sock" help:"URI of the management API."`
+
+	List    listCmd    `cmd:"" help:"List modules."`
+	Logs    logsCmd    `cmd:"" help:"Show what a module wrote."`
+	Restart restartCmd `cmd:"" help:"Stop and start a module."`
+	Version versionCmd `cmd:"" help:"Print the version."`
+}
+
+// env is what commands work with.
+type env struct {
+	ctx            context.Context
+	host           string
+	stdout, stderr io.Writer
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}
+
+// run returns the exit code: 0, 1 for a failure, 2 for wrong usage.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	var c cli
+	exit := -1
+	parser, err := kong.New(&c, kong.Name("edgectl"), kong.Description("Control the IoT Edge runtime of this device."),
+		kong.Writers(stdout, stderr), kong.Exit(func(code int) { exit = code }))
+	if err != nil {
+		fmt.Fprintln(stderr, "edgectl:", err)
+		return 2
+	}
+	parsed, err := parser.Parse(args)
+	if exit >= 0 {
+		return exit // --help was shown
+	}
+	if err != nil {
+		fmt.Fprintln(stderr, "edgectl:", err)
+		return 2
+	}
+	err = parsed.Run(&env{ctx: ctx, host: c.Host, stdout: stdout, stderr: stderr})
+	if err == nil || ctx.Err() != nil {
+		return 0
+	}
+	fmt.Fprintln(stderr, "edgectl:", describe(err))
+	return 1
+}
+
+// describe says in one line what to do about an error.
+func describe(err error) string {
+	st, ok := status.FromError(err)
+	if !ok {
+		return err.Error()
+	}
+	switch st.Code() {
+	case codes.Unavailable:
+		return "the daemon cannot be reached: " + st.Message()
+	case codes.PermissionDenied:
+		return "not permitted: run as root or as a member of group iotedge"
+	}
+	return st.Message()
+}
+
+type versionCmd struct{}
+
+func (versionCmd) Run(e *env) error {
+	_, err := fmt.Fprintln(e.stdout, "edgectl", version)
+	return err
+}
+
+var errUsage = errors.New("only unix:// URIs are supported")

@@ -1,0 +1,202 @@
+package management
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/breakwater-iot/breakwater/daemon/internal/runtime"
+	managementv1 "github.com/breakwater-iot/breakwater/proto/management/v1"
+)
+
+// stampLayout is the engine's timestamp before a line.
+const stampLayout = "2006-01-02T15:04:05.000000000Z "
+
+// Logs streams what a module wrote.
+func (s *Modules) Logs(r *managementv1.LogsRequest, stream grpc.ServerStreamingServer[managementv1.LogChunk]) error {
+	ctx := stream.Context()
+	opts, err := logOptions(r, time.Now())
+	if err != nil {
+		return invalid("%v", err)
+	}
+	if _, err := s.Manager.Get(ctx, r.GetName()); err != nil {
+		return fail(ctx, s.Log, err)
+	}
+	inLine := map[runtime.Stream]bool{} // a piece of the stream's line was sent already
+	for e, err := range s.Observer.Logs(ctx, r.GetName(), opts) {
+		if err != nil {
+			return fail(ctx, s.Log, err)
+		}
+		data := e.Line
+		if r.GetTimestamps() && !inLine[e.Stream] {
+			data = append([]byte(e.Time.UTC().Format(stampLayout)), data...)
+		}
+		inLine[e.Stream] = e.Partial
+		err := stream.Send(&managementv1.LogChunk{
+			Stream: chunkStream(e.Stream), Time: timestamppb.New(e.Time), Data: data,
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func chunkStream(s runtime.Stream) managementv1.LogChunk_Stream {
+	if s == runtime.Stderr {
+		return managementv1.LogChunk_STREAM_STDERR
+	}
+	return managementv1.LogChunk_STREAM_STDOUT
+}
+
+func logOptions(r *managementv1.LogsRequest, now time.Time) (runtime.LogOptions, error) {
+	opts := runtime.LogOptions{Follow: r.GetFollow()}
+	var err error
+	if opts.Tail, err = parseTail(r.GetTail()); err != nil {
+		return opts, err
+	}
+	if opts.Since, err = parseTime(r.GetSince(), now); err != nil {
+		return opts, fmt.Errorf("since: %w", err)
+	}
+	if opts.Until, err = parseTime(r.GetUntil(), now); err != nil {
+		return opts, fmt.Errorf("until: %w", err)
+	}
+	return opts, nil
+}
+
+func parseTail(s string) (int, error) {
+	if s == "" || s == "all" {
+		return 0, nil
+	}
+	n, err := strconv.ParseUint(s, 10, 31)
+	if err != nil {
+		return 0, fmt.Errorf("tail: %q is neither \"all\" nor a number", s)
+	}
+	if n == 0 {
+		return runtime.TailNone, nil
+	}
+	return int(n), nil
+}
+
+// parseTime reads a point in time: RFC 3339, Unix seconds, or how long ago ("1h",
+// "1 day 2 hours"). Empty is the zero time.
+func parseTime(s string, now time.Time) (time.Time, error) {
+	s = strings.TrimSpace(s)
+	if s == "" {
+		return time.Time{}, nil
+	}
+	if t, err := time.Parse(time.RFC3339, s); err == nil {
+		return t, nil
+	}
+	if n, err := strconv.ParseInt(s, 10, 64); err == nil {
+		if n < 0 || n > 1<<40 {
+			return time.Time{}, fmt.Errorf("%q is out of range", s)
+		}
+		return time.Unix(n, 0).UTC(), nil
+	}
+	d, err := parseAgo(s)
+	if err != nil {
+		return time.Time{}, err
+	}
+	return now.Add(-d), nil
+}
+
+// units of a duration by name, without a plural's "s".
+var units = map[string]time.Duration{
+	"ns": time.Nanosecond, "nsec": time.Nanosecond, "us": time.Microsecond, "usec": time.Microsecond,
+	"ms": time.Millisecond, "msec": time.Millisecond,
+	"s": time.Second, "sec": time.Second, "second": time.Second,
+	"m": time.Minute, "min": time.Minute, "minute": time.Minute,
+	"h": time.Hour, "hr": time.Hour, "hour": time.Hour,
+	"d": 24 * time.Hour, "day": 24 * time.Hour,
+	"w": 7 * 24 * time.Hour, "week": 7 * 24 * time.Hour,
+}
+
+// parseAgo reads numbers with units, with or without spaces between.
+func parseAgo(s string) (time.Duration, error) {
+	bad := fmt.Errorf("%q is no time: want RFC 3339, Unix seconds or a duration such as \"1 day 2 hours\"", s)
+	var total time.Duration
+	for rest := s; rest != ""; {
+		digits := len(rest) - len(strings.TrimLeft(rest, "0123456789"))
+		n, err := strconv.ParseInt(rest[:digits], 10, 64)
+		if err != nil {
+			return 0, bad
+		}
+		rest = strings.TrimLeft(rest[digits:], " ")
+		letters := len(rest) - len(strings.TrimLeft(rest, "abcdefghijklmnopqrstuvwxyz"))
+		name := rest[:letters]
+		unit, ok := units[name]
+		if !ok {
+			unit, ok = units[strings.TrimSuffix(name, "s")]
+		}
+		if !ok || n > int64(1<<62)/int64(unit) || total > 1<<62-time.Duration(n)*unit {
+			return 0, bad
+		}
+		total += time.Duration(n) * unit
+		rest = strings.TrimLeft(rest[letters:], " ")
+	}
+	return total, nil
+}
+
+// eventKinds maps the engine's events to the API's.
+var eventKinds = map[runtime.EventType]managementv1.ModuleEvent_Kind{
+	runtime.EventCreated: managementv1.ModuleEvent_KIND_CREATED,
+	runtime.EventStarted: managementv1.ModuleEvent_KIND_STARTED,
+	runtime.EventExited:  managementv1.ModuleEvent_KIND_EXITED,
+	runtime.EventRemoved: managementv1.ModuleEvent_KIND_REMOVED,
+}
+
+// Watch streams events from the moment its headers are sent. When the reader falls
+// behind, or the engine's stream breaks, one event of kind lost is sent.
+func (s *Modules) Watch(_ *managementv1.WatchRequest, stream grpc.ServerStreamingServer[managementv1.ModuleEvent]) error {
+	ctx := stream.Context()
+	events := s.Observer.Events(ctx)
+	if err := stream.SendHeader(metadata.MD{}); err != nil {
+		return err
+	}
+	for {
+		e, ok := <-events
+		if ok {
+			if err := stream.Send(event(e)); err != nil {
+				return err
+			}
+			continue
+		}
+		if err := s.resumable(ctx); err != nil {
+			return err
+		}
+		// Subscribe before telling, so that a list made then misses nothing.
+		events = s.Observer.Events(ctx)
+		lost := &managementv1.ModuleEvent{Kind: managementv1.ModuleEvent_KIND_LOST, Time: timestamppb.Now()}
+		if err := stream.Send(lost); err != nil {
+			return err
+		}
+	}
+}
+
+// resumable waits a moment after the engine's stream ended and tells whether to go
+// on: not when the call has ended.
+func (s *Modules) resumable(ctx context.Context) error {
+	timer := time.NewTimer(time.Second)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return fail(ctx, s.Log, ctx.Err())
+	case <-timer.C:
+		return nil
+	}
+}
+
+func event(e runtime.Event) *managementv1.ModuleEvent {
+	out := &managementv1.ModuleEvent{Kind: eventKinds[e.Type], Name: e.Module, Time: timestamppb.New(e.Time)}
+	if e.Type == runtime.EventExited {
+		out.ExitCode = uint32(e.ExitCode)
+	}
+	return out
+}

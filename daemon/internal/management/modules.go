@@ -1,0 +1,199 @@
+// Package management is the management API: what the agent, and for reading an
+// operator, may ask of the daemon. Who asks was decided before a call gets here
+// (package peer).
+package management
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+
+	"google.golang.org/grpc/codes"
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/status"
+
+	"github.com/breakwater-iot/breakwater/daemon/internal/identity"
+	"github.com/breakwater-iot/breakwater/daemon/internal/module"
+	"github.com/breakwater-iot/breakwater/daemon/internal/peer"
+	"github.com/breakwater-iot/breakwater/daemon/internal/runtime"
+	managementv1 "github.com/breakwater-iot/breakwater/proto/management/v1"
+)
+
+// Policy says who may call which method of the management API.
+func Policy() peer.Policy {
+	return peer.Policy{
+		managementv1.Modules_List_FullMethodName:          peer.AgentOrAdmin,
+		managementv1.Modules_Get_FullMethodName:           peer.AgentOrAdmin,
+		managementv1.Modules_Create_FullMethodName:        peer.Agent,
+		managementv1.Modules_Update_FullMethodName:        peer.Agent,
+		managementv1.Modules_Delete_FullMethodName:        peer.Agent,
+		managementv1.Modules_Start_FullMethodName:         peer.AgentOrAdmin,
+		managementv1.Modules_Stop_FullMethodName:          peer.AgentOrAdmin,
+		managementv1.Modules_Restart_FullMethodName:       peer.AgentOrAdmin,
+		managementv1.Modules_PrepareUpdate_FullMethodName: peer.Agent,
+		managementv1.Modules_Logs_FullMethodName:          peer.AgentOrAdmin,
+		managementv1.Modules_Watch_FullMethodName:         peer.Agent,
+		managementv1.Identities_List_FullMethodName:       peer.AgentOrAdmin,
+		managementv1.Identities_Create_FullMethodName:     peer.Agent,
+		managementv1.Identities_Update_FullMethodName:     peer.Agent,
+		managementv1.Identities_Delete_FullMethodName:     peer.Agent,
+		managementv1.System_GetInfo_FullMethodName:        peer.AgentOrAdmin,
+		healthv1.Health_Check_FullMethodName:              peer.Anybody,
+	}
+}
+
+// Modules implements the Modules service. All fields are needed.
+type Modules struct {
+	managementv1.UnimplementedModulesServer
+
+	Manager *module.Manager
+	// Observer gives logs and events.
+	Observer runtime.Observer
+	// Background bounds updates that outlive their call.
+	Background context.Context
+	Log        *slog.Logger
+}
+
+var _ managementv1.ModulesServer = (*Modules)(nil)
+
+// List lists all modules.
+func (s *Modules) List(ctx context.Context, _ *managementv1.ListRequest) (*managementv1.ListResponse, error) {
+	all, err := s.Manager.List(ctx)
+	if err != nil {
+		return nil, fail(ctx, s.Log, err)
+	}
+	out := &managementv1.ListResponse{Modules: make([]*managementv1.ModuleDetails, 0, len(all))}
+	for _, st := range all {
+		d, err := describe(st)
+		if err != nil {
+			return nil, fail(ctx, s.Log, err)
+		}
+		out.Modules = append(out.Modules, d)
+	}
+	return out, nil
+}
+
+// Get returns one module.
+func (s *Modules) Get(ctx context.Context, r *managementv1.GetRequest) (*managementv1.ModuleDetails, error) {
+	st, err := s.Manager.Get(ctx, r.GetName())
+	if err != nil {
+		return nil, fail(ctx, s.Log, err)
+	}
+	return describe(st)
+}
+
+// Create makes a module, stopped.
+func (s *Modules) Create(ctx context.Context, r *managementv1.CreateRequest) (*managementv1.ModuleDetails, error) {
+	spec, err := s.spec(ctx, "", r.GetSpec())
+	if err != nil {
+		return nil, err
+	}
+	if err := s.Manager.Create(ctx, spec); err != nil {
+		return nil, fail(ctx, s.Log, err)
+	}
+	return s.Get(ctx, &managementv1.GetRequest{Name: spec.Name})
+}
+
+// Update replaces a module. For the agent it answers first and works afterwards.
+func (s *Modules) Update(ctx context.Context, r *managementv1.UpdateRequest) (*managementv1.ModuleDetails, error) {
+	spec, err := s.spec(ctx, r.GetName(), r.GetSpec())
+	if err != nil {
+		return nil, err
+	}
+	if spec.Name == module.Agent {
+		if err := s.Manager.UpdateLater(s.Background, spec, r.GetStart()); err != nil {
+			return nil, fail(ctx, s.Log, err)
+		}
+		return promised(spec)
+	}
+	if err := s.Manager.Update(ctx, spec, r.GetStart()); err != nil {
+		return nil, fail(ctx, s.Log, err)
+	}
+	return s.Get(ctx, &managementv1.GetRequest{Name: spec.Name})
+}
+
+// Delete removes a module.
+func (s *Modules) Delete(ctx context.Context, r *managementv1.DeleteRequest) (*managementv1.DeleteResponse, error) {
+	return answer(ctx, s, &managementv1.DeleteResponse{}, s.Manager.Delete(ctx, r.GetName()))
+}
+
+// Start starts a module.
+func (s *Modules) Start(ctx context.Context, r *managementv1.StartRequest) (*managementv1.StartResponse, error) {
+	return answer(ctx, s, &managementv1.StartResponse{}, s.Manager.Start(ctx, r.GetName()))
+}
+
+// Stop stops a module.
+func (s *Modules) Stop(ctx context.Context, r *managementv1.StopRequest) (*managementv1.StopResponse, error) {
+	return answer(ctx, s, &managementv1.StopResponse{}, s.Manager.Stop(ctx, r.GetName()))
+}
+
+// Restart stops and starts a module.
+func (s *Modules) Restart(ctx context.Context, r *managementv1.RestartRequest) (*managementv1.RestartResponse, error) {
+	return answer(ctx, s, &managementv1.RestartResponse{}, s.Manager.Restart(ctx, r.GetName()))
+}
+
+// PrepareUpdate pulls an image.
+func (s *Modules) PrepareUpdate(ctx context.Context, r *managementv1.PrepareUpdateRequest) (*managementv1.PrepareUpdateResponse, error) {
+	spec, err := s.spec(ctx, r.GetName(), r.GetSpec())
+	if err != nil {
+		return nil, err
+	}
+	return answer(ctx, s, &managementv1.PrepareUpdateResponse{}, s.Manager.PrepareUpdate(ctx, spec))
+}
+
+func answer[T any](ctx context.Context, s *Modules, ok *T, err error) (*T, error) {
+	if err != nil {
+		return nil, fail(ctx, s.Log, err)
+	}
+	return ok, nil
+}
+
+// failures sorts errors of the parts below into gRPC codes; the first match counts.
+var failures = []struct {
+	err  error
+	code codes.Code
+}{
+	{runtime.ErrExists, codes.AlreadyExists},
+	{runtime.ErrInvalid, codes.InvalidArgument},
+	{runtime.ErrImageNotFound, codes.NotFound},
+	{runtime.ErrNotFound, codes.NotFound},
+	{runtime.ErrUnauthorized, codes.FailedPrecondition},
+	{runtime.ErrInUse, codes.FailedPrecondition},
+	{runtime.ErrUnavailable, codes.Unavailable},
+	{identity.ErrInvalid, codes.InvalidArgument},
+	{identity.ErrNotFound, codes.NotFound},
+	{identity.ErrRefused, codes.FailedPrecondition},
+	{identity.ErrUnavailable, codes.Unavailable},
+	{module.ErrClosing, codes.Unavailable},
+	{context.DeadlineExceeded, codes.DeadlineExceeded},
+	{context.Canceled, codes.Canceled},
+}
+
+func fail(ctx context.Context, log *slog.Logger, err error) error {
+	code := codes.Internal
+	for _, f := range failures {
+		if errors.Is(err, f.err) {
+			code = f.code
+			break
+		}
+	}
+	log.WarnContext(ctx, "management call failed", "code", code, "error", err)
+	return status.Error(code, err.Error())
+}
+
+func invalid(format string, args ...any) error {
+	return status.Error(codes.InvalidArgument, fmt.Sprintf(format, args...))
+}
+
+// policy reads imagePullPolicy, in any case; empty is on-create.
+func policy(s string) (runtime.PullPolicy, error) {
+	switch strings.ToLower(s) {
+	case "", "on-create":
+		return runtime.PullOnCreate, nil
+	case "never":
+		return runtime.PullNever, nil
+	}
+	return "", invalid("imagePullPolicy %q: want On-Create or Never", s)
+}

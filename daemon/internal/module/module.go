@@ -1,0 +1,317 @@
+// Package module is what the daemon does with modules, above the engine: sockets
+// that come and go with them, environment and privileges, pull policy, and the
+// order of things at start, update and end.
+//
+// Operations on one module are done one after the other, also those of several
+// steps (Update, the watchdog's). A module's workload socket exists before its
+// container is created, because the container mounts it.
+package module
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/breakwater-iot/breakwater/daemon/internal/runtime"
+	"github.com/breakwater-iot/breakwater/daemon/internal/runtime/createopts"
+)
+
+// Agent is the container name of the agent.
+const Agent = "edgeAgent"
+
+// StopAllTimeout is how long the modules may take to end together.
+const StopAllTimeout = 30 * time.Second
+
+// ErrClosing: the daemon is about to end and starts nothing any more.
+var ErrClosing = errors.New("daemon is stopping")
+
+// Sockets are the workload sockets of modules.
+type Sockets interface {
+	// Open makes the module's socket and serves it; an open one is left alone.
+	Open(module string) error
+	// Close ends the listener and its connections; the file stays.
+	Close(module string)
+	// Remove also removes the file.
+	Remove(module string) error
+}
+
+// Spec says how to create a module.
+type Spec struct {
+	Name   string
+	Image  string
+	Pull   runtime.PullPolicy
+	Auth   runtime.Auth
+	Env    []createopts.EnvVar
+	Create createopts.Options
+}
+
+// Options configures New.
+type Options struct {
+	Runtime runtime.Runtime
+	Sockets Sockets
+	// AllowElevated keeps privileged mode and added capabilities.
+	AllowElevated bool
+	Log           *slog.Logger
+}
+
+// Manager runs modules. It is safe for concurrent use.
+type Manager struct {
+	opt Options
+
+	mu      sync.Mutex
+	locks   map[string]*lock
+	closing bool
+	work    sync.WaitGroup // background updates; Go is called with mu held
+}
+
+// lock is a module's lock and how many hold or wait for it.
+type lock struct {
+	ch    chan struct{}
+	users int
+}
+
+// New makes a manager. Close it to wait for its background work.
+func New(opt Options) *Manager {
+	return &Manager{opt: opt, locks: map[string]*lock{}}
+}
+
+// Refuse makes all that would start something fail from now on, with ErrClosing.
+func (m *Manager) Refuse() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.closing = true
+}
+
+// Close refuses and waits for updates in the background, which end with the
+// context that they were given.
+func (m *Manager) Close() {
+	m.Refuse()
+	m.work.Wait()
+}
+
+func (m *Manager) refusing() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.closing {
+		return ErrClosing
+	}
+	return nil
+}
+
+// acquire takes the lock of a module, or gives up with ctx.
+func (m *Manager) acquire(ctx context.Context, name string) (release func(), err error) {
+	m.mu.Lock()
+	l := m.locks[name]
+	if l == nil {
+		l = &lock{ch: make(chan struct{}, 1)}
+		m.locks[name] = l
+	}
+	l.users++
+	m.mu.Unlock()
+	leave := func() {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		if l.users--; l.users == 0 {
+			delete(m.locks, name)
+		}
+	}
+	select {
+	case l.ch <- struct{}{}:
+		return func() { <-l.ch; leave() }, nil
+	case <-ctx.Done():
+		leave()
+		return nil, ctx.Err()
+	}
+}
+
+// Exclusive runs f while no other operation on the module runs. f works through
+// the Steps, which do not lock.
+func (m *Manager) Exclusive(ctx context.Context, name string, f func(Steps) error) error {
+	release, err := m.acquire(ctx, name)
+	if err != nil {
+		return err
+	}
+	defer release()
+	return f(Steps{m: m, name: name})
+}
+
+// List returns all modules, ordered by name.
+func (m *Manager) List(ctx context.Context) ([]runtime.State, error) {
+	return m.opt.Runtime.List(ctx)
+}
+
+// Get returns one module.
+func (m *Manager) Get(ctx context.Context, name string) (runtime.State, error) {
+	return m.opt.Runtime.Get(ctx, name)
+}
+
+// Create pulls as the policy says and makes the module, stopped.
+func (m *Manager) Create(ctx context.Context, spec Spec) error {
+	return m.Exclusive(ctx, spec.Name, func(s Steps) error {
+		if _, err := s.Get(ctx); err == nil {
+			return fmt.Errorf("%w: %s", runtime.ErrExists, spec.Name)
+		} else if !errors.Is(err, runtime.ErrNotFound) {
+			return err
+		}
+		return s.Create(ctx, spec)
+	})
+}
+
+// Update replaces the module: pull, stop, remove, create, and start if asked.
+func (m *Manager) Update(ctx context.Context, spec Spec, start bool) error {
+	return m.Exclusive(ctx, spec.Name, func(s Steps) error { return s.Replace(ctx, spec, start) })
+}
+
+// UpdateLater begins Update and returns at once; for the agent, which cannot wait
+// for its own end. ctx bounds the work, which Close waits for; a failure is logged
+// and left to the watchdog.
+func (m *Manager) UpdateLater(ctx context.Context, spec Spec, start bool) error {
+	if err := runtime.CheckName(spec.Name); err != nil {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.closing {
+		return ErrClosing
+	}
+	m.work.Go(func() {
+		if err := m.Update(ctx, spec, start); err != nil {
+			m.opt.Log.Error("update in the background", "module", spec.Name, "error", err)
+		}
+	})
+	return nil
+}
+
+// PrepareUpdate pulls the image of spec.
+func (m *Manager) PrepareUpdate(ctx context.Context, spec Spec) error {
+	if err := m.refusing(); err != nil {
+		return err
+	}
+	_, err := m.opt.Runtime.Pull(ctx, pullRequest(spec))
+	return err
+}
+
+// Delete stops and removes the module and its socket; volumes stay. One that does
+// not exist is runtime.ErrNotFound.
+func (m *Manager) Delete(ctx context.Context, name string) error {
+	return m.Exclusive(ctx, name, func(s Steps) error {
+		if _, err := s.Get(ctx); err != nil {
+			return err
+		}
+		return s.Remove(ctx)
+	})
+}
+
+// Start starts the module.
+func (m *Manager) Start(ctx context.Context, name string) error {
+	return m.Exclusive(ctx, name, func(s Steps) error {
+		if _, err := s.Get(ctx); err != nil {
+			return err // and no socket for what does not exist
+		}
+		return s.Start(ctx)
+	})
+}
+
+// Stop stops the module and then its socket.
+func (m *Manager) Stop(ctx context.Context, name string) error {
+	return m.Exclusive(ctx, name, func(s Steps) error { return s.Stop(ctx, runtime.DefaultStopTimeout) })
+}
+
+// Restart stops and starts the module; its socket stays.
+func (m *Manager) Restart(ctx context.Context, name string) error {
+	return m.Exclusive(ctx, name, func(s Steps) error {
+		if err := m.refusing(); err != nil {
+			return err
+		}
+		if err := m.opt.Runtime.Stop(ctx, name, runtime.DefaultStopTimeout); err != nil {
+			return err
+		}
+		return s.Start(ctx)
+	})
+}
+
+// StopAll stops all modules at the same time, within StopAllTimeout. It returns
+// the joined failures.
+func (m *Manager) StopAll(ctx context.Context) error {
+	return m.each(ctx, func(ctx context.Context, s Steps) error { return s.Stop(ctx, StopAllTimeout) })
+}
+
+// RemoveAll removes all modules and their sockets.
+func (m *Manager) RemoveAll(ctx context.Context) error {
+	return m.each(ctx, func(ctx context.Context, s Steps) error { return s.Remove(ctx) })
+}
+
+func (m *Manager) each(ctx context.Context, f func(context.Context, Steps) error) error {
+	all, err := m.opt.Runtime.List(ctx)
+	if err != nil {
+		return err
+	}
+	var g errgroup.Group
+	errs := make([]error, len(all))
+	for i, s := range all {
+		g.Go(func() error {
+			errs[i] = m.Exclusive(ctx, s.Name, func(st Steps) error { return f(ctx, st) })
+			if errs[i] != nil {
+				errs[i] = fmt.Errorf("%s: %w", s.Name, errs[i])
+			}
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	return errors.Join(errs...)
+}
+
+// RestartRunning stops all modules that run and starts them again, the agent last,
+// so that they fetch new certificates (spec security-daemon 7.3). Nothing happens
+// when the agent does not run.
+func (m *Manager) RestartRunning(ctx context.Context) error {
+	all, err := m.opt.Runtime.List(ctx)
+	if err != nil {
+		return err
+	}
+	var names []string
+	agent := false
+	for _, s := range all {
+		switch {
+		case s.Status != runtime.StatusRunning:
+		case s.Name == Agent:
+			agent = true
+		default:
+			names = append(names, s.Name)
+		}
+	}
+	if !agent {
+		return nil
+	}
+	names = append(names, Agent)
+	var errs []error
+	// The agent first, or it would start again what is being stopped.
+	for i := len(names) - 1; i >= 0; i-- {
+		errs = append(errs, m.Stop(ctx, names[i]))
+	}
+	for _, name := range names {
+		errs = append(errs, m.Start(ctx, name))
+	}
+	return errors.Join(errs...)
+}
+
+// OpenSockets serves the sockets of all modules there are.
+func (m *Manager) OpenSockets(ctx context.Context) error {
+	all, err := m.opt.Runtime.List(ctx)
+	if err != nil {
+		return err
+	}
+	for _, s := range all {
+		if err := m.opt.Sockets.Open(s.Name); err != nil {
+			return fmt.Errorf("socket of %s: %w", s.Name, err)
+		}
+	}
+	return nil
+}
