@@ -1,0 +1,130 @@
+package reconcile
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"encoding/json"
+
+	"github.com/breakwater-iot/breakwater/agent/internal/launch"
+	"github.com/breakwater-iot/breakwater/agent/internal/manifest"
+	"github.com/breakwater-iot/breakwater/agent/internal/plan"
+	"github.com/breakwater-iot/breakwater/agent/internal/report"
+)
+
+// Execute carries out one command of the plan that runs. It is called by the
+// runner, on the goroutine of Run.
+func (l *Loop) Execute(ctx context.Context, c plan.Command) error {
+	var spec launch.Spec
+	if c.Spec != nil {
+		var err error
+		if spec, err = l.opts.Host.Build(*c.Spec, l.work.ids[c.Module], l.work.credentials); err != nil {
+			return err
+		}
+	}
+	switch c.Op {
+	case plan.Pull:
+		return l.daemon.Pull(ctx, spec)
+	case plan.Create:
+		return l.applied(*c.Spec, l.daemon.Create(ctx, spec))
+	case plan.Update:
+		return l.applied(*c.Spec, l.daemon.Update(ctx, spec, false))
+	case plan.UpdateAgent:
+		return l.daemon.Update(ctx, spec, true)
+	case plan.Start:
+		return l.switched(c, l.daemon.Start(ctx, c.Module))
+	case plan.Stop:
+		return l.switched(c, l.daemon.Stop(ctx, c.Module))
+	case plan.Remove:
+		err := l.daemon.Remove(ctx, c.Module)
+		if err == nil {
+			l.setApplied(func(a map[string]manifest.Module) { delete(a, c.Module) })
+		}
+		return err
+	case plan.Save:
+		return l.store.SaveRestart(c.Module, c.Restart)
+	case plan.Forget:
+		return l.store.ForgetRestart(c.Module)
+	}
+	return fmt.Errorf("command %s cannot be carried out alone", c.Op)
+}
+
+func (l *Loop) applied(m manifest.Module, err error) error {
+	if err == nil {
+		l.setApplied(func(a map[string]manifest.Module) { a[m.Name] = m })
+	}
+	return err
+}
+
+// switched notes a wanted status that has been reached.
+func (l *Loop) switched(c plan.Command, err error) error {
+	if m, ok := l.taken.Applied[c.Module]; ok && err == nil && c.Wanted != "" {
+		m.Status = c.Wanted
+		l.setApplied(func(a map[string]manifest.Module) { a[c.Module] = m })
+	}
+	return err
+}
+
+// report sends the state of all modules.
+func (l *Loop) report(ctx context.Context, engines []plan.Engine, status report.Status, ended bool) {
+	in := report.Input{
+		Build: l.opts.Build, DesiredVersion: l.taken.Deployment.Version, Status: status,
+		Modules: l.current(engines), Policy: l.opts.Policy,
+		HideCredentials: l.opts.HideCredentials, Ended: ended,
+	}
+	if l.hasTaken {
+		in.Runtime = &l.taken.Deployment.Runtime
+	}
+	if l.platform != nil {
+		in.Platform = *l.platform
+	}
+	doc, dropped, err := report.Document(in)
+	if err != nil {
+		l.log.Error("report not built", "error", err)
+		return
+	}
+	if len(dropped) > 0 {
+		l.log.Warn("report is larger than the hub takes: members are left out", "members", dropped)
+	}
+	if err := l.twin.Report(ctx, doc); err != nil && ctx.Err() == nil {
+		l.log.Warn("report not sent", "error", err)
+	}
+}
+
+// reportStatus sends the status alone, for when the state is not known.
+func (l *Loop) reportStatus(ctx context.Context) {
+	patch, err := json.Marshal(map[string]report.Status{"lastDesiredStatus": l.status})
+	if err == nil {
+		err = l.twin.ReportPart(ctx, patch)
+	}
+	if err != nil && ctx.Err() == nil {
+		l.log.Warn("report not sent", "error", err)
+	}
+}
+
+// shutdown stops all modules but the agent, side by side, and reports meanwhile:
+// whoever ends the agent may not grant the time to do one after the other.
+func (l *Loop) shutdown(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, l.opts.ShutdownTimeout)
+	defer cancel()
+	begin := time.Now()
+	engines, err := l.daemon.Modules(ctx)
+	if err != nil {
+		l.log.Error("modules not listed: none is stopped", "error", err)
+	}
+	var stops sync.WaitGroup
+	for _, c := range plan.Shutdown(engines) {
+		stops.Go(func() {
+			if err := l.daemon.Stop(ctx, c.Module); err != nil {
+				l.log.Error("module not stopped", "module", c.Module, "error", err)
+			}
+		})
+	}
+	if err == nil {
+		l.report(ctx, engines, report.NotRunning, true)
+	}
+	stops.Wait()
+	l.log.Info("stopped", "took", time.Since(begin))
+}

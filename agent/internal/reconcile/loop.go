@@ -1,0 +1,291 @@
+package reconcile
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"maps"
+	"time"
+
+	"github.com/breakwater-iot/breakwater/agent/internal/launch"
+	"github.com/breakwater-iot/breakwater/agent/internal/manifest"
+	"github.com/breakwater-iot/breakwater/agent/internal/plan"
+	"github.com/breakwater-iot/breakwater/agent/internal/report"
+	"github.com/breakwater-iot/breakwater/agent/internal/runner"
+	"github.com/breakwater-iot/breakwater/agent/internal/state"
+)
+
+// Options of the loop. Zero durations get the values of spec edgeagent 6.1.
+type Options struct {
+	Host            launch.Host
+	Build           report.Build
+	Policy          plan.Policy
+	PullsFirst      bool // ModuleUpdateMode WaitForAllPulls
+	DeleteOrphans   bool // EnableOrphanedIdentityCleanup
+	HideCredentials bool
+	Interval        time.Duration
+	FirstWait       time.Duration // for the twin, at start
+	CycleTimeout    time.Duration
+	ShutdownTimeout time.Duration
+	Log             *slog.Logger
+}
+
+func (o *Options) setDefaults() {
+	for _, d := range []struct {
+		v   *time.Duration
+		def time.Duration
+	}{
+		{&o.Interval, 5 * time.Second}, {&o.FirstWait, 5 * time.Second},
+		{&o.CycleTimeout, 10 * time.Minute}, {&o.ShutdownTimeout, time.Minute},
+	} {
+		if *d.v == 0 {
+			*d.v = d.def
+		}
+	}
+}
+
+// Loop reconciles. Only Wake may be called while Run runs.
+type Loop struct {
+	opts   Options
+	daemon Daemon
+	twin   Twin
+	store  *state.Store
+	ids    *identities
+	runner *runner.Runner
+	log    *slog.Logger
+	wake   chan struct{}
+
+	// Owned by Run.
+	taken    *state.Taken // what was taken over; never nil after load
+	hasTaken bool
+	dirty    bool // taken differs from the saved one
+	source   source
+	status   report.Status
+	platform *report.Platform
+	work     work // of the plan that runs
+}
+
+// work is what the commands of the current plan need.
+type work struct {
+	ids         map[string]launch.Identity
+	credentials []manifest.Registry
+}
+
+// New returns a loop that has done nothing yet.
+func New(daemon Daemon, api Identities, tw Twin, store *state.Store, opts Options) *Loop {
+	opts.setDefaults()
+	l := &Loop{
+		opts: opts, daemon: daemon, twin: tw, store: store, log: opts.Log,
+		wake:   make(chan struct{}, 1),
+		status: report.Status{Code: report.CodeUnknown},
+	}
+	l.ids = &identities{api: api, deleteOrphans: opts.DeleteOrphans, log: opts.Log}
+	l.runner = runner.New(l, opts.Policy.Unit, opts.Policy.MaxRestarts, opts.Log)
+	return l
+}
+
+// Wake makes the loop begin a cycle soon. It returns at once.
+func (l *Loop) Wake() {
+	select {
+	case l.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Run reconciles until ctx ends; then it stops the modules, reports that the agent
+// is not running, and returns nil.
+func (l *Loop) Run(ctx context.Context) error {
+	l.load(ctx)
+	timer := time.NewTimer(l.opts.FirstWait)
+	defer timer.Stop()
+	if _, ok := l.twin.Desired(); !ok {
+		select {
+		case <-ctx.Done():
+		case <-timer.C:
+			l.log.Warn("no twin yet: starting with what was saved")
+		case <-l.twin.Changed():
+		}
+	}
+	for ctx.Err() == nil {
+		next := l.cycle(ctx)
+		timer.Reset(l.pause(next))
+		select {
+		case <-ctx.Done():
+		case <-timer.C:
+		case <-l.wake:
+		case <-l.twin.Changed():
+		}
+	}
+	l.shutdown(context.WithoutCancel(ctx))
+	return nil
+}
+
+// pause is the time to the next cycle when nothing happens before.
+func (l *Loop) pause(next time.Time) time.Duration {
+	if next.IsZero() {
+		return l.opts.Interval
+	}
+	return max(min(time.Until(next), l.opts.Interval), 0)
+}
+
+// load reads what was taken over before. Unreadable state is as none: containers
+// that nobody remembers are made anew once there is a deployment.
+func (l *Loop) load(ctx context.Context) {
+	taken, err := l.store.LoadTaken(ctx)
+	switch {
+	case err == nil:
+		l.hasTaken = true
+		if taken.Applied == nil {
+			taken.Applied = map[string]manifest.Module{}
+		}
+		l.taken = taken
+		return
+	case !errors.Is(err, state.ErrNone):
+		l.log.Error("saved deployment is unreadable and counts as none", "error", err)
+	}
+	l.taken = &state.Taken{Applied: map[string]manifest.Module{}}
+}
+
+// cycle is one pass. It returns when the next is due at the latest, zero for the
+// ordinary interval.
+func (l *Loop) cycle(ctx context.Context) time.Time {
+	ctx, cancel := context.WithTimeout(ctx, l.opts.CycleTimeout)
+	defer cancel()
+	wanted, configErr := l.config(ctx)
+	engines, err := l.observe(ctx)
+	if err != nil {
+		if ctx.Err() != nil && errors.Is(context.Cause(ctx), context.Canceled) {
+			return time.Time{}
+		}
+		l.log.Error("modules not listed", "error", err)
+		l.setStatus(report.Status{Code: report.CodeFailed, Description: errors.Join(err, configErr).Error()})
+		l.reportStatus(ctx)
+		return time.Time{}
+	}
+	var next time.Time
+	if wanted != nil {
+		var ran bool
+		next, ran = l.apply(ctx, wanted, engines, configErr == nil)
+		if ran {
+			if again, err := l.daemon.Modules(ctx); err == nil {
+				engines = again
+			}
+		}
+	} else if configErr == nil {
+		l.setStatus(report.Status{Code: report.CodeSuccessful})
+	}
+	if e, ok := manifest.AsError(configErr); ok {
+		l.setStatus(report.Status{Code: e.Code, Description: e.Description()})
+	}
+	l.save(ctx)
+	l.report(ctx, engines, l.status, false)
+	return next
+}
+
+// observe asks the daemon for the modules, and once for the host.
+func (l *Loop) observe(ctx context.Context) ([]plan.Engine, error) {
+	if l.platform == nil {
+		p, err := l.daemon.Platform(ctx)
+		if err != nil {
+			return nil, err
+		}
+		l.platform = &p
+	}
+	return l.daemon.Modules(ctx)
+}
+
+// apply brings the modules towards wanted. With judge unset the outcome does not
+// become the status: the deployment enforced is not the one of the twin.
+func (l *Loop) apply(ctx context.Context, wanted *manifest.Deployment, engines []plan.Engine, judge bool) (next time.Time, ran bool) {
+	current := l.current(engines)
+	diff := plan.Compare(wanted.Modules, current, l.opts.Policy)
+	var idErr error
+	l.work = work{credentials: wanted.Runtime.Registries}
+	if diff.NeedsIdentities() {
+		l.work.ids, idErr = l.ids.ensure(ctx, wanted, diff)
+		if idErr != nil {
+			l.log.Error("identities not settled: modules are neither added nor updated", "error", idErr)
+		}
+	}
+	p := plan.Make(diff, plan.Inputs{
+		Policy: l.opts.Policy, Now: time.Now().UTC().Round(0), Current: current, PullsFirst: l.opts.PullsFirst,
+		HasIdentity: func(name string) bool { _, ok := l.work.ids[name]; return ok },
+	})
+	res := l.runner.Run(ctx, wanted.Version, p.Commands)
+	l.takeOver(wanted, engines)
+	err := errors.Join(idErr, res.Err())
+	switch {
+	case !judge:
+	case err != nil:
+		l.setStatus(report.Status{Code: report.CodeFailed, Description: err.Error()})
+	case res.Skipped == 0:
+		l.setStatus(report.Status{Code: report.CodeSuccessful})
+	}
+	return p.Next, res.Ran > 0
+}
+
+// takeOver notes wanted as the deployment in force, whether or not all commands
+// succeeded.
+func (l *Loop) takeOver(wanted *manifest.Deployment, engines []plan.Engine) {
+	if !l.hasTaken || !equalJSON(l.taken.Deployment, *wanted) {
+		l.taken = &state.Taken{Deployment: *wanted, Applied: maps.Clone(l.taken.Applied)}
+		l.hasTaken, l.dirty = true, true
+	}
+	exists := make(map[string]bool, len(engines))
+	for _, e := range engines {
+		exists[e.Name] = true
+	}
+	for name := range l.taken.Applied {
+		if _, keep := wanted.Modules[name]; !keep && !exists[name] {
+			l.setApplied(func(a map[string]manifest.Module) { delete(a, name) })
+		}
+	}
+}
+
+// setApplied changes a copy: the store may hold the old one.
+func (l *Loop) setApplied(change func(map[string]manifest.Module)) {
+	applied := maps.Clone(l.taken.Applied)
+	change(applied)
+	l.taken = &state.Taken{Deployment: l.taken.Deployment, Applied: applied}
+	l.dirty = true
+}
+
+// save writes what was taken over, even when the cycle was cut short.
+func (l *Loop) save(ctx context.Context) {
+	if !l.dirty || !l.hasTaken {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
+	defer cancel()
+	if err := l.store.SaveTaken(ctx, l.taken); err != nil {
+		l.log.Error("deployment not saved", "error", err)
+		return
+	}
+	l.dirty = false
+}
+
+// current joins what runs with what is remembered.
+func (l *Loop) current(engines []plan.Engine) map[string]plan.Current {
+	restarts := l.store.Restarts()
+	list := make(map[string]plan.Current, len(engines))
+	for _, e := range engines {
+		c := plan.Current{Engine: e, Restart: restarts[e.Name]}
+		if m, ok := l.taken.Applied[e.Name]; ok {
+			c.Applied = &m
+		}
+		if e.Name == manifest.AgentName {
+			if m, ok := l.taken.Deployment.Modules[e.Name]; ok {
+				c.Applied = &m
+			}
+		}
+		list[e.Name] = c
+	}
+	return list
+}
+
+func (l *Loop) setStatus(s report.Status) {
+	if s != l.status {
+		l.log.Info("deployment status", "code", s.Code, "description", s.Description)
+		l.status = s
+	}
+}
