@@ -1,0 +1,201 @@
+// Package config reads the daemon's config.toml. The keys are those of the
+// original (spec security-daemon 11) plus [containerd]; a key that is unknown, or
+// known but without effect in this version, is refused with its line, because a
+// misspelt security setting that is silently ignored is worse than no start.
+package config
+
+import (
+	"fmt"
+	"io"
+	"log/slog"
+
+	"github.com/breakwater-iot/breakwater/proto/iothub/sas"
+)
+
+// DefaultPath is where the config is looked for.
+const DefaultPath = "/etc/aziot/config.toml"
+
+// Secret is text that prints as stars everywhere. Convert with string() to use it.
+type Secret string
+
+// String returns stars.
+func (s Secret) String() string { return "***" }
+
+// Format prints stars under every verb.
+func (s Secret) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, "***") }
+
+// LogValue returns stars.
+func (s Secret) LogValue() slog.Value { return slog.StringValue("***") }
+
+// MarshalText returns stars.
+func (s Secret) MarshalText() ([]byte, error) { return []byte("***"), nil }
+
+// Config is the whole configuration, with defaults filled in.
+type Config struct {
+	Hostname        string            `toml:"hostname"`
+	HomeDir         string            `toml:"homedir"`
+	TrustBundleCert string            `toml:"trust_bundle_cert"` // file path after Load
+	AllowElevated   bool              `toml:"allow_elevated_docker_permissions"`
+	CloudTimeoutSec int               `toml:"cloud_timeout_sec"`
+	CloudRetries    int               `toml:"cloud_retries"`
+	AdditionalInfo  map[string]string `toml:"additional_info"`
+	MaxRequests     MaxRequests       `toml:"iotedge_max_requests"`
+	Provisioning    Provisioning      `toml:"provisioning"`
+	Agent           Agent             `toml:"agent"`
+	Connect         URIs              `toml:"connect"`
+	Listen          URIs              `toml:"listen"`
+	Watchdog        Watchdog          `toml:"watchdog"`
+	EdgeCA          EdgeCA            `toml:"edge_ca"`
+	Moby            Moby              `toml:"moby_runtime"`
+	Containerd      Containerd        `toml:"containerd"`
+
+	// Device is what [provisioning] says, after Load.
+	Device Device `toml:"-"`
+}
+
+// MaxRequests bounds simultaneous requests per user id.
+type MaxRequests struct {
+	Management int `toml:"management"`
+	Workload   int `toml:"workload"`
+}
+
+// Provisioning names the device, by a connection string or by explicit keys.
+type Provisioning struct {
+	Source           string         `toml:"source"`
+	ConnectionString Secret         `toml:"connection_string"`
+	HubName          string         `toml:"iothub_hostname"`
+	DeviceID         string         `toml:"device_id"`
+	Authentication   Authentication `toml:"authentication"`
+}
+
+// Authentication is the device's credential in explicit manual provisioning.
+type Authentication struct {
+	Method   string      `toml:"method"`
+	DeviceID string      `toml:"device_id"`
+	Key      DeviceIDKey `toml:"device_id_pk"`
+}
+
+// DeviceIDKey is the device's symmetric key: base64 text, or the URI of a file of
+// raw bytes.
+type DeviceIDKey struct {
+	Value Secret `toml:"value"`
+	URI   string `toml:"uri"`
+}
+
+// Agent describes the bootstrap agent.
+type Agent struct {
+	Name       string            `toml:"name"`
+	Type       string            `toml:"type"`
+	PullPolicy string            `toml:"imagePullPolicy"` // "on-create" or "never" after Load
+	Config     AgentConfig       `toml:"config"`
+	Env        map[string]string `toml:"env"`
+}
+
+// AgentConfig is the image and how its container is made.
+type AgentConfig struct {
+	Image         string         `toml:"image"`
+	CreateOptions map[string]any `toml:"createOptions"`
+	Auth          RegistryAuth   `toml:"auth"`
+}
+
+// RegistryAuth logs in to the registry of the agent's image; zero is anonymous.
+type RegistryAuth struct {
+	ServerAddress string `toml:"serveraddress"`
+	Username      string `toml:"username"`
+	Password      Secret `toml:"password"`
+}
+
+// URIs of the two APIs; unix:// only.
+type URIs struct {
+	Workload   string `toml:"workload_uri"`
+	Management string `toml:"management_uri"`
+}
+
+// Watchdog says how often starting the agent may fail.
+type Watchdog struct {
+	// MaxRetriesValue is "infinite" or a number.
+	MaxRetriesValue any `toml:"max_retries"`
+	// MaxRetries is the number, -1 for infinite, after Load.
+	MaxRetries int `toml:"-"`
+}
+
+// EdgeCA is the operator's CA, or the life of the quick start CA.
+type EdgeCA struct {
+	Cert string `toml:"cert"` // file paths after Load
+	Key  string `toml:"pk"`
+	Days int    `toml:"auto_generated_edge_ca_expiry_days"`
+}
+
+// Moby holds the original's runtime section: the module network.
+type Moby struct {
+	// URI is refused unless it names containerd's socket.
+	URI string `toml:"uri"`
+	// Network is a name, or a table {name, ipv6, ipam = {config = [{subnet}]}}.
+	Network any `toml:"network"`
+}
+
+// Containerd says where containerd is and how modules are networked. Network and
+// subnet may also come from [moby_runtime].
+type Containerd struct {
+	Address   string `toml:"address"`
+	Namespace string `toml:"namespace"`
+	Network   string `toml:"network"`
+	Subnet    string `toml:"subnet"`
+	CNIBinDir string `toml:"cni_bin_dir"`
+}
+
+// Device is the provisioned device.
+type Device struct {
+	HubName  string
+	DeviceID string
+	// Gateway is the host to dial for the hub; the hub's own name when not set.
+	Gateway string
+	Key     sas.Key // prints as stars
+}
+
+// Default returns the configuration before any file is read.
+func Default() Config {
+	const sockets = "unix:///var/run/iotedge/"
+	uris := URIs{Workload: sockets + "workload.sock", Management: sockets + "mgmt.sock"}
+	return Config{
+		HomeDir:         "/var/lib/aziot/edged",
+		AllowElevated:   true,
+		CloudTimeoutSec: 70,
+		CloudRetries:    1,
+		MaxRequests:     MaxRequests{Management: 50, Workload: 10},
+		Agent: Agent{
+			Name: "edgeAgent", Type: "docker", PullPolicy: "on-create",
+			Config: AgentConfig{Image: "mcr.microsoft.com/azureiotedge-agent:1.6"},
+		},
+		Connect:  uris,
+		Listen:   uris,
+		Watchdog: Watchdog{MaxRetriesValue: "infinite"},
+		EdgeCA:   EdgeCA{Days: 90},
+		Containerd: Containerd{
+			Address:   "/run/containerd/containerd.sock",
+			Namespace: "breakwater",
+			Network:   "azure-iot-edge",
+			CNIBinDir: "/opt/cni/bin",
+		},
+	}
+}
+
+// Error is something wrong with the file's content. It never holds a value of a
+// secret key.
+type Error struct {
+	Line   int    // 0 when it concerns no single line
+	Key    string // dotted; may be empty for a syntax error
+	Reason string
+}
+
+// Error returns "line 3: provisioning.source: reason".
+func (e *Error) Error() string {
+	s := e.Reason
+	if e.Key != "" {
+		s = e.Key + ": " + s
+	}
+	if e.Line > 0 {
+		s = fmt.Sprintf("line %d: %s", e.Line, s)
+	}
+	return s
+}

@@ -1,0 +1,293 @@
+package config_test
+
+import (
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/breakwater-iot/breakwater/daemon/internal/config"
+)
+
+const secret = "c2VjcmV0LXNlY3JldC1zZWNyZXQtMDEyMzQ1Njc4OTA="
+
+const minimal = `[provisioning]
+source = "manual"
+connection_string = "HostName=hub.example.net;DeviceId=edge1;SharedAccessKey=` + secret + `"
+`
+
+const full = `hostname = "gateway.local"
+homedir = "/srv/edged"
+trust_bundle_cert = "file:///etc/aziot/roots.pem"
+allow_elevated_docker_permissions = false
+cloud_timeout_sec = 90
+cloud_retries = 2
+
+[additional_info]
+site = "plant 7"
+
+[iotedge_max_requests]
+management = 20
+workload = 5
+
+[provisioning]
+source = "manual"
+iothub_hostname = "hub.example.net"
+device_id = "edge1"
+
+[provisioning.authentication]
+method = "sas"
+device_id_pk = { value = "` + secret + `" }
+
+[agent]
+name = "edgeAgent"
+type = "docker"
+imagePullPolicy = "Never"
+
+[agent.config]
+image = "registry.local:5000/agent:1"
+createOptions = { HostConfig = { Binds = ["/srv/agent:/data"] } }
+
+[agent.config.auth]
+serveraddress = "registry.local:5000"
+username = "u"
+password = "hunter2"
+
+[agent.env]
+RuntimeLogLevel = "debug"
+"storageFolder" = "/data"
+
+[connect]
+workload_uri = "unix:///run/w.sock"
+management_uri = "unix:///run/m.sock"
+
+[listen]
+workload_uri = "unix:///srv/w.sock"
+management_uri = "unix:///srv/m.sock"
+
+[watchdog]
+max_retries = 3
+
+[edge_ca]
+auto_generated_edge_ca_expiry_days = 30
+
+[containerd]
+address = "/run/other.sock"
+namespace = "test"
+network = "modules"
+subnet = "172.30.0.0/24"
+cni_bin_dir = "/usr/lib/cni"
+`
+
+func TestMinimalFileGetsDefaults(t *testing.T) {
+	c, err := config.Parse([]byte(minimal), "MachineName")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Hostname != "machinename" || c.HomeDir != "/var/lib/aziot/edged" || !c.AllowElevated ||
+		c.CloudTimeoutSec != 70 || c.CloudRetries != 1 || c.MaxRequests.Management != 50 || c.MaxRequests.Workload != 10 {
+		t.Errorf("general: %+v", c)
+	}
+	if c.Watchdog.MaxRetries != -1 || c.EdgeCA.Days != 90 || c.Agent.PullPolicy != "on-create" || c.Agent.Name != "edgeAgent" {
+		t.Errorf("watchdog %+v, CA %+v, agent %+v", c.Watchdog, c.EdgeCA, c.Agent)
+	}
+	if c.Connect != c.Listen || c.Listen.Management != "unix:///var/run/iotedge/mgmt.sock" {
+		t.Errorf("sockets: %+v %+v", c.Connect, c.Listen)
+	}
+	if c.Containerd.Network != "azure-iot-edge" || c.Containerd.Namespace != "breakwater" {
+		t.Errorf("containerd: %+v", c.Containerd)
+	}
+	if d := c.Device; d.HubName != "hub.example.net" || d.DeviceID != "edge1" || d.Gateway != "hub.example.net" || d.Key.Base64() != secret {
+		t.Errorf("device: %v %v %v", d.HubName, d.DeviceID, d.Gateway)
+	}
+}
+
+func TestFullFile(t *testing.T) {
+	c, err := config.Parse([]byte(full), "x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Hostname != "gateway.local" || c.TrustBundleCert != "/etc/aziot/roots.pem" || c.AllowElevated ||
+		c.AdditionalInfo["site"] != "plant 7" || c.MaxRequests.Workload != 5 || c.CloudTimeoutSec != 90 {
+		t.Errorf("general: %+v", c)
+	}
+	if c.Device.DeviceID != "edge1" || c.Device.Key.Base64() != secret {
+		t.Error("explicit provisioning is lost")
+	}
+	a := c.Agent
+	if a.PullPolicy != "never" || a.Config.Image != "registry.local:5000/agent:1" || a.Config.Auth.Password != "hunter2" ||
+		a.Env["RuntimeLogLevel"] != "debug" || fmt.Sprint(a.Config.CreateOptions) != "map[HostConfig:map[Binds:[/srv/agent:/data]]]" {
+		t.Errorf("agent: %+v", a)
+	}
+	if c.Watchdog.MaxRetries != 3 || c.EdgeCA.Days != 30 || c.Listen.Workload != "unix:///srv/w.sock" || c.Connect.Management != "unix:///run/m.sock" {
+		t.Errorf("watchdog %+v, CA %+v", c.Watchdog, c.EdgeCA)
+	}
+	if c.Containerd != (config.Containerd{Address: "/run/other.sock", Namespace: "test", Network: "modules", Subnet: "172.30.0.0/24", CNIBinDir: "/usr/lib/cni"}) {
+		t.Errorf("containerd: %+v", c.Containerd)
+	}
+}
+
+func TestErrorsNameLineAndKey(t *testing.T) {
+	for _, c := range []struct{ name, text, want string }{
+		{"misspelt key", "hostnme = \"x\"\n" + minimal, "line 1: hostnme: unknown key"},
+		{"misspelt nested key", minimal + "[agent.config]\nimagee = \"x\"", "line 5: agent.config.imagee: unknown key"},
+		{"unknown table", minimal + "[agnet]\nname = \"x\"", "line 4: agnet: unknown key"},
+		{"nesting", "parent_hostname = \"up\"\n" + minimal, "line 1: parent_hostname: not supported by this version"},
+		{"tpm", minimal + "[tpm]\ntcti = \"device\"", "line 4: tpm: not supported"},
+		{"dps keys", "[provisioning]\nsource = \"dps\"\nglobal_endpoint = \"x\"", "line 3: provisioning.global_endpoint: not supported"},
+		{"dps inline", "provisioning = { source = \"dps\", attestation = { method = \"tpm\" } }", "line 1: provisioning.attestation: not supported"},
+		{"dps", "[provisioning]\nsource = \"dps\"", "line 2: provisioning.source: \"dps\" is not supported"},
+		{"est", minimal + "[edge_ca]\nmethod = \"est\"", "line 5: edge_ca.method: not supported"},
+		{"est issuance", minimal + "[cert_issuance.est]\ntrusted_certs = []", "line 4: cert_issuance: not supported"},
+		{"pkcs11", minimal + "[aziot_keys]\npkcs11_lib_path = \"x\"", "line 4: aziot_keys: not supported"},
+		{"no provisioning", "hostname = \"x\"", "provisioning.source: missing"},
+		{"no credentials", "[provisioning]\nsource = \"manual\"", "line 1: provisioning.connection_string: missing"},
+		{"both credentials", minimal + "device_id = \"x\"", "line 3: provisioning.connection_string: excludes"},
+		{"module's string", strings.Replace(minimal, "DeviceId=edge1", "DeviceId=edge1;ModuleId=m", 1), "line 3: provisioning.connection_string: is that of a module"},
+		{"service's string", "[provisioning]\nsource = \"manual\"\nconnection_string = \"HostName=h;SharedAccessKeyName=iothubowner;SharedAccessKey=" + secret + "\"", "line 3: provisioning.connection_string: "},
+		{"x509 string", strings.Replace(minimal, "SharedAccessKey="+secret, "x509=true", 1), "line 3: provisioning.connection_string: has no SharedAccessKey"},
+		{"gateway string", strings.Replace(minimal, "DeviceId=edge1", "DeviceId=edge1;GatewayHostName=g", 1), "GatewayHostName is not supported"},
+		{"x509", "[provisioning]\nsource = \"manual\"\niothub_hostname = \"h\"\ndevice_id = \"d\"\n[provisioning.authentication]\nmethod = \"x509\"", "line 6: provisioning.authentication.method: \"x509\" is not supported"},
+		{"key not base64", strings.Replace(full, secret, "%%%", 1), "line 22: provisioning.authentication.device_id_pk.value: not base64"},
+		{"wrong type", "cloud_retries = \"two\"\n" + minimal, "line 1: cloud_retries: value of the wrong type"},
+		{"syntax", minimal + "x = = 1", "line 4: "},
+		{"key twice", "hostname = \"a\"\nhostname = \"b\"\n" + minimal, "line 2: "},
+		{"bad host name", "hostname = \"a b\"\n" + minimal, "line 1: hostname: not a host name"},
+		{"short timeout", "cloud_timeout_sec = 10\n" + minimal, "line 1: cloud_timeout_sec: must be at least 70"},
+		{"relative home", "homedir = \"var\"\n" + minimal, "line 1: homedir: must be an absolute path"},
+		{"http bundle", "trust_bundle_cert = \"https://x/y\"\n" + minimal, "line 1: trust_bundle_cert: must be a file:// URI"},
+		{"systemd socket", minimal + "[listen]\nworkload_uri = \"fd://x\"", "line 5: listen.workload_uri: fd:// is not supported"},
+		{"tcp socket", minimal + "[connect]\nmanagement_uri = \"http://x\"", "line 5: connect.management_uri: must be unix://"},
+		{"long socket", minimal + "[listen]\nworkload_uri = \"unix:///" + strings.Repeat("x", 120) + "\"", "longer than the 107 bytes"},
+		{"pull policy", minimal + "[agent]\nimagePullPolicy = \"always\"", "line 5: agent.imagePullPolicy: "},
+		{"agent name", minimal + "[agent]\nname = \"agent\"", "line 5: agent.name: "},
+		{"agent type", minimal + "[agent]\ntype = \"wasm\"", "line 5: agent.type: "},
+		{"agent env", minimal + "[agent.env]\n\"A=B\" = \"x\"", "line 4: agent.env: \"A=B\" is not the name"},
+		{"retries", minimal + "[watchdog]\nmax_retries = \"some\"", "line 5: watchdog.max_retries: "},
+		{"negative retries", minimal + "[watchdog]\nmax_retries = -1", "line 5: watchdog.max_retries: "},
+		{"retries of another type", minimal + "[watchdog]\nmax_retries = 1.5", "line 5: watchdog.max_retries: "},
+		{"CA without key", minimal + "[edge_ca]\ncert = \"file:///a.pem\"", "line 4: edge_ca: cert and pk are needed together"},
+		{"CA with days", minimal + "[edge_ca]\ncert = \"/a\"\npk = \"/b\"\nauto_generated_edge_ca_expiry_days = 3", "line 7: edge_ca.auto_generated_edge_ca_expiry_days: has no meaning"},
+		{"docker engine", minimal + "[moby_runtime]\nuri = \"unix:///var/run/docker.sock\"", "line 5: moby_runtime.uri: a Docker engine is not used"},
+		{"two networks", minimal + "[moby_runtime]\nnetwork = \"a\"\n[containerd]\nnetwork = \"b\"", "line 5: moby_runtime.network: excludes"},
+		{"ipv6", minimal + "[moby_runtime.network]\nname = \"a\"\nipv6 = true", "line 6: moby_runtime.network.ipv6: true is not supported"},
+		{"ip range", minimal + "[moby_runtime.network]\nname = \"a\"\n[[moby_runtime.network.ipam.config]]\nsubnet = \"10.0.0.0/16\"\nip_range = \"10.0.1.0/24\"", "moby_runtime.network.ipam: only one"},
+		{"content trust", minimal + "[moby_runtime.content_trust.ca_certs]\nx = \"y\"", "line 4: moby_runtime.content_trust: not supported"},
+		{"subnet", minimal + "[containerd]\nsubnet = \"172.30.0.0\"", "line 5: containerd.subnet: "},
+		{"namespace", minimal + "[containerd]\nnamespace = \"a/b\"", "line 5: containerd.namespace: "},
+		{"limit", minimal + "[iotedge_max_requests]\nworkload = 0", "line 5: iotedge_max_requests.workload: "},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			_, err := config.Parse([]byte(c.text), "machine")
+			if err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Fatalf("error %q, want %q", err, c.want)
+			}
+			if !errors.As(err, new(*config.Error)) {
+				t.Errorf("%T holds no *config.Error", err)
+			}
+			if strings.Contains(err.Error(), secret) || strings.Contains(err.Error(), "hunter2") {
+				t.Error("error holds a secret")
+			}
+		})
+	}
+}
+
+func TestAllErrorsAreReportedInOrder(t *testing.T) {
+	_, err := config.Parse([]byte("cloud_timeout_sec = 1\nhomedir = \"x\"\n"+minimal+"[watchdog]\nmax_retries = \"x\""), "m")
+	want := "line 1: cloud_timeout_sec: must be at least 70\nline 2: homedir: must be an absolute path\nline 7: watchdog.max_retries: must be \"infinite\" or a number"
+	if err == nil || err.Error() != want {
+		t.Fatalf("got\n%v\nwant\n%s", err, want)
+	}
+}
+
+func TestMobyNetworkForms(t *testing.T) {
+	for _, c := range []struct{ name, text, network, subnet string }{
+		{"name", "[moby_runtime]\nnetwork = \"n1\"", "n1", ""},
+		{"table", "[moby_runtime.network]\nname = \"n2\"\nipv6 = false\n[[moby_runtime.network.ipam.config]]\nsubnet = \"10.9.0.0/16\"", "n2", "10.9.0.0/16"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			got, err := config.Parse([]byte(minimal+c.text), "m")
+			if err != nil || got.Containerd.Network != c.network || got.Containerd.Subnet != c.subnet {
+				t.Fatalf("%+v, %v", got.Containerd, err)
+			}
+		})
+	}
+	got, err := config.Parse([]byte(minimal+"[moby_runtime]\nuri = \"unix:///run/k/containerd.sock\""), "m")
+	if err != nil || got.Containerd.Address != "/run/k/containerd.sock" {
+		t.Fatalf("%+v, %v", got.Containerd, err)
+	}
+}
+
+func TestDeviceKeyFromFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "device-id")
+	raw, err := base64.StdEncoding.DecodeString(secret)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, raw, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	text := strings.Replace(full, `value = "`+secret+`"`, `uri = "file://`+path+`"`, 1)
+	c, err := config.Parse([]byte(text), "m")
+	if err != nil || c.Device.Key.Base64() != secret {
+		t.Fatalf("key from file: %v", err)
+	}
+}
+
+func TestFileModeIsChecked(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "config.toml")
+	if err := os.WriteFile(path, []byte(minimal), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for mode, ok := range map[os.FileMode]bool{0o600: true, 0o640: true, 0o644: false, 0o602: false, 0o601: false} {
+		if err := os.Chmod(path, mode); err != nil {
+			t.Fatal(err)
+		}
+		_, err := config.Load(path, "m")
+		if (err == nil) != ok {
+			t.Errorf("mode %04o: %v", mode, err)
+		}
+	}
+	if _, err := config.Load(path+".no", "m"); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("missing file: %v", err)
+	}
+}
+
+func TestSecretsPrintAsStars(t *testing.T) {
+	c, err := config.Parse([]byte(minimal+"[agent.config.auth]\nserveraddress = \"s\"\nusername = \"u\"\npassword = \"hunter2\""), "m")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%d"} {
+		for _, v := range []any{c, c.Provisioning, c.Device, c.Agent.Config.Auth} {
+			out := fmt.Sprintf(verb, v)
+			raw, _ := base64.StdEncoding.DecodeString(secret)
+			if strings.Contains(out, secret) || strings.Contains(out, "hunter2") || strings.Contains(out, string(raw)) ||
+				strings.Contains(out, fmt.Sprintf("%x", raw)) {
+				t.Errorf("%s of %T shows a secret: %s", verb, v, out)
+			}
+		}
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add([]byte(minimal))
+	f.Add([]byte(full))
+	f.Add([]byte("provisioning = { source = \"dps\", attestation = { method = \"tpm\" } }"))
+	f.Add([]byte("[[a]]\nb.c = [1, {d = 2}]\n"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		c, err := config.Parse(data, "machine")
+		if err != nil {
+			if !errors.As(err, new(*config.Error)) {
+				t.Fatalf("%T: %v", err, err)
+			}
+			return
+		}
+		if c.Device.DeviceID == "" || len(c.Device.Key) == 0 || c.HomeDir == "" {
+			t.Fatalf("accepted without a device: %q", data)
+		}
+	})
+}

@@ -1,0 +1,129 @@
+package config
+
+import (
+	"strings"
+
+	"github.com/pelletier/go-toml/v2"
+	"github.com/pelletier/go-toml/v2/unstable"
+)
+
+// lineIndex maps dotted keys, tables included, to the line of their first
+// appearance; order keeps them as in the file.
+type lineIndex struct {
+	line  map[string]int
+	order []string
+}
+
+// index walks the document without interpreting values, so that later checks can
+// name a line.
+func index(data []byte) (*lineIndex, error) {
+	// A full decode first: it finds what is wrong with the document as a whole, such
+	// as a key given twice.
+	var whole map[string]any
+	if err := toml.Unmarshal(data, &whole); err != nil {
+		return nil, decodeError(err)
+	}
+	x := &lineIndex{line: map[string]int{}}
+	var p unstable.Parser
+	p.Reset(data)
+	var table []string
+	for p.NextExpression() {
+		e := p.Expression()
+		switch e.Kind {
+		case unstable.Table, unstable.ArrayTable:
+			var line int
+			table, line = keyOf(&p, e)
+			x.add(table, line)
+		case unstable.KeyValue:
+			x.keyValue(&p, table, e)
+		}
+	}
+	if p.Error() != nil {
+		return nil, &Error{Reason: "not a valid TOML document"}
+	}
+	return x, nil
+}
+
+func (x *lineIndex) keyValue(p *unstable.Parser, prefix []string, n *unstable.Node) {
+	key, line := keyOf(p, n)
+	full := append(append([]string(nil), prefix...), key...)
+	x.add(full, line)
+	if v := n.Value(); v.Kind == unstable.InlineTable {
+		for it := v.Children(); it.Next(); {
+			x.keyValue(p, full, it.Node())
+		}
+	}
+}
+
+func (x *lineIndex) add(key []string, line int) {
+	for i := range key {
+		k := strings.Join(key[:i+1], ".")
+		if _, ok := x.line[k]; !ok {
+			x.line[k] = line
+			x.order = append(x.order, k)
+		}
+	}
+}
+
+func keyOf(p *unstable.Parser, n *unstable.Node) (key []string, line int) {
+	for it := n.Key(); it.Next(); {
+		k := it.Node()
+		if line == 0 {
+			line = p.Shape(k.Raw).Start.Line
+		}
+		key = append(key, string(k.Data))
+	}
+	return key, line
+}
+
+// later lists keys of the original that have no effect in this version. They are
+// told apart from misspelt ones; a table stands for all that is below it.
+var later = map[string]struct{}{
+	"parent_hostname":                            {},
+	"local_gateway_hostname":                     {},
+	"auto_reprovisioning_mode":                   {},
+	"prefer_module_identity_cache":               {},
+	"imported_master_encryption_key":             {},
+	"manifest_trust_bundle_cert":                 {},
+	"aziot_max_requests":                         {},
+	"localid":                                    {},
+	"aziot_keys":                                 {},
+	"preloaded_keys":                             {},
+	"preloaded_certs":                            {},
+	"cert_issuance":                              {},
+	"tpm":                                        {},
+	"image_garbage_collection":                   {},
+	"provisioning.global_endpoint":               {},
+	"provisioning.id_scope":                      {},
+	"provisioning.registration_id":               {},
+	"provisioning.payload":                       {},
+	"provisioning.attestation":                   {},
+	"provisioning.always_reprovision_on_startup": {},
+	"provisioning.dynamic_reprovisioning":        {},
+	"provisioning.authentication.identity_cert":  {},
+	"provisioning.authentication.identity_pk":    {},
+	"edge_ca.method":                             {},
+	"edge_ca.common_name":                        {},
+	"edge_ca.subject":                            {},
+	"edge_ca.expiry_days":                        {},
+	"edge_ca.url":                                {},
+	"edge_ca.username":                           {},
+	"edge_ca.password":                           {},
+	"edge_ca.auto_renew":                         {},
+	"edge_ca.identity_cert":                      {},
+	"edge_ca.identity_pk":                        {},
+	"edge_ca.bootstrap_identity_cert":            {},
+	"edge_ca.bootstrap_identity_pk":              {},
+	"moby_runtime.content_trust":                 {},
+}
+
+// unsupported reports the keys of the file that this version does not support.
+func (x *lineIndex) unsupported() []error {
+	var errs []error
+	for _, k := range x.order {
+		if _, ok := later[k]; ok {
+			errs = append(errs, &Error{Line: x.line[k], Key: k, Reason: "not supported by this version"})
+		}
+	}
+	return errs
+}

@@ -1,0 +1,361 @@
+package config
+
+import (
+	"encoding/base64"
+	"fmt"
+	"net/netip"
+	"net/url"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+
+	"github.com/breakwater-iot/breakwater/proto/iothub"
+	"github.com/breakwater-iot/breakwater/proto/iothub/connstr"
+	"github.com/breakwater-iot/breakwater/proto/iothub/sas"
+)
+
+// validator checks a decoded config and completes it. It collects all errors.
+type validator struct {
+	c     *Config
+	lines *lineIndex
+	errs  []error
+}
+
+// bad reports key. The line is the key's own, or that of the nearest table above.
+func (v *validator) bad(key, format string, args ...any) {
+	e := &Error{Key: key, Reason: fmt.Sprintf(format, args...)}
+	for k := key; k != "" && e.Line == 0; {
+		e.Line = v.lines.line[k]
+		i := strings.LastIndexByte(k, '.')
+		k = k[:max(i, 0)]
+	}
+	v.errs = append(v.errs, e)
+}
+
+func (v *validator) set(key string) bool { return v.lines.line[key] > 0 }
+
+func (v *validator) all() {
+	v.general()
+	v.provisioning()
+	v.agent()
+	v.network()
+	v.watchdog()
+	v.edgeCA()
+	for key, uri := range map[string]string{
+		"connect.workload_uri": v.c.Connect.Workload, "connect.management_uri": v.c.Connect.Management,
+		"listen.workload_uri": v.c.Listen.Workload, "listen.management_uri": v.c.Listen.Management,
+	} {
+		if _, err := SocketPath(uri); err != nil {
+			v.bad(key, "%v", err)
+		}
+	}
+}
+
+func (v *validator) general() {
+	c := v.c
+	if !isHostName(c.Hostname) {
+		v.bad("hostname", "not a host name")
+	}
+	if !filepath.IsAbs(c.HomeDir) {
+		v.bad("homedir", "must be an absolute path")
+	}
+	if c.CloudTimeoutSec < 70 {
+		v.bad("cloud_timeout_sec", "must be at least 70")
+	}
+	if c.CloudRetries < 0 || c.CloudRetries > 100 {
+		v.bad("cloud_retries", "must be from 0 to 100")
+	}
+	if c.MaxRequests.Management < 1 {
+		v.bad("iotedge_max_requests.management", "must be at least 1")
+	}
+	if c.MaxRequests.Workload < 1 {
+		v.bad("iotedge_max_requests.workload", "must be at least 1")
+	}
+	c.TrustBundleCert = v.file("trust_bundle_cert", c.TrustBundleCert)
+}
+
+// file turns a file URI or an absolute path into a path.
+func (v *validator) file(key, s string) string {
+	if s == "" || filepath.IsAbs(s) {
+		return s
+	}
+	u, err := url.Parse(s)
+	if err != nil || u.Scheme != "file" || u.Host != "" || !filepath.IsAbs(u.Path) {
+		v.bad(key, "must be a file:// URI")
+		return ""
+	}
+	return u.Path
+}
+
+func (v *validator) provisioning() {
+	p := &v.c.Provisioning
+	switch p.Source {
+	case "manual":
+	case "":
+		v.bad("provisioning.source", "missing")
+		return
+	case "dps", "none":
+		v.bad("provisioning.source", "%q is not supported by this version, only \"manual\"", p.Source)
+		return
+	default:
+		v.bad("provisioning.source", "must be \"manual\"")
+		return
+	}
+	explicit := v.set("provisioning.iothub_hostname") || v.set("provisioning.device_id") || v.set("provisioning.authentication")
+	switch {
+	case p.ConnectionString != "" && explicit:
+		v.bad("provisioning.connection_string", "excludes iothub_hostname, device_id and authentication")
+	case explicit:
+		v.explicit()
+	case p.ConnectionString != "":
+		v.connectionString()
+	default:
+		v.bad("provisioning.connection_string", "missing")
+	}
+}
+
+func (v *validator) connectionString() {
+	const key = "provisioning.connection_string"
+	s, err := connstr.Parse(string(v.c.Provisioning.ConnectionString))
+	switch {
+	case err != nil:
+		v.bad(key, "%v", err)
+	case s.DeviceID == "":
+		v.bad(key, "names no device")
+	case s.ModuleID != "":
+		v.bad(key, "is that of a module, want that of the device")
+	case s.GatewayHostName != "":
+		v.bad(key, "GatewayHostName is not supported by this version")
+	case s.X509 || len(s.SharedAccessKey) == 0:
+		v.bad(key, "has no SharedAccessKey; other credentials are not supported by this version")
+	case !isHostName(s.HostName):
+		v.bad(key, "HostName is not a host name")
+	default:
+		v.c.Device = Device{HubName: s.HostName, DeviceID: s.DeviceID, Gateway: s.HostName, Key: s.SharedAccessKey}
+		v.deviceID(key)
+	}
+}
+
+func (v *validator) explicit() {
+	p := &v.c.Provisioning
+	if !isHostName(p.HubName) {
+		v.bad("provisioning.iothub_hostname", "not a host name")
+	}
+	a := p.Authentication
+	if a.Method != "sas" {
+		v.bad("provisioning.authentication.method", "%q is not supported by this version, only \"sas\"", a.Method)
+		return
+	}
+	v.c.Device = Device{HubName: p.HubName, DeviceID: p.DeviceID, Gateway: p.HubName, Key: v.deviceKey()}
+	v.deviceID("provisioning.device_id")
+}
+
+func (v *validator) deviceID(key string) {
+	if err := iothub.CheckID(v.c.Device.DeviceID); err != nil {
+		v.bad(key, "device id: %v", err)
+	}
+}
+
+func (v *validator) deviceKey() sas.Key {
+	const key = "provisioning.authentication.device_id_pk"
+	pk := v.c.Provisioning.Authentication.Key
+	var raw []byte
+	switch {
+	case (pk.Value == "") == (pk.URI == ""):
+		v.bad(key, "needs either value or uri")
+		return nil
+	case pk.Value != "":
+		b, err := base64.StdEncoding.DecodeString(string(pk.Value))
+		if err != nil {
+			v.bad(key+".value", "not base64")
+			return nil
+		}
+		raw = b
+	default:
+		path := v.file(key+".uri", pk.URI)
+		if path == "" {
+			return nil
+		}
+		b, err := os.ReadFile(path)
+		if err != nil {
+			v.bad(key+".uri", "%v", err)
+			return nil
+		}
+		raw = b
+	}
+	if len(raw) == 0 {
+		v.bad(key, "key is empty")
+	}
+	return raw
+}
+
+func (v *validator) agent() {
+	a := &v.c.Agent
+	if a.Name != "edgeAgent" {
+		v.bad("agent.name", "must be \"edgeAgent\"")
+	}
+	if a.Type != "docker" {
+		v.bad("agent.type", "must be \"docker\"")
+	}
+	a.PullPolicy = strings.ToLower(a.PullPolicy)
+	if a.PullPolicy != "on-create" && a.PullPolicy != "never" {
+		v.bad("agent.imagePullPolicy", "must be \"on-create\" or \"never\"")
+	}
+	if a.Config.Image == "" {
+		v.bad("agent.config.image", "missing")
+	}
+	for k := range a.Env {
+		if k == "" || strings.ContainsAny(k, "=\x00") {
+			v.bad("agent.env", "%q is not the name of a variable", k)
+		}
+	}
+}
+
+func (v *validator) watchdog() {
+	w := &v.c.Watchdog
+	switch n := w.MaxRetriesValue.(type) {
+	case string:
+		w.MaxRetries = -1
+		if n != "infinite" {
+			v.bad("watchdog.max_retries", "must be \"infinite\" or a number")
+		}
+	case int64:
+		if n < 0 || n > 1<<30 {
+			v.bad("watchdog.max_retries", "must not be negative or huge")
+			return
+		}
+		w.MaxRetries = int(n)
+	default:
+		v.bad("watchdog.max_retries", "must be \"infinite\" or a number")
+	}
+}
+
+func (v *validator) edgeCA() {
+	ca := &v.c.EdgeCA
+	if (ca.Cert == "") != (ca.Key == "") {
+		v.bad("edge_ca", "cert and pk are needed together")
+	}
+	if ca.Cert != "" && v.set("edge_ca.auto_generated_edge_ca_expiry_days") {
+		v.bad("edge_ca.auto_generated_edge_ca_expiry_days", "has no meaning with cert and pk")
+	}
+	if ca.Days < 1 || ca.Days > 36500 {
+		v.bad("edge_ca.auto_generated_edge_ca_expiry_days", "must be from 1 to 36500")
+	}
+	ca.Cert, ca.Key = v.file("edge_ca.cert", ca.Cert), v.file("edge_ca.pk", ca.Key)
+	if v.c.Hostname == "aziot-edge CA "+v.c.Device.DeviceID {
+		v.bad("hostname", "must differ from the name of the edge CA")
+	}
+}
+
+func (v *validator) network() {
+	c := &v.c.Containerd
+	if uri := v.c.Moby.URI; uri != "" {
+		switch path, err := SocketPath(uri); {
+		case err != nil:
+			v.bad("moby_runtime.uri", "%v", err)
+		case strings.Contains(filepath.Base(path), "docker"):
+			v.bad("moby_runtime.uri", "a Docker engine is not used; set [containerd] address")
+		case v.set("containerd.address"):
+			v.bad("moby_runtime.uri", "excludes [containerd] address")
+		default:
+			c.Address = path
+		}
+	}
+	if v.c.Moby.Network != nil {
+		v.mobyNetwork()
+	}
+	c.Address = strings.TrimPrefix(c.Address, "unix://")
+	if !filepath.IsAbs(c.Address) {
+		v.bad("containerd.address", "must be an absolute path")
+	}
+	if !filepath.IsAbs(c.CNIBinDir) {
+		v.bad("containerd.cni_bin_dir", "must be an absolute path")
+	}
+	for key, s := range map[string]string{"containerd.namespace": c.Namespace, "containerd.network": c.Network} {
+		if !simpleName.MatchString(s) {
+			v.bad(key, "must be letters, digits, \"-\", \"_\" and \".\", at most 76")
+		}
+	}
+	if c.Subnet == "" {
+		return
+	}
+	if p, err := netip.ParsePrefix(c.Subnet); err != nil || !p.Addr().Is4() || p.Bits() < 8 || p.Bits() > 29 {
+		v.bad("containerd.subnet", "must be an IPv4 network such as 172.20.0.0/16")
+	}
+}
+
+var simpleName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,75}$`)
+
+// mobyNetwork reads [moby_runtime] network, a name or a table.
+func (v *validator) mobyNetwork() {
+	const key = "moby_runtime.network"
+	if v.set("containerd.network") || v.set("containerd.subnet") {
+		v.bad(key, "excludes [containerd] network and subnet")
+		return
+	}
+	switch n := v.c.Moby.Network.(type) {
+	case string:
+		v.c.Containerd.Network = n
+	case map[string]any:
+		v.networkTable(key, n)
+	default:
+		v.bad(key, "must be a name or a table")
+	}
+}
+
+func (v *validator) networkTable(key string, n map[string]any) {
+	for k, val := range n {
+		switch k {
+		case "name":
+			name, ok := val.(string)
+			if !ok {
+				v.bad(key+".name", "must be text")
+			}
+			v.c.Containerd.Network = name
+		case "ipv6":
+			if val != false {
+				v.bad(key+".ipv6", "true is not supported by this version")
+			}
+		case "ipam":
+			subnet, ok := ipamSubnet(val)
+			if !ok {
+				v.bad(key+".ipam", "only one config entry with only a subnet is supported by this version")
+			}
+			v.c.Containerd.Subnet = subnet
+		default:
+			v.bad(key+"."+k, "unknown key")
+		}
+	}
+}
+
+func ipamSubnet(v any) (string, bool) {
+	ipam, _ := v.(map[string]any)
+	entries, _ := ipam["config"].([]any)
+	if len(ipam) != 1 || len(entries) != 1 {
+		return "", false
+	}
+	entry, _ := entries[0].(map[string]any)
+	subnet, ok := entry["subnet"].(string)
+	return subnet, ok && len(entry) == 1
+}
+
+// SocketPath returns the path of a unix:// URI.
+func SocketPath(uri string) (string, error) {
+	path, ok := strings.CutPrefix(uri, "unix://")
+	switch {
+	case strings.HasPrefix(uri, "fd://"):
+		return "", fmt.Errorf("fd:// is not supported by this version, use unix://")
+	case !ok || !filepath.IsAbs(path):
+		return "", fmt.Errorf("must be unix:// and an absolute path")
+	case len(path) > 107:
+		return "", fmt.Errorf("path is longer than the 107 bytes of a socket address")
+	}
+	return filepath.Clean(path), nil
+}
+
+func isHostName(s string) bool {
+	return len(s) <= 253 && hostName.MatchString(s)
+}
+
+var hostName = regexp.MustCompile(`^[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?)*$`)

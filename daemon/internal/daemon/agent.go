@@ -1,0 +1,129 @@
+package daemon
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/breakwater-iot/breakwater/daemon/internal/config"
+	"github.com/breakwater-iot/breakwater/daemon/internal/identity"
+	"github.com/breakwater-iot/breakwater/daemon/internal/module"
+	"github.com/breakwater-iot/breakwater/daemon/internal/runtime"
+	"github.com/breakwater-iot/breakwater/daemon/internal/runtime/createopts"
+	"github.com/breakwater-iot/breakwater/proto/iothub"
+)
+
+// apiVersion is what modules are told to speak.
+const apiVersion = "2022-08-03"
+
+// agentSpec makes the bootstrap agent of the config. It registers the agent's
+// identity, whose generation the container is told.
+func (d *daemon) agentSpec(ctx context.Context) (module.Spec, error) {
+	id, err := d.agentIdentity(ctx)
+	if err != nil {
+		return module.Spec{}, err
+	}
+	a := d.Config.Agent
+	raw, err := json.Marshal(a.Config.CreateOptions)
+	if err != nil {
+		return module.Spec{}, fmt.Errorf("agent.config.createOptions: %w", err)
+	}
+	opts, warnings, err := createopts.Parse(raw)
+	if err != nil {
+		return module.Spec{}, fmt.Errorf("agent.config.createOptions: %w", err)
+	}
+	for _, w := range warnings {
+		d.Log.WarnContext(ctx, "agent create option ignored", "path", w.Path, "reason", w.Reason)
+	}
+	if err := d.amend(&opts); err != nil {
+		return module.Spec{}, err
+	}
+	spec := module.Spec{
+		Name: a.Name, Image: a.Config.Image, Pull: runtime.PullPolicy(a.PullPolicy),
+		Auth: runtime.Auth{
+			ServerAddress: a.Config.Auth.ServerAddress, Username: a.Config.Auth.Username,
+			Password: runtime.Secret(a.Config.Auth.Password),
+		},
+		Env: d.agentEnv(id.GenerationID), Create: opts,
+	}
+	return spec, nil
+}
+
+// agentIdentity registers the agent's keys; without the cloud the remembered
+// identity will do.
+func (d *daemon) agentIdentity(ctx context.Context) (identity.Identity, error) {
+	id, err := d.identities.Update(ctx, iothub.AgentModule, "", "")
+	if !errors.Is(err, identity.ErrUnavailable) {
+		return id, err
+	}
+	known, lookupErr := d.identities.Lookup(ctx, iothub.AgentModule)
+	if lookupErr != nil {
+		return identity.Identity{}, err
+	}
+	d.Log.WarnContext(ctx, "agent identity taken from the cache", "error", err)
+	return known, nil
+}
+
+// amend adds what every bootstrap agent has: its two sockets, the network, and
+// the labels by which the agent later knows how it was made.
+func (d *daemon) amend(opts *createopts.Options) error {
+	inside := d.Config.Connect
+	workloadPath, err := config.SocketPath(inside.Workload)
+	if err != nil {
+		return err
+	}
+	managementPath, err := config.SocketPath(inside.Management)
+	if err != nil {
+		return err
+	}
+	hostPath, err := config.SocketPath(d.Config.Listen.Management)
+	if err != nil {
+		return err
+	}
+	opts.HostConfig.Binds = append(opts.HostConfig.Binds,
+		d.sockets.Path(module.Agent)+":"+workloadPath, hostPath+":"+managementPath)
+	if opts.NetworkingConfig == nil && opts.HostConfig.NetworkMode == "" {
+		opts.NetworkingConfig = &createopts.NetworkingConfig{
+			EndpointsConfig: map[string]*createopts.Endpoint{d.Config.Containerd.Network: {}},
+		}
+	}
+	labels := map[string]string{
+		"net.azure-devices.edge.create-options": "{}",
+		"net.azure-devices.edge.env":            "{}",
+	}
+	maps.Copy(labels, opts.Labels)
+	opts.Labels = labels
+	return nil
+}
+
+// agentEnv is the bootstrap environment (spec security-daemon 7.2) above the
+// config's [agent.env].
+func (d *daemon) agentEnv(generation string) []createopts.EnvVar {
+	cfg := d.Config
+	env := maps.Clone(cfg.Agent.Env)
+	if env == nil {
+		env = map[string]string{}
+	}
+	maps.Copy(env, map[string]string{
+		"IOTEDGE_WORKLOADURI":           cfg.Connect.Workload,
+		"IOTEDGE_MANAGEMENTURI":         cfg.Connect.Management,
+		"IOTEDGE_WORKLOADLISTEN_MNTURI": "unix://" + d.sockets.Dir(),
+		"IOTEDGE_DEVICEID":              cfg.Device.DeviceID,
+		"IOTEDGE_MODULEID":              iothub.AgentModule,
+		"IOTEDGE_MODULEGENERATIONID":    generation,
+		"IOTEDGE_IOTHUBHOSTNAME":        cfg.Device.HubName,
+		"EdgeDeviceHostName":            cfg.Hostname,
+		"IOTEDGE_AUTHSCHEME":            "sasToken",
+		"IOTEDGE_APIVERSION":            apiVersion,
+		"Mode":                          "iotedged",
+		"NetworkId":                     cfg.Containerd.Network,
+	})
+	out := make([]createopts.EnvVar, 0, len(env))
+	for _, k := range slices.Sorted(maps.Keys(env)) {
+		out = append(out, createopts.EnvVar{Key: k, Value: env[k]})
+	}
+	return out
+}

@@ -1,0 +1,267 @@
+// Package daemon puts the parts of edged together and gives them their order: what
+// happens at start, while it runs, and at the end (spec security-daemon 7).
+package daemon
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+
+	"github.com/breakwater-iot/breakwater/daemon/internal/api"
+	"github.com/breakwater-iot/breakwater/daemon/internal/config"
+	"github.com/breakwater-iot/breakwater/daemon/internal/identity"
+	"github.com/breakwater-iot/breakwater/daemon/internal/keys"
+	"github.com/breakwater-iot/breakwater/daemon/internal/management"
+	"github.com/breakwater-iot/breakwater/daemon/internal/module"
+	"github.com/breakwater-iot/breakwater/daemon/internal/peer"
+	"github.com/breakwater-iot/breakwater/daemon/internal/pki"
+	"github.com/breakwater-iot/breakwater/daemon/internal/runtime"
+	"github.com/breakwater-iot/breakwater/daemon/internal/watchdog"
+	"github.com/breakwater-iot/breakwater/daemon/internal/workload"
+	managementv1 "github.com/breakwater-iot/breakwater/proto/management/v1"
+	workloadv1 "github.com/breakwater-iot/breakwater/proto/workload/v1"
+)
+
+// Options configures Run. Config, Runtime, Version and Log are needed.
+type Options struct {
+	Config  config.Config
+	Runtime runtime.Runtime
+	Version string
+	Log     *slog.Logger
+	// AdminGroup owns the management socket and may use it; -1 for root alone.
+	AdminGroup int
+	// Registry replaces the cloud's registry; nil means the real one.
+	Registry identity.Registry
+	// Resolver replaces the engine's knowledge of processes; nil means Runtime's.
+	Resolver peer.Resolver
+	// Ready is called when both APIs are served; may be nil.
+	Ready func()
+}
+
+// Run is the whole life of the daemon. It returns nil after ctx ended and all
+// modules were stopped, and an error when it cannot start or go on; modules are
+// then left as they are, for the next start to stop.
+func Run(ctx context.Context, opt Options) error {
+	unlock, err := lockHome(opt.Config.HomeDir)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	d, err := assemble(ctx, opt)
+	if err != nil {
+		return err
+	}
+	// Modules use the workload API until they have ended, so it outlives ctx.
+	serving, stopServing := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopServing()
+	var back errgroup.Group
+	back.Go(func() error { return d.workload.Run(serving) })
+
+	err = d.prepare(ctx)
+	if err == nil {
+		err = d.serve(ctx)
+	}
+	cancel()
+	d.manager.Close()
+	if err == nil {
+		d.stopModules(serving)
+	}
+	stopServing()
+	return errors.Join(err, back.Wait())
+}
+
+// daemon is the assembled program.
+type daemon struct {
+	Options
+	home       string
+	authority  *pki.Authority
+	identities *identity.Manager
+	manager    *module.Manager
+	sockets    *workload.Sockets
+	workload   *api.Server
+	management *api.Server
+}
+
+func assemble(ctx context.Context, opt Options) (*daemon, error) {
+	d := &daemon{Options: opt, home: opt.Config.HomeDir}
+	if d.Resolver == nil {
+		d.Resolver = opt.Runtime
+	}
+	ring, err := keys.Open(filepath.Join(d.home, "keys"))
+	if err != nil {
+		return nil, fmt.Errorf("key ring: %w", err)
+	}
+	if err := d.openTrust(); err != nil {
+		return nil, err
+	}
+	if d.identities, err = identity.New(identity.Options{
+		Registry: d.Registry, Keys: ring, Hub: opt.Config.Device.HubName, Device: opt.Config.Device.DeviceID,
+		CacheFile: filepath.Join(d.home, "cache", "identities.json"), Log: part(opt.Log, "identity"),
+	}); err != nil {
+		return nil, err
+	}
+	svc := &workload.Service{
+		Hub: opt.Config.Device.HubName, Device: opt.Config.Device.DeviceID,
+		Identities: d.identities, Keys: ring, Issuer: d.authority, Log: part(opt.Log, "workload"),
+	}
+	if d.workload, err = d.server("workload", workload.Policy(), opt.Config.MaxRequests.Workload, api.WorkloadREST,
+		func(r grpc.ServiceRegistrar) { workloadv1.RegisterWorkloadServer(r, svc) }); err != nil {
+		return nil, err
+	}
+	if d.sockets, err = workload.NewSockets(d.workload, filepath.Join(d.home, "mnt")); err != nil {
+		return nil, err
+	}
+	d.manager = module.New(module.Options{
+		Runtime: opt.Runtime, Sockets: d.sockets, AllowElevated: opt.Config.AllowElevated, Log: part(opt.Log, "module"),
+	})
+	svc.Modules = d.manager
+	d.management, err = d.server("management", management.Policy(), opt.Config.MaxRequests.Management, nil, d.manage(ctx))
+	return d, err
+}
+
+// openTrust opens the edge CA and, unless one was given, the registry client.
+func (d *daemon) openTrust() error {
+	cfg := d.Config
+	var bundle []byte
+	roots, err := x509.SystemCertPool()
+	if err != nil {
+		return fmt.Errorf("system roots: %w", err)
+	}
+	if cfg.TrustBundleCert != "" {
+		if bundle, err = os.ReadFile(cfg.TrustBundleCert); err != nil {
+			return fmt.Errorf("trust bundle: %w", err)
+		}
+		certs, err := pki.ParseCertificates(bundle)
+		if err != nil {
+			return fmt.Errorf("trust bundle %s: %w", cfg.TrustBundleCert, err)
+		}
+		for _, c := range certs {
+			roots.AddCert(c)
+		}
+	}
+	d.authority, err = pki.Open(pki.Options{
+		DeviceID: cfg.Device.DeviceID, CertFile: cfg.EdgeCA.Cert, KeyFile: cfg.EdgeCA.Key,
+		Dir: d.home, Days: cfg.EdgeCA.Days, UserBundle: bundle,
+	})
+	if err != nil {
+		return err
+	}
+	if name := d.authority.Certificate().Subject.CommonName; name == cfg.Hostname {
+		return fmt.Errorf("edge CA: its name %q must differ from the hostname", name)
+	}
+	if d.Registry != nil {
+		return nil
+	}
+	d.Registry, err = newRegistry(registryOptions{
+		Hub: cfg.Device.HubName, Host: cfg.Device.Gateway, Device: cfg.Device.DeviceID, Key: cfg.Device.Key,
+		Roots: roots, Timeout: time.Duration(cfg.CloudTimeoutSec) * time.Second, Retries: cfg.CloudRetries,
+		UserAgent: "edged/" + d.Version,
+	})
+	return err
+}
+
+type restFunc = func(context.Context, grpc.ClientConnInterface) (http.Handler, error)
+
+func (d *daemon) server(name string, p peer.Policy, limit int, rest restFunc, register func(grpc.ServiceRegistrar)) (*api.Server, error) {
+	log := part(d.Log, name+"-api")
+	return api.New(api.Options{
+		Register: register, REST: rest, MaxRequests: limit, Log: log,
+		Guard: &peer.Guard{Policy: p, Resolver: d.Resolver, AdminGroup: d.AdminGroup, Log: log},
+	})
+}
+
+// manage registers the management services; background bounds work that outlives
+// its call.
+func (d *daemon) manage(background context.Context) func(grpc.ServiceRegistrar) {
+	log := part(d.Log, "management")
+	return func(r grpc.ServiceRegistrar) {
+		managementv1.RegisterModulesServer(r, &management.Modules{
+			Manager: d.manager, Observer: d.Runtime, Background: background, Log: log,
+		})
+		managementv1.RegisterIdentitiesServer(r, &management.Identities{Registrar: d.identities, Log: log})
+		managementv1.RegisterSystemServer(r, &management.System{
+			Observer: d.Runtime, Version: d.Version, Additional: d.Config.AdditionalInfo,
+			DeviceID: d.Config.Device.DeviceID, HubName: d.Config.Device.HubName, Hostname: d.Config.Hostname, Log: log,
+		})
+	}
+}
+
+// prepare brings modules and sockets into the state of a fresh start.
+func (d *daemon) prepare(ctx context.Context) error {
+	stopCtx, cancel := context.WithTimeout(ctx, module.StopAllTimeout+10*time.Second)
+	defer cancel()
+	if err := d.manager.StopAll(stopCtx); err != nil {
+		d.Log.WarnContext(ctx, "stop modules at start", "error", err)
+	}
+	if err := d.checkProvisioning(ctx); err != nil {
+		return err
+	}
+	if err := d.manager.OpenSockets(ctx); err != nil {
+		return err
+	}
+	for _, e := range []struct {
+		server *api.Server
+		uri    string
+		mode   os.FileMode
+		group  int
+	}{
+		{d.workload, d.Config.Listen.Workload, 0o666, -1},
+		{d.management, d.Config.Listen.Management, 0o660, d.AdminGroup},
+	} {
+		path, err := config.SocketPath(e.uri)
+		if err != nil {
+			return err
+		}
+		if _, err := e.server.Listen(api.Endpoint{Path: path, Mode: e.mode, Group: e.group}); err != nil {
+			return fmt.Errorf("socket %s: %w", path, err)
+		}
+	}
+	return nil
+}
+
+// serve runs until ctx ends (nil) or a part fails.
+func (d *daemon) serve(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return d.management.Run(ctx) })
+	g.Go(func() error {
+		<-ctx.Done()
+		d.manager.Refuse()
+		return nil
+	})
+	g.Go(func() error {
+		return watchdog.Run(ctx, watchdog.Options{
+			Modules: d.manager, Events: d.Runtime, Spec: d.agentSpec,
+			MaxRetries: d.Config.Watchdog.MaxRetries, Log: part(d.Log, "watchdog"),
+		})
+	})
+	if d.authority.SelfMade() {
+		g.Go(func() error { return d.renewCA(ctx) })
+	}
+	d.Log.InfoContext(ctx, "edged is ready", "device", d.Config.Device.DeviceID, "hub", d.Config.Device.HubName)
+	if d.Ready != nil {
+		d.Ready()
+	}
+	return g.Wait()
+}
+
+// stopModules is the last act of a regular end.
+func (d *daemon) stopModules(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, module.StopAllTimeout+5*time.Second)
+	defer cancel()
+	if err := d.manager.StopAll(ctx); err != nil {
+		d.Log.WarnContext(ctx, "stop modules at end", "error", err)
+	}
+}
+
+func part(log *slog.Logger, name string) *slog.Logger { return log.With("part", name) }
