@@ -1,0 +1,321 @@
+package mqtt_test
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/breakwater-iot/breakwater/hub/internal/head"
+	"github.com/breakwater-iot/breakwater/hub/internal/head/mqtt"
+	"github.com/breakwater-iot/breakwater/proto/iothub"
+	"github.com/eclipse/paho.mqtt.golang/packets"
+)
+
+func TestConnackCodes(t *testing.T) {
+	tests := []struct {
+		name        string
+		change      func(*packets.ConnectPacket)
+		auth        error
+		edge, cloud byte
+	}{
+		{name: "accepted"},
+		{name: "MQTT 3.1", change: func(p *packets.ConnectPacket) { p.ProtocolVersion = 3 }, edge: 1, cloud: 1},
+		{name: "level 6", change: func(p *packets.ConnectPacket) { p.ProtocolVersion = 6 }, edge: 1, cloud: 1},
+		{name: "bridge bit", change: func(p *packets.ConnectPacket) { p.ProtocolVersion = 0x84 }, edge: 1, cloud: 1},
+		{name: "no client id", change: func(p *packets.ConnectPacket) { p.ClientIdentifier = "" }, edge: 3, cloud: 2},
+		{name: "no user name", change: func(p *packets.ConnectPacket) { p.UsernameFlag, p.PasswordFlag = false, false }, edge: 3, cloud: 5},
+		{name: "bad user name", change: func(p *packets.ConnectPacket) { p.Username = "x" }, edge: 3, cloud: 5},
+		{name: "no api-version", change: func(p *packets.ConnectPacket) { p.Username = "h/d1" }, edge: 3, cloud: 0},
+		{name: "client id of another", change: func(p *packets.ConnectPacket) { p.ClientIdentifier = "d2" }, edge: 5, cloud: 5},
+		{name: "client id in other case", change: func(p *packets.ConnectPacket) { p.ClientIdentifier = "D1" }, edge: 5, cloud: 5},
+		{name: "empty password", change: func(p *packets.ConnectPacket) { p.Password = nil }},
+		{name: "will to own telemetry", change: will("devices/d1/messages/events/", "x", 1)},
+		{name: "will without payload", change: will("devices/d1/messages/events/", "", 1)},
+		{name: "will to another", change: will("devices/d2/messages/events/", "x", 1), edge: 5, cloud: 5},
+		{name: "will to anywhere", change: will("a/b", "x", 1), edge: 5, cloud: 5},
+		{name: "will with QoS 2", change: will("devices/d1/messages/events/", "x", 2), edge: 5, cloud: 5},
+		{name: "unauthorized", auth: fmt.Errorf("x: %w", head.ErrUnauthorized), edge: 5, cloud: 5},
+		{name: "unavailable", auth: fmt.Errorf("x: %w", head.ErrUnavailable), edge: 3, cloud: 3},
+		{name: "internal error", auth: errors.New("x"), edge: 3, cloud: 3},
+	}
+	for _, tt := range tests {
+		for _, flavor := range []mqtt.Flavor{mqtt.Edge, mqtt.Cloud} {
+			t.Run(fmt.Sprintf("%s/%d", tt.name, flavor), func(t *testing.T) {
+				b := newBackend()
+				b.auth = func(head.Login) error { return tt.auth }
+				failed := make(chan string, 1)
+				h := start(t, b, func(o *mqtt.Options) {
+					o.Flavor = flavor
+					o.Events.ConnectFailed = func(_ iothub.Identity, reason string) { failed <- reason }
+				})
+				p, cp := h.dial(), connectPacket(dev)
+				if tt.change != nil {
+					tt.change(cp)
+				}
+				p.send(cp)
+				want := tt.edge
+				if flavor == mqtt.Cloud {
+					want = tt.cloud
+				}
+				ack := expect[*packets.ConnackPacket](p)
+				if ack.ReturnCode != want || ack.SessionPresent {
+					t.Fatalf("code %d, session present %v; want %d", ack.ReturnCode, ack.SessionPresent, want)
+				}
+				if want != 0 {
+					p.closed()
+					receive(t, "event", failed)
+					nothing(t, "session", b.sessions)
+				}
+			})
+		}
+	}
+}
+
+func will(topic, body string, qos byte) func(*packets.ConnectPacket) {
+	return func(p *packets.ConnectPacket) {
+		p.WillFlag, p.WillTopic, p.WillMessage, p.WillQos = true, topic, []byte(body), qos
+	}
+}
+
+func TestMQTT5IsRefusedWithCode1(t *testing.T) {
+	p := start(t, newBackend(), nil).dial()
+	p.raw([]byte{0x10, 15, 0, 4, 'M', 'Q', 'T', 'T', 5, 2, 0, 60, 0 /* no properties */, 0, 2, 'd', '1'})
+	if ack := expect[*packets.ConnackPacket](p); ack.ReturnCode != 1 {
+		t.Errorf("code %d", ack.ReturnCode)
+	}
+	p.closed()
+}
+
+func TestLoginCarriesWhatTheClientSaid(t *testing.T) {
+	b := newBackend()
+	h := start(t, b, nil)
+	p, cp := h.dial(), connectPacket(mod)
+	cp.Username = "hub.example/d1/m1/?api-version=2021-04-12&DeviceClientType=p%2F1&model-id=dtmi%3Ax%3B1&auth-chain=d1%2Fm1%3Be2"
+	p.send(cp)
+	expect[*packets.ConnackPacket](p)
+	got := receive(t, "session", b.sessions).login
+	if got.Remote == nil || got.Remote.String() != p.LocalAddr().String() {
+		t.Errorf("remote %v", got.Remote)
+	}
+	got.Remote = nil
+	want := head.Login{Identity: mod, Protocol: "mqtt", Token: "SharedAccessSignature x", HubName: "hub.example",
+		Product: "p/1", ModelID: "dtmi:x;1", AuthChain: "d1/m1;e2"}
+	if fmt.Sprintf("%+v", got) != fmt.Sprintf("%+v", want) {
+		t.Errorf("login %+v, want %+v", got, want)
+	}
+}
+
+func TestClientCertificateReachesTheBackendUnlessThereIsAPassword(t *testing.T) {
+	b := newBackend()
+	server, own := certificate(t, "hub"), certificate(t, "d1")
+	h := start(t, b, func(o *mqtt.Options) { o.TLS = &tls.Config{Certificates: []tls.Certificate{server}} })
+	leaf, err := x509.ParseCertificate(server.Certificate[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	roots := x509.NewCertPool()
+	roots.AddCert(leaf)
+	for _, tt := range []struct {
+		name     string
+		certs    []tls.Certificate
+		password string
+		peers    int
+		max      uint16
+	}{
+		{"certificate", []tls.Certificate{own}, "", 1, tls.VersionTLS13},
+		{"certificate over TLS 1.2", []tls.Certificate{own}, "", 1, tls.VersionTLS12},
+		{"both", []tls.Certificate{own}, "SharedAccessSignature x", 0, tls.VersionTLS13},
+		{"password", nil, "SharedAccessSignature x", 0, tls.VersionTLS13},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c, err := tls.Dial("tcp", h.addr, &tls.Config{RootCAs: roots, ServerName: "hub", Certificates: tt.certs, MaxVersion: tt.max})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			p, cp := &peer{t, c}, connectPacket(dev)
+			cp.Password = []byte(tt.password)
+			p.send(cp)
+			expect[*packets.ConnackPacket](p)
+			login := receive(t, "session", b.sessions).login
+			if len(login.Peer) != tt.peers || login.Token != tt.password {
+				t.Errorf("%d certificates, token %q", len(login.Peer), login.Token)
+			}
+			if tt.peers > 0 && login.Peer[0].Subject.CommonName != "d1" {
+				t.Errorf("leaf %v", login.Peer[0].Subject)
+			}
+		})
+	}
+}
+
+func TestMoreClientsThanAllowedAreRefused(t *testing.T) {
+	b := newBackend()
+	h := start(t, b, func(o *mqtt.Options) { o.MaxClients = 2 })
+	h.connect(dev)
+	first, _ := h.connect(mod)
+	p := h.dial()
+	p.send(connectPacket(iothub.DeviceIdentity("d3")))
+	if ack := expect[*packets.ConnackPacket](p); ack.ReturnCode != 3 {
+		t.Errorf("third client: code %d", ack.ReturnCode)
+	}
+	receive(t, "refused session", b.sessions)
+	h.connect(mod) // the same identity again is none more
+	first.closed()
+}
+
+func TestMoreSocketsThanAllowedAreClosed(t *testing.T) {
+	h := start(t, newBackend(), func(o *mqtt.Options) { o.MaxConnections = 1 })
+	h.connect(dev)
+	h.dial().closed()
+}
+
+func TestConnectMustArriveInTime(t *testing.T) {
+	h := start(t, newBackend(), func(o *mqtt.Options) { o.ConnectTimeout = 50 * time.Millisecond })
+	h.dial().closed()
+}
+
+func TestNewerConnectionOfAnIdentityDisplacesTheOlder(t *testing.T) {
+	b := newBackend()
+	h := start(t, b, nil)
+	p1, s1 := h.connect(dev)
+	p1.subscribe(1, "devices/d1/messages/devicebound/#")
+	p2, s2 := h.connect(dev)
+	p1.closed() // and no DISCONNECT packet, which 3.1.1 does not know
+	if err := receive(t, "close", s1.closed); !errors.Is(err, head.ErrReplaced) {
+		t.Errorf("first session closed with %v", err)
+	}
+	p3, s3 := h.connect(dev)
+	p2.closed()
+	receive(t, "close", s2.closed)
+	p3.quiet()
+	nothing(t, "close", s3.closed)
+	if m, _ := h.connect(mod); m != nil { // a module of the device is someone else
+		m.quiet()
+		p3.quiet()
+	}
+}
+
+func TestSubscriptionsOutliveTheConnectionWithoutCleanSession(t *testing.T) {
+	b := newBackend()
+	h := start(t, b, nil)
+	connect := func(clean bool, present bool) (*peer, *session) {
+		t.Helper()
+		p, cp := h.dial(), connectPacket(dev)
+		cp.CleanSession = clean
+		p.send(cp)
+		if ack := expect[*packets.ConnackPacket](p); ack.ReturnCode != 0 || ack.SessionPresent != present {
+			t.Fatalf("code %d, session present %v", ack.ReturnCode, ack.SessionPresent)
+		}
+		return p, receive(t, "session", b.sessions)
+	}
+	p, s := connect(false, false)
+	p.subscribe(1, "devices/d1/messages/devicebound/#", "$iothub/methods/POST/#", "$iothub/twin/res/#")
+	for _, want := range []string{"+c2d", "+methods", "+twinResponses"} {
+		if got := receive(t, "feature", s.features); got != want {
+			t.Errorf("feature %q, want %q", got, want)
+		}
+	}
+	p.unsubscribe("$iothub/methods/POST/#")
+	if got := receive(t, "feature", s.features); got != "-methods" {
+		t.Errorf("feature %q", got)
+	}
+	p.Close()
+	receive(t, "close", s.closed)
+
+	p, s = connect(false, true)
+	for _, want := range []string{"+c2d", "+twinResponses"} {
+		if got := receive(t, "stored feature", s.features); got != want {
+			t.Errorf("stored feature %q, want %q", got, want)
+		}
+	}
+	settled := make(chan head.Outcome, 1)
+	s.client.Deliver("", &iothub.Message{Body: []byte("x")}, func(o head.Outcome) { settled <- o })
+	got := expect[*packets.PublishPacket](p)
+	if got.Qos != 1 || got.TopicName != "devices/d1/messages/devicebound/" {
+		t.Errorf("got %v", got)
+	}
+	p.Close()
+	if o := receive(t, "outcome", settled); o != head.Lost {
+		t.Errorf("outcome %v", o)
+	}
+
+	p, s = connect(true, false) // forgets
+	p.subscribe(1, "devices/d1/messages/devicebound/#")
+	receive(t, "feature", s.features)
+	p.Close()
+	receive(t, "close", s.closed)
+	_, s = connect(false, false)
+	nothing(t, "feature", s.features)
+}
+
+func TestWill(t *testing.T) {
+	tests := []struct {
+		name   string
+		end    func(*hub, *peer, *session)
+		wanted bool
+	}{
+		{"lost connection", func(_ *hub, p *peer, _ *session) { p.Close() }, true},
+		{"goodbye", func(_ *hub, p *peer, _ *session) { p.send(packets.NewControlPacket(packets.Disconnect)) }, false},
+		{"protocol error", func(_ *hub, p *peer, _ *session) { p.raw([]byte{0xf0, 0}) }, true},
+		{"expired credentials", func(_ *hub, _ *peer, s *session) { s.client.Disconnect(head.ErrExpired) }, true},
+		{"displaced", func(h *hub, _ *peer, _ *session) { h.connect(dev) }, true},
+		{"shutdown", func(h *hub, _ *peer, _ *session) { h.stop() }, false},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			b := newBackend()
+			h := start(t, b, nil)
+			p, cp := h.dial(), connectPacket(dev)
+			will("devices/d1/messages/events/a=b&$.cdid=forged", "gone", 1)(cp)
+			cp.WillRetain = true
+			p.send(cp)
+			expect[*packets.ConnackPacket](p)
+			s := receive(t, "session", b.sessions)
+			tt.end(h, p, s)
+			receive(t, "close", s.closed)
+			if !tt.wanted {
+				nothing(t, "will", s.messages)
+				return
+			}
+			m := receive(t, "will", s.messages)
+			if string(m.Body) != "gone" || fmt.Sprint(m.Properties) != "[{a b false} {iothub-MessageType Will false} {mqtt-retain true false}]" || len(m.System) != 0 {
+				t.Errorf("will %q %v %v", m.Body, m.Properties, m.System)
+			}
+		})
+	}
+}
+
+func TestBackendMayCallTheClientBeforeTheConnack(t *testing.T) {
+	b := newBackend()
+	h := start(t, b, nil)
+	p, s := h.connect(dev)
+	p.subscribe(1, "$iothub/twin/PATCH/properties/desired/#")
+	p.Close()
+	receive(t, "close", s.closed)
+	early := make(chan head.Outcome, 1)
+	b.auth = func(head.Login) error { return nil }
+	eb := &eager{b, early}
+	h2 := start(t, newBackend(), func(o *mqtt.Options) { o.Backend = eb })
+	p = h2.dial()
+	p.send(connectPacket(dev))
+	expect[*packets.ConnackPacket](p)
+	if o := receive(t, "outcome", early); o != head.Abandon {
+		t.Errorf("outcome %v", o)
+	}
+}
+
+// eager delivers from within Connect.
+type eager struct {
+	*backend
+	early chan head.Outcome
+}
+
+func (e *eager) Connect(ctx context.Context, login head.Login, c head.Client) (head.Session, error) {
+	c.Deliver("", &iothub.Message{}, func(o head.Outcome) { e.early <- o })
+	c.DesiredChanged([]byte(`{"$version":1}`), 1)
+	return e.backend.Connect(ctx, login, c)
+}

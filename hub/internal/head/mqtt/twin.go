@@ -1,0 +1,187 @@
+package mqtt
+
+import (
+	"encoding/json"
+	"errors"
+	"net/http"
+	"time"
+
+	"github.com/breakwater-iot/breakwater/hub/internal/head"
+	"github.com/breakwater-iot/breakwater/proto/iothub"
+	"github.com/breakwater-iot/breakwater/proto/iothub/topic"
+	"github.com/rs/xid"
+)
+
+// twinQueue is how many twin requests of one client may wait; one more is
+// answered with 429.
+const twinQueue = 16
+
+// twinWorker does the twin requests of one connection one after the other, so that
+// patches keep their order and the reader does not wait for the cloud. It starts
+// with the first request.
+type twinWorker struct {
+	requests chan twinRequest
+	running  bool // reader only
+}
+
+type twinRequest struct {
+	topic topic.Topic
+	patch json.RawMessage
+	seq   uint64 // of the inbox, to settle when done
+	last  bool   // settle: the publish is acknowledged only when done
+}
+
+// twinRequest queues a GET or PATCH. Its PUBACK goes out at once, because the
+// answer follows by topic, except for a patch that wants no answer: that one is
+// acknowledged when it is done.
+func (c *client) twinRequest(t topic.Topic, body []byte, seq uint64) {
+	r := twinRequest{topic: t, seq: seq, last: t.RequestID == ""}
+	if t.Kind == topic.TwinPatchReported {
+		r.patch = body
+	}
+	if !c.twin.running {
+		c.twin.running = true
+		c.wg.Go(c.twinLoop)
+	}
+	select {
+	case c.twin.requests <- r:
+		if !r.last {
+			c.in.settle(seq)
+		}
+	default:
+		if r.last {
+			c.stop(head.ErrThrottled) // without PUBACK: the client will send it again
+			return
+		}
+		c.in.settle(seq)
+		c.twinError(r, head.ErrThrottled)
+	}
+}
+
+func (c *client) twinLoop() {
+	for {
+		select {
+		case <-c.ctx.Done():
+			return
+		case r := <-c.twin.requests:
+			c.doTwin(r)
+		}
+	}
+}
+
+func (c *client) doTwin(r twinRequest) {
+	if r.topic.Kind == topic.TwinGet {
+		twin, err := c.session.Twin(c.ctx)
+		if err != nil {
+			c.twinError(r, err)
+			return
+		}
+		body, err := twinBody(twin)
+		if err != nil {
+			c.twinError(r, err)
+			return
+		}
+		c.twinResponse(r, http.StatusOK, 0, body)
+		return
+	}
+	version, err := c.patchReported(r)
+	if err != nil {
+		c.twinError(r, err)
+	} else {
+		c.twinResponse(r, http.StatusNoContent, version, nil)
+	}
+	if r.last && c.ctx.Err() == nil {
+		c.in.settle(r.seq)
+	}
+}
+
+func (c *client) patchReported(r twinRequest) (int64, error) {
+	var object map[string]json.RawMessage
+	if err := json.Unmarshal(r.patch, &object); err != nil || object == nil {
+		return 0, errPatch
+	}
+	return c.session.PatchReported(c.ctx, r.patch, r.topic.Version)
+}
+
+// errPatch is also text for the client.
+var errPatch = twinInvalid{}
+
+type twinInvalid struct{}
+
+func (twinInvalid) Error() string { return "the patch is no JSON object" }
+func (twinInvalid) Unwrap() error { return head.ErrInvalid }
+
+// twinBody writes both sections, {} for one that the Backend left out.
+func twinBody(t iothub.TwinProperties) ([]byte, error) {
+	if len(t.Desired) == 0 {
+		t.Desired = json.RawMessage("{}")
+	}
+	if len(t.Reported) == 0 {
+		t.Reported = json.RawMessage("{}")
+	}
+	return json.Marshal(t)
+}
+
+// twinResponse answers a request that has an id, if the client listens.
+func (c *client) twinResponse(r twinRequest, status int, version int64, body []byte) {
+	if r.topic.RequestID == "" {
+		return
+	}
+	c.control(topic.Topic{Kind: topic.TwinResponse, Status: status, RequestID: r.topic.RequestID, Version: version}, body)
+}
+
+// twinFailure is the body of a failed request. Its errorCode is what the Node SDK
+// decides on, so it is there whatever the status.
+type twinFailure struct {
+	ErrorCode    int    `json:"errorCode"`
+	TrackingID   string `json:"trackingId"`
+	Message      string `json:"message"`
+	TimestampUTC string `json:"timestampUtc"`
+}
+
+// twinError answers with what err means to the client. Only errors about the
+// request itself carry their text. An edge hub says 400 or 500
+// as the original does.
+func (c *client) twinError(r twinRequest, err error) {
+	status, code, text := twinStatus(err)
+	if c.srv.opts.Flavor == Edge {
+		switch status {
+		case http.StatusBadRequest, http.StatusRequestEntityTooLarge, http.StatusPreconditionFailed:
+			status, code = http.StatusBadRequest, 400004
+		case http.StatusTooManyRequests: // of this head, not of the original's
+		default:
+			status, code = http.StatusInternalServerError, 500001
+		}
+	}
+	c.log.Info("mqtt twin request failed", "identity", c.id.String(), "kind", r.topic.Kind.String(), "status", status, "err", err)
+	body, merr := json.Marshal(twinFailure{
+		ErrorCode:    code,
+		TrackingID:   xid.New().String(),
+		Message:      text,
+		TimestampUTC: time.Now().UTC().Format(time.RFC3339),
+	})
+	if merr != nil {
+		body = nil // cannot be: numbers and strings
+	}
+	c.twinResponse(r, status, 0, body)
+}
+
+func twinStatus(err error) (status, code int, text string) {
+	switch {
+	case errors.Is(err, head.ErrInvalid):
+		return http.StatusBadRequest, 400004, err.Error()
+	case errors.Is(err, head.ErrTooLarge):
+		return http.StatusRequestEntityTooLarge, 413001, err.Error()
+	case errors.Is(err, head.ErrPrecondition):
+		return http.StatusPreconditionFailed, 412001, err.Error()
+	case errors.Is(err, head.ErrNotFound):
+		return http.StatusNotFound, 404001, "The identity does not exist."
+	case errors.Is(err, head.ErrUnauthorized):
+		return http.StatusUnauthorized, 401003, "The identity is not authorized."
+	case errors.Is(err, head.ErrThrottled):
+		return http.StatusTooManyRequests, 429001, "Too many requests."
+	case errors.Is(err, head.ErrUnavailable):
+		return http.StatusServiceUnavailable, 503001, "The service is not available now."
+	}
+	return http.StatusInternalServerError, 500001, "Internal error."
+}
