@@ -9,8 +9,8 @@ import (
 )
 
 // Batch collects writes that become durable together. Keys and values belong to
-// the batch once given. A Batch may be committed once. Up to about 1 MiB it is
-// atomic: after a crash all of it is there or nothing. A larger one is cut, in
+// the batch once given. A Batch may be committed once. Up to a Size of MaxAtomic it
+// is atomic: after a crash all of it is there or nothing. A larger one is cut, in
 // order, and a crash may leave a first part of it if its callback has not run.
 type Batch struct {
 	writes []write
@@ -35,6 +35,9 @@ func (b *Batch) Delete(key []byte, size int) {
 	b.add(write{key: key, del: true})
 }
 
+// Size is about what the batch takes on disk.
+func (b *Batch) Size() int { return b.bytes }
+
 // Empty tells whether the batch holds no write.
 func (b *Batch) Empty() bool { return len(b.writes) == 0 }
 
@@ -46,8 +49,9 @@ func (b *Batch) add(w write) {
 	b.writes = append(b.writes, w)
 }
 
-// size is at least what Badger counts for the write against its transaction.
-func (w write) size() int { return len(w.key) + len(w.value) + 16 }
+// size is more than what Badger counts for the write against its transaction's
+// size, and at least the share of one in the count that it allows.
+func (w write) size() int { return len(w.key) + len(w.value) + 96 }
 
 // pending is one call of a Commit function on its way through the committer.
 type pending struct {
@@ -71,7 +75,7 @@ const (
 // batch is on disk, else with the reason why it is not: ErrFull, ErrTooLarge,
 // ErrFailed, or ErrClosed (then before Commit returns). Calls of done follow the
 // order of Commit, from one goroutine, which they must not block; in particular
-// they must not call Commit or CommitLate themselves.
+// they must not call Commit themselves.
 func (s *Store) Commit(b *Batch, done func(error)) {
 	s.submit(pending{batch: b, done: done, kind: durable})
 }
@@ -79,15 +83,16 @@ func (s *Store) Commit(b *Batch, done func(error)) {
 // CommitLate is Commit for a batch that fill makes at the last moment, so that it
 // can take in what arrived while an earlier group was being written. fill runs in
 // the goroutine that runs done, always before it, and must not block; it does not
-// run when the batch is refused.
+// run when the batch is refused. CommitLate never blocks, not even in a callback:
+// the caller keeps a bounded number under way.
 func (s *Store) CommitLate(fill func(*Batch), done func(error)) {
 	s.submit(pending{fill: fill, done: done, kind: durable})
 }
 
 // CommitRelaxed is CommitLate for what may be lost in a power cut (not in a crash
 // of the process): done is called after the write without a sync of its own, and a
-// full disk does not refuse it, since it is meant for deletes. It never blocks, not
-// even in a callback; the caller keeps a bounded number under way.
+// full disk does not refuse it, since it is meant for deletes. In a callback it is
+// accepted even while the store closes.
 func (s *Store) CommitRelaxed(fill func(*Batch), done func(error)) {
 	s.submit(pending{fill: fill, done: done, kind: relaxed})
 }
@@ -107,15 +112,16 @@ func (s *Store) CommitWait(ctx context.Context, b *Batch) error {
 
 func (s *Store) submit(p pending) {
 	s.mu.Lock()
-	for p.kind == durable && s.bounded >= s.opts.MaxPending && !s.closed {
+	bounded := p.fill == nil
+	for bounded && s.bounded >= s.opts.MaxPending && !s.closed {
 		s.room.Wait()
 	}
-	if s.closed {
+	if s.ended || s.closed && p.kind != relaxed {
 		s.mu.Unlock()
 		p.done(ErrClosed)
 		return
 	}
-	if p.kind == durable {
+	if bounded {
 		s.bounded++
 	}
 	s.pending = append(s.pending, p)
@@ -137,15 +143,17 @@ func (s *Store) commitLoop() {
 	for range s.wake {
 		for {
 			s.mu.Lock()
-			group, closed := s.pending, s.closed
+			group := s.pending
 			s.pending, s.bounded = spare[:0], 0
+			s.ended = s.closed && len(group) == 0
+			ended := s.ended
 			s.room.Broadcast()
 			s.mu.Unlock()
 			spare = group // the other half of the pair
+			if ended {
+				return
+			}
 			if len(group) == 0 {
-				if closed {
-					return
-				}
 				break
 			}
 			s.commitGroups(group)
@@ -188,7 +196,7 @@ func (s *Store) commitGroup(all []pending) int {
 			}
 			p.err = p.batch.err
 			size += p.batch.bytes
-			needSync = needSync || p.kind == durable
+			needSync = needSync || p.kind == durable && !p.batch.Empty()
 		}
 	}
 	group := all[:n]

@@ -52,6 +52,9 @@ const (
 	MaxValue = 512 << 10
 )
 
+// MaxAtomic is the size up to which a Batch is never cut.
+const MaxAtomic = 1 << 20
+
 const (
 	memTableSize = 8 << 20
 	// groupBytes bounds one group, so that a group spans at most two of Badger's
@@ -63,7 +66,7 @@ const (
 type Options struct {
 	// InMemory keeps everything in memory; dir is then ignored.
 	InMemory bool
-	// MaxPending bounds the writes that wait for the committer; Commit blocks
+	// MaxPending bounds the batches that wait for the committer; Commit blocks
 	// above it. 0 means 4096.
 	MaxPending int
 	// MinFree is the disk space below which writes are refused with ErrFull.
@@ -75,8 +78,8 @@ type Options struct {
 	// ReclaimBytes is the least amount of deleted data that is worth it. 0 means
 	// 16 MiB.
 	ReclaimBytes int64
-	// UnsafeNoSync leaves out the fsync. Only for the test that shows that the
-	// crash test notices.
+	// UnsafeNoSync leaves out the fsync, for measurements only: a power cut then
+	// loses acknowledged writes.
 	UnsafeNoSync bool
 	// Logger receives Badger's warnings and errors; nil means slog.Default.
 	Logger *slog.Logger
@@ -110,8 +113,9 @@ type Store struct {
 	mu      sync.Mutex
 	room    sync.Cond // of mu: pending got shorter, or closed
 	pending []pending // guarded by mu
-	bounded int       // guarded by mu: those of pending that count for MaxPending
+	bounded int       // guarded by mu: how many of pending count for MaxPending
 	closed  bool      // guarded by mu
+	ended   bool      // guarded by mu: the committer has ended
 	failure error     // guarded by mu: why the store failed
 
 	dead deadBytes

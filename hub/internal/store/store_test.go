@@ -110,6 +110,33 @@ func TestCloseCommitsWhatWaits(t *testing.T) {
 	}
 }
 
+func TestCallbackMayWriteWhileTheStoreCloses(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir, store.Options{})
+	closing, second := make(chan struct{}), make(chan error, 1)
+	s.CommitLate(func(*store.Batch) { <-closing }, func(error) {
+		s.CommitRelaxed(func(b *store.Batch) { b.Put([]byte("k"), nil) }, func(err error) { second <- err })
+	})
+	go func() {
+		for { // until Close has begun
+			if _, err := s.Get([]byte("k")); errors.Is(err, store.ErrClosed) {
+				close(closing)
+				return
+			}
+		}
+	}()
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-second; err != nil {
+		t.Fatalf("write in a callback: %v", err)
+	}
+	s = open(t, dir, store.Options{})
+	if _, err := s.Get([]byte("k")); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestEverythingIsRefusedAfterClose(t *testing.T) {
 	s := open(t, "", store.Options{})
 	put(t, s, "a", "1")
@@ -143,7 +170,9 @@ func TestCommitBlocksAtMaxPending(t *testing.T) {
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		for i := range 10 {
-			s.CommitLate(func(b *store.Batch) { b.Put([]byte{byte(i)}, nil) }, func(error) {})
+			var b store.Batch
+			b.Put([]byte{byte(i + 1)}, nil)
+			s.Commit(&b, func(error) {})
 			through.Add(1)
 		}
 	})

@@ -1,0 +1,264 @@
+package queue
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/breakwater-iot/breakwater/hub/internal/store"
+	"github.com/breakwater-iot/breakwater/proto/iothub"
+)
+
+// Bounds of what lies in memory of one queue, ready to be read. One group or one
+// chunk may go over them.
+const (
+	aheadCount = 1024
+	aheadBytes = 1 << 20
+)
+
+// chunk is a chunk of which something is in memory. left is guarded by Queue.mu.
+type chunk struct {
+	last    uint64 // offset of the last message: the key
+	left    int    // messages that are not finished
+	cost    int    // what it counts for in the size of the queue
+	refs    []bodyRef
+	entries []*Entry // while it is being stored
+}
+
+// Entry is a message in the hands of a reader.
+type Entry struct {
+	Message  *iothub.Message
+	Priority uint32
+	Offset   uint64 // in its queue
+	Enqueued time.Time
+	Expires  time.Time // zero: never
+	Size     int       // on disk
+
+	f          *fifo
+	c          *chunk
+	generation int
+	settled    bool // guarded by Queue.mu
+}
+
+// Expired tells whether the time to live has ended.
+func (e *Entry) Expired(now time.Time) bool { return !e.Expires.IsZero() && !now.Before(e.Expires) }
+
+// Reader reads the queues of one endpoint. Settle may be called from anywhere; the
+// other methods from one goroutine at a time.
+type Reader struct {
+	q    *Queue
+	name string
+	e    *endpoint
+}
+
+// Reader returns a reader that starts with the first unfinished message of every
+// queue of the endpoint. A reader that was made before for the same endpoint must
+// not be used any more.
+func (q *Queue) Reader(endpoint string) *Reader {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	e := q.endpointLocked(endpoint)
+	e.read = true
+	for _, f := range e.fifos {
+		f.generation++
+		f.handed, f.loaded = f.done.head, f.done.head
+		f.ahead, f.aheadBytes = nil, 0
+	}
+	e.nudge()
+	return &Reader{q: q, name: endpoint, e: e}
+}
+
+// Ready receives after messages have been stored. It may do so without need.
+func (r *Reader) Ready() <-chan struct{} { return r.e.ready }
+
+// Priorities appends the priorities that have messages to be read, the most urgent
+// first.
+func (r *Reader) Priorities(list []uint32) []uint32 {
+	r.q.mu.Lock()
+	defer r.q.mu.Unlock()
+	for _, f := range r.e.fifos {
+		if len(f.ahead) > 0 || f.loaded < f.stored {
+			list = append(list, f.name.priority)
+		}
+	}
+	return list
+}
+
+// Read returns the next messages of one priority, in order, at most count, and no
+// more once they have size bytes. Expired ones are finished and reported instead
+// of returned. Every entry must be settled; until then it comes again after a
+// restart. With a count of 0 it only removes expired messages from the front.
+func (r *Reader) Read(priority uint32, count, size int) ([]*Entry, error) {
+	var out, expired []*Entry
+	now := r.q.o.Now()
+	defer func() {
+		r.Settle(expired...)
+		for _, e := range expired {
+			r.q.o.Expired(e.Message)
+		}
+	}()
+	for {
+		r.q.mu.Lock()
+		f := r.q.fifos[fifoName{r.name, priority}]
+		if f == nil {
+			r.q.mu.Unlock()
+			return out, nil
+		}
+		n := 0
+		for ; n < len(f.ahead); n++ {
+			e := f.ahead[n]
+			if e.Expired(now) {
+				expired = append(expired, e)
+			} else if len(out) < count && size > 0 {
+				out = append(out, e)
+				size -= e.Size
+			} else {
+				break
+			}
+			f.aheadBytes -= e.Size
+			f.handed = e.Offset + 1
+		}
+		clear(f.ahead[:n])
+		f.ahead = f.ahead[n:]
+		done := len(f.ahead) > 0 || f.loaded >= f.stored || count > 0 && (len(out) >= count || size <= 0)
+		if done || len(expired) >= aheadCount {
+			r.q.mu.Unlock()
+			return out, nil
+		}
+		f.loading = true
+		from, to := f.loaded, f.stored
+		r.q.mu.Unlock()
+		if err := r.load(f, from, to); err != nil {
+			return out, fmt.Errorf("read queue %s priority %d: %w", r.name, priority, err)
+		}
+	}
+}
+
+// load reads chunks from the store into f.ahead.
+func (r *Reader) load(f *fifo, from, to uint64) error {
+	loaded, err := r.readChunks(f, from, to)
+	r.q.mu.Lock()
+	defer r.q.mu.Unlock()
+	f.loading = false
+	if err != nil {
+		return err
+	}
+	next, more := from, false
+	for _, lc := range loaded {
+		r.q.skipLocked(f, next, lc.first)
+		next, more = lc.c.last+1, lc.more
+		for _, e := range lc.entries {
+			if f.done.has(e.Offset) {
+				lc.c.left--
+				continue
+			}
+			e.generation = f.generation
+			f.ahead = append(f.ahead, e)
+			f.aheadBytes += e.Size
+		}
+		if lc.c.left == 0 {
+			f.dead = append(f.dead, lc.c)
+			r.q.dirtyLocked(f)
+		}
+	}
+	if !more {
+		r.q.skipLocked(f, next, to)
+		next = to
+	}
+	f.loaded = next
+	return nil
+}
+
+// skipLocked finishes what is not in the store: a crash has kept the delete of a
+// chunk without its checkpoint.
+func (q *Queue) skipLocked(f *fifo, from, to uint64) {
+	for o := max(from, f.done.head); o < to; o++ {
+		if f.done.add(o) {
+			q.dirtyLocked(f)
+		}
+	}
+}
+
+type loadedChunk struct {
+	c       *chunk
+	first   uint64
+	entries []*Entry
+	more    bool // reading stopped after it
+}
+
+func (r *Reader) readChunks(f *fifo, from, to uint64) ([]loadedChunk, error) {
+	var list []loadedChunk
+	count, size := 0, 0
+	err := r.q.s.Scan(queueKey('m', f.id), offsetKey('m', f.id, from), func(key, value []byte) error {
+		last, err := keyOffset(key)
+		if err != nil {
+			return err
+		}
+		if last >= to {
+			return store.ErrStop
+		}
+		lc, err := r.decode(f, last, value)
+		if err != nil {
+			return fmt.Errorf("chunk %d: %w", last, err)
+		}
+		list = append(list, lc)
+		for _, e := range lc.entries {
+			size += e.Size
+		}
+		if count += len(lc.entries); count >= aheadCount/2 || size >= aheadBytes/2 {
+			list[len(list)-1].more = true
+			return store.ErrStop
+		}
+		return nil
+	})
+	return list, err
+}
+
+func (r *Reader) decode(f *fifo, last uint64, value []byte) (loadedChunk, error) {
+	items, err := decodeChunk(value)
+	if err != nil {
+		return loadedChunk{}, err
+	}
+	c := newChunk(last, len(value), items)
+	if uint64(len(items)) > last+1 {
+		return loadedChunk{}, fmt.Errorf("%w: %d messages", errCorrupt, len(items))
+	}
+	lc := loadedChunk{c: c, first: last + 1 - uint64(len(items))}
+	for i := range items {
+		it := &items[i]
+		offset := lc.first + uint64(i)
+		record := it.message
+		if it.shared {
+			if record, err = r.q.s.Get(it.ref.id.key('b')); err != nil {
+				return loadedChunk{}, fmt.Errorf("body of message %d: %w", offset, err)
+			}
+		}
+		m, err := decodeMessage(record)
+		if err != nil {
+			return loadedChunk{}, fmt.Errorf("message %d: %w", offset, err)
+		}
+		lc.entries = append(lc.entries, &Entry{
+			Message:  m,
+			Priority: f.name.priority,
+			Offset:   offset,
+			Enqueued: timeOf(it.enqueued),
+			Expires:  it.expires(),
+			Size:     it.size,
+			f:        f,
+			c:        c,
+		})
+	}
+	return lc, nil
+}
+
+func newChunk(last uint64, size int, items []item) *chunk {
+	c := &chunk{last: last, left: len(items), cost: size}
+	for i := range items {
+		c.cost += items[i].cost()
+		if items[i].shared {
+			c.refs = append(c.refs, items[i].ref)
+		}
+	}
+	return c
+}
+
+func timeOf(millis int64) time.Time { return time.UnixMilli(millis) }
