@@ -10,6 +10,7 @@ import (
 	"mime"
 	"net/http"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
@@ -54,7 +55,7 @@ func workloadREST(ctx context.Context, conn grpc.ClientConnInterface, timeout ti
 	if err := workloadv1.RegisterWorkloadHandlerClient(ctx, mux, workloadv1.NewWorkloadClient(conn)); err != nil {
 		return nil, err
 	}
-	return checkVersion(checkBody(mux, timeout)), nil
+	return checkVersion(checkBody(buffered(mux), timeout)), nil
 }
 
 // noHeaders lets no header become metadata, nor the other way round.
@@ -124,6 +125,29 @@ func checkBody(next http.Handler, timeout time.Duration) http.Handler {
 		next.ServeHTTP(w, r)
 	})
 }
+
+// buffered gives every answer a Content-Length: old clients want one, and answers
+// are small.
+func buffered(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		b := &bufferedWriter{header: w.Header(), code: http.StatusOK}
+		next.ServeHTTP(b, r)
+		w.Header().Set("Content-Length", strconv.Itoa(b.body.Len()))
+		w.WriteHeader(b.code)
+		// A client that is gone needs no answer.
+		_, _ = w.Write(b.body.Bytes())
+	})
+}
+
+type bufferedWriter struct {
+	header http.Header
+	code   int
+	body   bytes.Buffer
+}
+
+func (b *bufferedWriter) Header() http.Header         { return b.header }
+func (b *bufferedWriter) WriteHeader(code int)        { b.code = code }
+func (b *bufferedWriter) Write(p []byte) (int, error) { return b.body.Write(p) }
 
 // readBody returns the body, or the status of what is wrong with it.
 func readBody(w http.ResponseWriter, r *http.Request, timeout time.Duration) ([]byte, int) {

@@ -141,6 +141,7 @@ type Containerd struct {
 	Namespace string `toml:"namespace"`
 	Network   string `toml:"network"`
 	Subnet    string `toml:"subnet"`
+	// CNIBinDir holds the network plugins; empty means where distributions put them.
 	CNIBinDir string `toml:"cni_bin_dir"`
 }
 
@@ -175,7 +176,6 @@ func Default() Config {
 			Address:   "/run/containerd/containerd.sock",
 			Namespace: "breakwater",
 			Network:   "azure-iot-edge",
-			CNIBinDir: "/opt/cni/bin",
 		},
 	}
 }

@@ -269,7 +269,7 @@ func (v *validator) network() {
 	if !filepath.IsAbs(c.Address) {
 		v.bad("containerd.address", "must be an absolute path")
 	}
-	if !filepath.IsAbs(c.CNIBinDir) {
+	if c.CNIBinDir != "" && !filepath.IsAbs(c.CNIBinDir) {
 		v.bad("containerd.cni_bin_dir", "must be an absolute path")
 	}
 	for key, s := range map[string]string{"containerd.namespace": c.Namespace, "containerd.network": c.Network} {

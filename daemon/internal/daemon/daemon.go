@@ -49,13 +49,8 @@ type Options struct {
 
 // Run is the whole life of the daemon. It returns nil after ctx ended and all
 // modules were stopped, and an error when it cannot start or go on; modules are
-// then left as they are, for the next start to stop.
+// then left as they are, for the next start to stop. The caller holds LockHome.
 func Run(ctx context.Context, opt Options) error {
-	unlock, err := lockHome(opt.Config.HomeDir)
-	if err != nil {
-		return err
-	}
-	defer unlock()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	d, err := assemble(ctx, opt)
@@ -133,22 +128,9 @@ func assemble(ctx context.Context, opt Options) (*daemon, error) {
 // openTrust opens the edge CA and, unless one was given, the registry client.
 func (d *daemon) openTrust() error {
 	cfg := d.Config
-	var bundle []byte
-	roots, err := x509.SystemCertPool()
+	roots, bundle, err := Trust(cfg)
 	if err != nil {
-		return fmt.Errorf("system roots: %w", err)
-	}
-	if cfg.TrustBundleCert != "" {
-		if bundle, err = os.ReadFile(cfg.TrustBundleCert); err != nil {
-			return fmt.Errorf("trust bundle: %w", err)
-		}
-		certs, err := pki.ParseCertificates(bundle)
-		if err != nil {
-			return fmt.Errorf("trust bundle %s: %w", cfg.TrustBundleCert, err)
-		}
-		for _, c := range certs {
-			roots.AddCert(c)
-		}
+		return err
 	}
 	d.authority, err = pki.Open(pki.Options{
 		DeviceID: cfg.Device.DeviceID, CertFile: cfg.EdgeCA.Cert, KeyFile: cfg.EdgeCA.Key,
@@ -169,6 +151,30 @@ func (d *daemon) openTrust() error {
 		UserAgent: "edged/" + d.Version,
 	})
 	return err
+}
+
+// Trust returns the roots that the daemon trusts, those of the system and of the
+// config's trust_bundle_cert, and the text of the latter.
+func Trust(cfg config.Config) (*x509.CertPool, []byte, error) {
+	roots, err := x509.SystemCertPool()
+	if err != nil {
+		return nil, nil, fmt.Errorf("system roots: %w", err)
+	}
+	if cfg.TrustBundleCert == "" {
+		return roots, nil, nil
+	}
+	bundle, err := os.ReadFile(cfg.TrustBundleCert)
+	if err != nil {
+		return nil, nil, fmt.Errorf("trust bundle: %w", err)
+	}
+	certs, err := pki.ParseCertificates(bundle)
+	if err != nil {
+		return nil, nil, fmt.Errorf("trust bundle %s: %w", cfg.TrustBundleCert, err)
+	}
+	for _, c := range certs {
+		roots.AddCert(c)
+	}
+	return roots, bundle, nil
 }
 
 type restFunc = func(context.Context, grpc.ClientConnInterface) (http.Handler, error)

@@ -18,8 +18,9 @@ import (
 	"github.com/breakwater-iot/breakwater/daemon/internal/atomicfile"
 )
 
-// lockHome makes the home directory and makes sure that one daemon uses it.
-func lockHome(home string) (unlock func(), err error) {
+// LockHome makes the home directory and makes sure that only one daemon uses it,
+// until unlock or the end of the process.
+func LockHome(home string) (unlock func(), err error) {
 	if err := os.MkdirAll(filepath.Join(home, "cache"), 0o700); err != nil {
 		return nil, fmt.Errorf("home directory: %w", err)
 	}

@@ -1,0 +1,68 @@
+// Command edged is the security daemon of an edge device: it holds the device's
+// identity and keys, runs modules on containerd, and serves the workload and
+// management APIs. It runs as root under systemd.
+//
+// Exit status: 0 after a regular end, 153 when the configuration is wrong (a
+// restart would not help), 1 for every other failure.
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/alecthomas/kong"
+
+	"github.com/breakwater-iot/breakwater/daemon/internal/modlog"
+)
+
+// version is set by the build.
+var version = "dev"
+
+const (
+	exitFailure   = 1
+	exitBadConfig = 153
+)
+
+type cli struct {
+	Config   string           `short:"c" env:"AZIOT_EDGED_CONFIG" default:"/etc/aziot/config.toml" help:"Configuration file." type:"path"`
+	LogLevel string           `env:"EDGED_LOG" default:"info" enum:"debug,info,warn,error" help:"Least level of log lines: ${enum}."`
+	Version  kong.VersionFlag `help:"Print the version."`
+}
+
+func main() {
+	// The container's shim starts this executable to keep a module's log.
+	if len(os.Args) == 3 && os.Args[1] == modlog.WriterCommand {
+		if err := modlog.RunWriter(os.Args[2]); err != nil {
+			fmt.Fprintln(os.Stderr, "edged log-writer:", err)
+			os.Exit(exitFailure)
+		}
+		return
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}
+
+// run parses the command line and returns the exit status.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	var c cli
+	exit := -1
+	parser, err := kong.New(&c, kong.Name("edged"), kong.Description("Security daemon of an IoT Edge device."),
+		kong.Vars{"version": "edged " + version}, kong.Writers(stdout, stderr), kong.Exit(func(code int) { exit = code }))
+	if err == nil {
+		_, err = parser.Parse(args)
+	}
+	if exit >= 0 {
+		return exit // --help or --version was shown
+	}
+	if err != nil {
+		fmt.Fprintln(stderr, "edged:", err)
+		return exitFailure
+	}
+	return serve(ctx, c, stderr)
+}

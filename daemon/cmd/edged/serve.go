@@ -1,0 +1,126 @@
+package main
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"os/user"
+	"strconv"
+
+	"github.com/breakwater-iot/breakwater/daemon/internal/config"
+	"github.com/breakwater-iot/breakwater/daemon/internal/containerd"
+	"github.com/breakwater-iot/breakwater/daemon/internal/daemon"
+	"github.com/breakwater-iot/breakwater/daemon/internal/network"
+)
+
+// operators is the group that may use the management socket.
+const operators = "iotedge"
+
+// serve runs the daemon until ctx ends and returns the exit status.
+func serve(ctx context.Context, c cli, stderr io.Writer) int {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(c.LogLevel)); err != nil {
+		fmt.Fprintln(stderr, "edged:", err)
+		return exitFailure
+	}
+	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level}))
+	machine, err := os.Hostname()
+	if err != nil {
+		log.Error("machine name", "error", err)
+		return exitFailure
+	}
+	cfg, err := config.Load(c.Config, machine)
+	if err != nil {
+		fmt.Fprintf(stderr, "edged: %s: %v\n", c.Config, err)
+		return exitBadConfig
+	}
+	if err := start(ctx, cfg, log); err != nil {
+		log.Error("edged ends", "error", err)
+		return exitFailure
+	}
+	log.Info("edged ended")
+	return 0
+}
+
+// start opens the engine and runs the daemon on it.
+func start(ctx context.Context, cfg config.Config, log *slog.Logger) (err error) {
+	unlock, err := daemon.LockHome(cfg.HomeDir)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	roots, _, err := daemon.Trust(cfg)
+	if err != nil {
+		return err
+	}
+	engine, err := openEngine(ctx, cfg, roots, log)
+	if err != nil {
+		return fmt.Errorf("engine: %w", err)
+	}
+	defer func() { err = errors.Join(err, engine.Close()) }()
+	group, err := operatorGroup()
+	if err != nil {
+		return err
+	}
+	return daemon.Run(ctx, daemon.Options{
+		Config: cfg, Runtime: engine, Version: version, Log: log, AdminGroup: group,
+		Ready: func() { notifyReady(log) },
+	})
+}
+
+func openEngine(ctx context.Context, cfg config.Config, roots *x509.CertPool, log *slog.Logger) (*containerd.Runtime, error) {
+	net := network.Config{Name: cfg.Containerd.Network, PluginDirs: network.DefaultPluginDirs}
+	if dir := cfg.Containerd.CNIBinDir; dir != "" {
+		net.PluginDirs = []string{dir}
+	}
+	if s := cfg.Containerd.Subnet; s != "" {
+		subnet, err := netip.ParsePrefix(s)
+		if err != nil {
+			return nil, fmt.Errorf("subnet: %w", err)
+		}
+		net.Subnet = subnet
+	}
+	return containerd.Open(ctx, containerd.Config{
+		Address: cfg.Containerd.Address, Namespace: cfg.Containerd.Namespace, HomeDir: cfg.HomeDir,
+		Network: net, RootCAs: roots, Log: log.With("part", "engine"),
+	})
+}
+
+// operatorGroup returns the id of the operators' group, -1 when it does not exist.
+func operatorGroup() (int, error) {
+	g, err := user.LookupGroup(operators)
+	if errors.As(err, new(user.UnknownGroupError)) {
+		return -1, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("group %s: %w", operators, err)
+	}
+	id, err := strconv.Atoi(g.Gid)
+	if err != nil {
+		return 0, fmt.Errorf("group %s: %w", operators, err)
+	}
+	return id, nil
+}
+
+// notifyReady tells systemd, if it wants to know (Type=notify).
+func notifyReady(log *slog.Logger) {
+	path := os.Getenv("NOTIFY_SOCKET")
+	if path == "" {
+		return
+	}
+	conn, err := net.Dial("unixgram", path)
+	if err != nil {
+		log.Warn("notify systemd", "error", err)
+		return
+	}
+	defer conn.Close()
+	if _, err := conn.Write([]byte("READY=1")); err != nil {
+		log.Warn("notify systemd", "error", err)
+	}
+}
