@@ -1,0 +1,183 @@
+package containerd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+
+	"crypto/tls"
+
+	"github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/containerd/v2/core/remotes"
+	"github.com/containerd/containerd/v2/core/remotes/docker"
+	remoteerrors "github.com/containerd/containerd/v2/core/remotes/errors"
+	"github.com/containerd/errdefs"
+	"github.com/distribution/reference"
+
+	"github.com/breakwater-iot/breakwater/daemon/internal/runtime"
+)
+
+// parseRef completes a reference as Docker does: docker.io, library/, :latest. A
+// tag beside a digest is dropped, because the digest decides.
+func parseRef(image string) (reference.Named, error) {
+	named, err := reference.ParseNormalizedNamed(strings.TrimSpace(image))
+	if err != nil {
+		return nil, fmt.Errorf("%w: image %q: %w", runtime.ErrInvalid, image, err)
+	}
+	if d, ok := named.(reference.Digested); ok {
+		return reference.WithDigest(reference.TrimNamed(named), d.Digest())
+	}
+	return reference.TagNameOnly(named), nil
+}
+
+// Pull implements runtime.Images.
+func (r *Runtime) Pull(ctx context.Context, req runtime.PullRequest) (runtime.Image, error) {
+	ctx = r.ctx(ctx)
+	named, err := parseRef(req.Image)
+	if err != nil {
+		return runtime.Image{}, err
+	}
+	registry := reference.Domain(named)
+	fail := func(err error) (runtime.Image, error) {
+		return runtime.Image{}, &runtime.PullError{Image: req.Image, Registry: registry, Err: err}
+	}
+	switch req.Policy {
+	case runtime.PullNever:
+		img, err := r.client.GetImage(ctx, named.String())
+		if errdefs.IsNotFound(err) {
+			return fail(fmt.Errorf("%w on the device, and the pull policy is never", runtime.ErrImageNotFound))
+		}
+		if err != nil {
+			return fail(translate(err))
+		}
+		return describeImage(ctx, img)
+	case runtime.PullOnCreate, "":
+	default:
+		return fail(fmt.Errorf("%w: pull policy %q", runtime.ErrInvalid, req.Policy))
+	}
+	img, err := r.client.Pull(ctx, named.String(), client.WithPullUnpack, client.WithResolver(r.resolver(registry, req.Auth)))
+	if err != nil {
+		return fail(pullCause(err))
+	}
+	return describeImage(ctx, img)
+}
+
+// resolver speaks to one registry, over plain HTTP only on this machine.
+func (r *Runtime) resolver(registry string, auth runtime.Auth) remotes.Resolver {
+	transport := docker.DefaultHTTPTransport(&tls.Config{RootCAs: r.cfg.RootCAs, MinVersion: tls.VersionTLS12})
+	httpClient := &http.Client{Transport: transport}
+	authorizer := docker.NewDockerAuthorizer(
+		docker.WithAuthClient(httpClient),
+		docker.WithAuthCreds(func(host string) (string, string, error) {
+			if registryHost(host) != registry || auth.ServerAddress != "" && registryHost(auth.ServerAddress) != registry {
+				return "", "", nil
+			}
+			return auth.Username, string(auth.Password), nil
+		}))
+	return docker.NewResolver(docker.ResolverOptions{
+		Hosts: docker.ConfigureDefaultRegistries(
+			docker.WithClient(httpClient),
+			docker.WithAuthorizer(authorizer),
+			docker.WithPlainHTTP(docker.MatchLocalhost)),
+	})
+}
+
+// registryHost brings the many spellings of a registry's address to the one that
+// references have.
+func registryHost(address string) string {
+	host := strings.ToLower(address)
+	if _, rest, ok := strings.Cut(host, "://"); ok {
+		host = rest
+	}
+	host, _, _ = strings.Cut(host, "/")
+	switch host {
+	case "index.docker.io", "registry-1.docker.io", "registry.hub.docker.com":
+		return "docker.io"
+	}
+	return host
+}
+
+// pullCause tells the kinds of failure apart.
+func pullCause(err error) error {
+	var status remoteerrors.ErrUnexpectedStatus
+	var transport *url.Error
+	switch {
+	case errors.Is(err, docker.ErrInvalidAuthorization),
+		errors.As(err, &status) && (status.StatusCode == http.StatusUnauthorized || status.StatusCode == http.StatusForbidden):
+		return fmt.Errorf("%w: %w", runtime.ErrUnauthorized, err)
+	case errdefs.IsNotFound(err):
+		return fmt.Errorf("%w: %w", runtime.ErrImageNotFound, err)
+	case errors.As(err, &transport), errors.As(err, &status), errdefs.IsUnavailable(err):
+		return fmt.Errorf("%w: %w", runtime.ErrUnavailable, err)
+	}
+	return err
+}
+
+func describeImage(ctx context.Context, img client.Image) (runtime.Image, error) {
+	config, err := img.Config(ctx)
+	if err != nil {
+		return runtime.Image{}, fmt.Errorf("image %s: %w", img.Name(), err)
+	}
+	return runtime.Image{ID: config.Digest.String(), Digest: img.Target().Digest.String(), Names: []string{img.Name()}}, nil
+}
+
+// ListImages implements runtime.Images.
+func (r *Runtime) ListImages(ctx context.Context) ([]runtime.Image, error) {
+	ctx = r.ctx(ctx)
+	all, err := r.client.ListImages(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("list images: %w", translate(err))
+	}
+	var out []runtime.Image
+	for _, img := range all {
+		d, err := describeImage(ctx, img)
+		if errdefs.IsNotFound(err) {
+			continue // its content is incomplete or for another platform
+		}
+		if err != nil {
+			return nil, err
+		}
+		i := slices.IndexFunc(out, func(o runtime.Image) bool { return o.ID == d.ID && o.Digest == d.Digest })
+		if i < 0 {
+			out = append(out, d)
+		} else {
+			out[i].Names = append(out[i].Names, d.Names...)
+		}
+	}
+	return out, nil
+}
+
+// RemoveImage implements runtime.Images.
+func (r *Runtime) RemoveImage(ctx context.Context, id string) error {
+	ctx = r.ctx(ctx)
+	modules, err := r.List(ctx)
+	if err != nil {
+		return err
+	}
+	for _, m := range modules {
+		if m.ImageID == id {
+			return fmt.Errorf("%w: %s by module %s", runtime.ErrInUse, id, m.Name)
+		}
+	}
+	all, err := r.ListImages(ctx)
+	if err != nil {
+		return err
+	}
+	for _, img := range all {
+		if img.ID != id {
+			continue
+		}
+		for _, name := range img.Names {
+			err := r.client.ImageService().Delete(ctx, name, images.SynchronousDelete())
+			if err != nil && !errdefs.IsNotFound(err) {
+				return fmt.Errorf("remove image %s: %w", name, translate(err))
+			}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,298 @@
+package containerd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/pkg/cio"
+	"github.com/containerd/errdefs"
+	"github.com/moby/sys/signal"
+
+	"github.com/breakwater-iot/breakwater/daemon/internal/containerd/ocimap"
+	"github.com/breakwater-iot/breakwater/daemon/internal/modlog"
+	"github.com/breakwater-iot/breakwater/daemon/internal/network"
+	"github.com/breakwater-iot/breakwater/daemon/internal/runtime"
+)
+
+// run is a module that runs. done is closed when its end has been recorded and
+// everything it used is free again. The other fields do not change.
+type run struct {
+	stored
+	container client.Container
+	task      client.Task
+	cgroups   cgroups
+	done      chan struct{}
+}
+
+// settleTimeout bounds the work after a module's end.
+const settleTimeout = time.Minute
+
+func (r *Runtime) find(name string) *run {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.running[name]
+}
+
+// Start implements runtime.Modules.
+func (r *Runtime) Start(ctx context.Context, name string) error {
+	ctx = r.ctx(ctx)
+	unlock, err := r.locks.lock(ctx, name)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	c, s, err := r.load(ctx, name)
+	if err != nil {
+		return err
+	}
+	if run := r.find(name); run != nil {
+		if status, err := run.task.Status(ctx); err == nil && status.Status != client.Stopped {
+			return nil
+		}
+		select { // it has just ended
+		case <-run.done:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		if c, s, err = r.load(ctx, name); err != nil {
+			return err
+		}
+	}
+	if err := r.start(ctx, c, s); err != nil {
+		return fmt.Errorf("start module %s: %w", name, err)
+	}
+	r.events.publish(runtime.Event{Type: runtime.EventStarted, Module: name, Time: time.Now()})
+	return nil
+}
+
+func (r *Runtime) start(ctx context.Context, c client.Container, s stored) error {
+	record := s.module.Record
+	for _, dir := range record.Directories {
+		if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
+			if err := os.MkdirAll(dir, 0o755); err != nil {
+				return fmt.Errorf("bind source: %w", err)
+			}
+		}
+	}
+	for _, v := range record.Volumes {
+		if err := os.MkdirAll(v.Path, 0o755); err != nil {
+			return fmt.Errorf("volume: %w", err)
+		}
+	}
+	if err := r.hosts.Prepare(s.name, record.Hosts); err != nil {
+		return fmt.Errorf("name files: %w", err)
+	}
+	if err := r.discardTask(ctx, c); err != nil {
+		return err
+	}
+	task, err := c.NewTask(ctx, r.output(s.name, record))
+	if err != nil {
+		return translate(err)
+	}
+	run := &run{stored: s, container: c, task: task, done: make(chan struct{})}
+	if err := r.launch(ctx, run); err != nil {
+		return errors.Join(err, r.abort(run))
+	}
+	r.watch(run)
+	return nil
+}
+
+// launch connects the created task and lets it go.
+func (r *Runtime) launch(ctx context.Context, run *run) error {
+	pid := int(run.task.Pid())
+	var err error
+	if run.cgroups, err = readCgroups(pid); err != nil {
+		return err
+	}
+	var addr netip.Addr
+	if n := run.module.Record.Network; n.Mode == ocimap.NetworkBridge {
+		addr, err = r.net.Attach(ctx, network.Attachment{
+			ID: run.name, NetNS: filepath.Join("/proc", strconv.Itoa(pid), "ns/net"),
+			Address: n.Address, MAC: n.MAC, Ports: n.Ports,
+		})
+		if err != nil {
+			return err
+		}
+		if err := r.hosts.Up(run.name, addr); err != nil {
+			return fmt.Errorf("name files: %w", err)
+		}
+	}
+	run.last.Running, run.last.Started, run.last.Address = true, time.Now().UTC(), addr
+	if err := r.saveRun(ctx, run.container, run.last); err != nil {
+		return err
+	}
+	// Known before it runs: its first request may come at once.
+	r.mu.Lock()
+	r.running[run.name] = run
+	r.mu.Unlock()
+	if err := run.task.Start(ctx); err != nil {
+		return fmt.Errorf("%w: %w", runtime.ErrInvalid, err) // usually the command is not there
+	}
+	return nil
+}
+
+// abort undoes a start that went wrong.
+func (r *Runtime) abort(run *run) error {
+	ctx, cancel := context.WithTimeout(r.ctx(context.WithoutCancel(r.life)), settleTimeout)
+	defer cancel()
+	r.mu.Lock()
+	if r.running[run.name] == run {
+		delete(r.running, run.name)
+	}
+	r.mu.Unlock()
+	close(run.done)
+	_, err := run.task.Delete(ctx, client.WithProcessKill)
+	if errdefs.IsNotFound(err) {
+		err = nil
+	}
+	errs := []error{err, r.hosts.Down(run.name), r.net.Detach(ctx, run.name)}
+	if run.last.Running {
+		run.last.Running, run.last.Address = false, netip.Addr{}
+		run.last.Exited, run.last.ExitCode = time.Now().UTC(), 127
+		errs = append(errs, r.saveRun(ctx, run.container, run.last))
+	}
+	return errors.Join(errs...)
+}
+
+// output starts the log writer with the task.
+func (r *Runtime) output(name string, record ocimap.Record) cio.Creator {
+	if record.Log.None {
+		return cio.NullIO
+	}
+	args := map[string]string{modlog.WriterCommand: record.Log.Settings.Encode(r.logDir(name))}
+	if record.Terminal {
+		return cio.TerminalBinaryIO(r.cfg.LogWriter, args)
+	}
+	return cio.BinaryIO(r.cfg.LogWriter, args)
+}
+
+// discardTask removes a task that nobody watches.
+func (r *Runtime) discardTask(ctx context.Context, c client.Container) error {
+	task, err := c.Task(ctx, nil)
+	if errdefs.IsNotFound(err) {
+		return nil
+	}
+	if err != nil {
+		return translate(err)
+	}
+	if _, err := task.Delete(ctx, client.WithProcessKill); err != nil && !errdefs.IsNotFound(err) {
+		return fmt.Errorf("former task: %w", translate(err))
+	}
+	return nil
+}
+
+// Stop implements runtime.Modules.
+func (r *Runtime) Stop(ctx context.Context, name string, timeout time.Duration) error {
+	ctx = r.ctx(ctx)
+	unlock, err := r.locks.lock(ctx, name)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	_, s, err := r.load(ctx, name)
+	if err != nil {
+		return err
+	}
+	run := r.find(name)
+	if run == nil {
+		return nil
+	}
+	record := s.module.Record
+	if timeout < 0 {
+		timeout = record.StopTimeout
+	}
+	sig, err := signal.ParseSignal(record.StopSignal)
+	if err != nil {
+		return fmt.Errorf("stop module %s: %w", name, err)
+	}
+	if timeout > 0 {
+		if err := kill(ctx, run, sig); err != nil {
+			return err
+		}
+		timer := time.NewTimer(timeout)
+		defer timer.Stop()
+		select {
+		case <-run.done:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-timer.C:
+		}
+	}
+	return r.killAndWait(ctx, run)
+}
+
+func (r *Runtime) killAndWait(ctx context.Context, run *run) error {
+	if err := kill(ctx, run, syscall.SIGKILL); err != nil {
+		return err
+	}
+	select {
+	case <-run.done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-r.life.Done():
+		return errors.New("runtime closed")
+	}
+}
+
+func kill(ctx context.Context, run *run, sig syscall.Signal) error {
+	var opts []client.KillOpts
+	if sig == syscall.SIGKILL {
+		opts = append(opts, client.WithKillAll) // those that share the host's pid namespace, too
+	}
+	err := run.task.Kill(ctx, sig, opts...)
+	if err != nil && !errdefs.IsNotFound(err) {
+		return fmt.Errorf("stop module %s: %w", run.name, translate(err))
+	}
+	return nil
+}
+
+// Remove implements runtime.Modules.
+func (r *Runtime) Remove(ctx context.Context, name string) error {
+	ctx = r.ctx(ctx)
+	if err := runtime.CheckName(name); err != nil {
+		return nil // nothing of that name can be here
+	}
+	unlock, err := r.locks.lock(ctx, name)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	c, _, err := r.load(ctx, name)
+	if errors.Is(err, runtime.ErrNotFound) {
+		return nil
+	}
+	if c == nil {
+		return err // with an unreadable record it can still be removed
+	}
+	if run := r.find(name); run != nil {
+		if err := r.killAndWait(ctx, run); err != nil {
+			return err
+		}
+	}
+	if err := r.discardTask(ctx, c); err != nil {
+		return fmt.Errorf("remove module %s: %w", name, err)
+	}
+	if err := c.Delete(ctx, client.WithSnapshotCleanup); err != nil && !errdefs.IsNotFound(err) {
+		return fmt.Errorf("remove module %s: %w", name, translate(err))
+	}
+	err = errors.Join(
+		r.net.Detach(ctx, name),
+		r.hosts.Forget(name),
+		os.RemoveAll(r.logDir(name)),
+		os.RemoveAll(filepath.Join(r.host.ScratchDir, name)))
+	r.events.publish(runtime.Event{Type: runtime.EventRemoved, Module: name, Time: time.Now()})
+	if err != nil {
+		return fmt.Errorf("remove module %s: %w", name, err)
+	}
+	return nil
+}

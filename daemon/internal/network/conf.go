@@ -1,0 +1,168 @@
+package network
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// cniVersion is the oldest version that hands the result of ADD to DEL, which the
+// firewall plugin needs; every plugin release of the last years speaks it.
+const cniVersion = "0.4.0"
+
+type confList struct {
+	CNIVersion string `json:"cniVersion"`
+	Name       string `json:"name"`
+	Plugins    []any  `json:"plugins"`
+}
+
+type bridgeConf struct {
+	Type        string   `json:"type"`
+	Bridge      string   `json:"bridge"`
+	IsGateway   bool     `json:"isGateway"`
+	IPMasq      bool     `json:"ipMasq"`
+	HairpinMode bool     `json:"hairpinMode"`
+	IPAM        ipamConf `json:"ipam"`
+}
+
+type ipamConf struct {
+	Type    string        `json:"type"`
+	Ranges  [][]ipamRange `json:"ranges"`
+	Routes  []ipamRoute   `json:"routes"`
+	DataDir string        `json:"dataDir"`
+}
+
+type ipamRange struct {
+	Subnet  netip.Prefix `json:"subnet"`
+	Gateway netip.Addr   `json:"gateway"`
+}
+
+type ipamRoute struct {
+	Dst netip.Prefix `json:"dst"`
+}
+
+type portmapConf struct {
+	Type         string          `json:"type"`
+	Capabilities map[string]bool `json:"capabilities"`
+	SNAT         bool            `json:"snat"`
+}
+
+type firewallConf struct {
+	Type string `json:"type"`
+}
+
+// buildConf writes the plugin chain. Masquerading is not left to the bridge
+// plugin: its rules are per container and stay behind when the namespace is gone
+// before it is called.
+func buildConf(cfg Config, leases string) ([]byte, error) {
+	list := confList{CNIVersion: cniVersion, Name: cfg.Name, Plugins: []any{
+		bridgeConf{
+			Type: "bridge", Bridge: cfg.Bridge, IsGateway: true, HairpinMode: true,
+			IPAM: ipamConf{
+				Type:    "host-local",
+				Ranges:  [][]ipamRange{{{Subnet: cfg.Subnet, Gateway: cfg.Subnet.Addr().Next()}}},
+				Routes:  []ipamRoute{{Dst: netip.MustParsePrefix("0.0.0.0/0")}},
+				DataDir: leases,
+			},
+		},
+		portmapConf{Type: "portmap", Capabilities: map[string]bool{"portMappings": true}, SNAT: true},
+	}}
+	if findPlugin(cfg.PluginDirs, "firewall") {
+		list.Plugins = append(list.Plugins, firewallConf{Type: "firewall"})
+	}
+	data, err := json.MarshalIndent(list, "", "  ")
+	if err != nil {
+		return nil, fmt.Errorf("network configuration: %w", err)
+	}
+	return data, nil
+}
+
+// readConf finds bridge and subnet in a configuration that buildConf wrote.
+func readConf(data []byte) (string, netip.Prefix) {
+	var list struct {
+		Plugins []bridgeConf `json:"plugins"`
+	}
+	if json.Unmarshal(data, &list) != nil || len(list.Plugins) == 0 {
+		return "", netip.Prefix{}
+	}
+	b := list.Plugins[0]
+	if len(b.IPAM.Ranges) == 0 || len(b.IPAM.Ranges[0]) == 0 {
+		return "", netip.Prefix{}
+	}
+	return b.Bridge, b.IPAM.Ranges[0][0].Subnet
+}
+
+func findPlugin(dirs []string, name string) bool {
+	for _, dir := range dirs {
+		if info, err := os.Stat(filepath.Join(dir, name)); err == nil && info.Mode().IsRegular() {
+			return true
+		}
+	}
+	return false
+}
+
+func checkPlugins(dirs []string) error {
+	for _, name := range []string{"bridge", "host-local", "portmap"} {
+		if !findPlugin(dirs, name) {
+			return fmt.Errorf("CNI plugin %s not found in %s (package containernetworking-plugins)", name, strings.Join(dirs, ", "))
+		}
+	}
+	return nil
+}
+
+// replaceFile writes a file so that a crash leaves the old or the new one.
+func replaceFile(name string, data []byte) error {
+	tmp := name + ".new"
+	f, err := os.OpenFile(tmp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	err = errors.Join(err, f.Sync(), f.Close())
+	if err != nil {
+		return err
+	}
+	if err := os.Rename(tmp, name); err != nil {
+		return err
+	}
+	dir, err := os.Open(filepath.Dir(name))
+	if err != nil {
+		return err
+	}
+	return errors.Join(unix.Fsync(int(dir.Fd())), dir.Close())
+}
+
+// reclaimLeases frees addresses whose attachment was never recorded.
+func (n *Network) reclaimLeases(running func(id string) bool) error {
+	dir := filepath.Join(n.leaseDir(), n.cfg.Name)
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("address leases: %w", err)
+	}
+	var errs []error
+	for _, e := range entries {
+		if _, err := netip.ParseAddr(e.Name()); err != nil {
+			continue
+		}
+		name := filepath.Join(dir, e.Name())
+		data, err := os.ReadFile(name)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("address leases: %w", err))
+			continue
+		}
+		id, _, _ := strings.Cut(string(data), "\n")
+		if !running(strings.TrimSpace(id)) {
+			errs = append(errs, os.Remove(name))
+		}
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,168 @@
+package network
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"strconv"
+	"syscall"
+)
+
+// Port publishes one port of a module on the host.
+type Port struct {
+	Protocol  string // tcp, udp or sctp
+	Container uint16
+	// HostIP limits the port to one address of the host; invalid is all.
+	HostIP netip.Addr
+	// HostMin to HostMax are the host ports of which one is taken; 0, 0 is any.
+	HostMin, HostMax uint16
+}
+
+// PortError is a host port that cannot be had.
+type PortError struct {
+	Port string // "443/tcp"
+	By   string // the module that has it, if one has
+	Err  error
+}
+
+func (e *PortError) Error() string {
+	if e.By != "" {
+		return fmt.Sprintf("host port %s is taken by module %s", e.Port, e.By)
+	}
+	return fmt.Sprintf("host port %s: %v", e.Port, e.Err)
+}
+
+// Unwrap returns the cause.
+func (e *PortError) Unwrap() error { return e.Err }
+
+// mapping is one entry of the portmap plugin's runtime configuration.
+type mapping struct {
+	HostPort      uint16 `json:"hostPort"`
+	ContainerPort uint16 `json:"containerPort"`
+	Protocol      string `json:"protocol"`
+	HostIP        string `json:"hostIP,omitempty"`
+}
+
+func (m mapping) clashes(o mapping) bool {
+	return m.HostPort == o.HostPort && m.Protocol == o.Protocol &&
+		(m.HostIP == o.HostIP || m.HostIP == "" || o.HostIP == "")
+}
+
+// publishedPorts returns what attached modules have published, by module.
+func (n *Network) publishedPorts() (map[string][]mapping, error) {
+	attachments, err := n.cni.GetCachedAttachments("")
+	if err != nil {
+		return nil, fmt.Errorf("network attachments: %w", err)
+	}
+	used := make(map[string][]mapping)
+	for _, a := range attachments {
+		data, err := json.Marshal(a.CapabilityArgs["portMappings"])
+		if err != nil {
+			return nil, fmt.Errorf("published ports of %s: %w", a.ContainerID, err)
+		}
+		var ports []mapping
+		if err := json.Unmarshal(data, &ports); err != nil {
+			return nil, fmt.Errorf("published ports of %s: %w", a.ContainerID, err)
+		}
+		used[a.ContainerID] = append(used[a.ContainerID], ports...)
+	}
+	return used, nil
+}
+
+// choosePorts picks a host port for each wanted one. A port is free when no
+// module has it and probe, which asks the host, says so; probe(…, 0) returns any
+// free port.
+func choosePorts(want []Port, used map[string][]mapping, probe func(proto string, ip netip.Addr, port uint16) (uint16, error)) ([]mapping, error) {
+	var chosen []mapping
+	holder := func(m mapping) string {
+		for id, ports := range used {
+			for _, p := range ports {
+				if m.clashes(p) {
+					return id
+				}
+			}
+		}
+		for _, p := range chosen {
+			if m.clashes(p) {
+				return "itself"
+			}
+		}
+		return ""
+	}
+	for _, w := range want {
+		m := mapping{ContainerPort: w.Container, Protocol: w.Protocol}
+		if w.HostIP.IsValid() && !w.HostIP.IsUnspecified() {
+			m.HostIP = w.HostIP.String()
+		}
+		var last error
+		found := false
+		for port := int(w.HostMin); port <= int(w.HostMax) && !found; port++ {
+			m.HostPort = uint16(port)
+			name := fmt.Sprintf("%d/%s", port, w.Protocol)
+			if by := holder(m); port != 0 && by != "" {
+				last = &PortError{Port: name, By: by}
+				continue
+			}
+			got, err := probe(w.Protocol, w.HostIP, uint16(port))
+			// Any port: the kernel does not know of those that modules published.
+			for try := 0; err == nil && port == 0 && try < 100; try++ {
+				if m.HostPort = got; holder(m) == "" {
+					break
+				}
+				got, err = probe(w.Protocol, w.HostIP, 0)
+			}
+			if err != nil {
+				last = &PortError{Port: name, Err: err}
+				continue
+			}
+			m.HostPort = got
+			found = true
+		}
+		if !found {
+			return nil, last
+		}
+		chosen = append(chosen, m)
+	}
+	return chosen, nil
+}
+
+// probePort asks the kernel whether a port is free by taking it for a moment. A
+// published port has no listener of its own, but one of the host would be cut off
+// by it without notice.
+func probePort(proto string, ip netip.Addr, port uint16) (uint16, error) {
+	host := ""
+	if ip.IsValid() && !ip.IsUnspecified() {
+		host = ip.String()
+	}
+	addr := net.JoinHostPort(host, strconv.Itoa(int(port)))
+	var err error
+	var local net.Addr
+	switch proto {
+	case "udp":
+		var c net.PacketConn
+		if c, err = net.ListenPacket("udp4", addr); err == nil {
+			local, err = c.LocalAddr(), c.Close()
+		}
+	default: // the port numbers of sctp are as good a guess as any
+		// Without SO_REUSEADDR nothing changes: Go sets it, and a listener of
+		// another program still makes this fail.
+		var l net.Listener
+		if l, err = (&net.ListenConfig{}).Listen(context.Background(), "tcp4", addr); err == nil {
+			local, err = l.Addr(), l.Close()
+		}
+	}
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return 0, errors.New("in use on the host")
+	}
+	if err != nil {
+		return 0, err
+	}
+	ap, err := netip.ParseAddrPort(local.String())
+	if err != nil {
+		return 0, err
+	}
+	return ap.Port(), nil
+}
