@@ -102,6 +102,33 @@ func ParseDesired(raw json.RawMessage) (map[string]any, error) {
 	return strip(values), nil
 }
 
+// ParseValue reads one JSON value of any kind.
+func ParseValue(raw json.RawMessage) (any, error) { return decodeValue(raw) }
+
+// Copy returns a deep copy of a section's values.
+func Copy(values map[string]any) map[string]any {
+	out := make(map[string]any, len(values))
+	for k, v := range values {
+		out[k] = CopyValue(v)
+	}
+	return out
+}
+
+// CopyValue returns a deep copy of a JSON value.
+func CopyValue(v any) any {
+	switch v := v.(type) {
+	case map[string]any:
+		return Copy(v)
+	case []any:
+		out := make([]any, len(v))
+		for i := range v {
+			out[i] = CopyValue(v[i])
+		}
+		return out
+	}
+	return v
+}
+
 // Patch merges a change. It returns the desired patch that a connected client is
 // to be told, nil if desired was not touched. On error the twin must be dropped.
 func (t *Twin) Patch(c Change, now time.Time) (json.RawMessage, error) {
@@ -265,6 +292,19 @@ func (t *Twin) Fill(doc *rest.Twin) error {
 
 // decodeObject reads exactly one JSON object.
 func decodeObject(raw []byte) (map[string]any, error) {
+	v, err := decodeValue(raw)
+	if err != nil {
+		return nil, err
+	}
+	m, ok := v.(map[string]any)
+	if !ok {
+		return nil, errors.New("not a JSON object")
+	}
+	return m, nil
+}
+
+// decodeValue reads exactly one JSON value.
+func decodeValue(raw []byte) (any, error) {
 	d := json.NewDecoder(bytes.NewReader(raw))
 	d.UseNumber()
 	var v any
@@ -274,9 +314,5 @@ func decodeObject(raw []byte) (map[string]any, error) {
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
 		return nil, errors.New("more than one JSON value")
 	}
-	m, ok := v.(map[string]any)
-	if !ok {
-		return nil, errors.New("not a JSON object")
-	}
-	return m, nil
+	return v, nil
 }

@@ -1,0 +1,152 @@
+package api
+
+import (
+	"crypto/x509"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/breakwater-iot/breakwater/hub/internal/cloud"
+	"github.com/breakwater-iot/breakwater/hub/internal/cloud/access"
+	"github.com/breakwater-iot/breakwater/proto/iothub"
+)
+
+// Options configure New.
+type Options struct {
+	// WebSocket serves "/$iothub/websocket"; nil means there is none.
+	WebSocket http.Handler
+	// Now is the clock; nil means time.Now.
+	Now    func() time.Time
+	Logger *slog.Logger
+}
+
+// API is the http.Handler of the hub.
+type API struct {
+	hub    *cloud.Hub
+	ws     http.Handler
+	now    func() time.Time
+	log    *slog.Logger
+	routes []route
+}
+
+// New returns the API of a hub.
+func New(h *cloud.Hub, o Options) *API {
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	a := &API{hub: h, ws: o.WebSocket, now: o.Now, log: o.Logger}
+	a.routes = a.table()
+	return a
+}
+
+const (
+	// maxBody holds a manifest of 50 modules with full twins.
+	maxBody     = 4 << 20
+	bodyTimeout = 30 * time.Second
+)
+
+// request is one authenticated and authorised request.
+type request struct {
+	*http.Request
+	w      http.ResponseWriter
+	id     iothub.Identity // {d} and {m} of the path
+	caller access.Caller
+	body   []byte
+}
+
+// answer is what a handler gives back; nil means 204.
+type answer struct {
+	doc  any
+	etag string
+	// sent is set by handlers that have written the response themselves.
+	sent bool
+}
+
+var versionPattern = regexp.MustCompile(`^\d{4}-\d{2}-\d{2}(-[A-Za-z]+)?$`)
+
+// ServeHTTP implements http.Handler.
+func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	path, ok := segments(r.URL)
+	if len(path) == 2 && strings.EqualFold(path[0], "$iothub") && strings.EqualFold(path[1], "websocket") && a.ws != nil {
+		a.ws.ServeHTTP(w, r)
+		return
+	}
+	for _, name := range []string{"Request-Id", "X-Ms-Client-Request-Id"} {
+		if v := r.Header.Get(name); v != "" {
+			w.Header().Set("X-Ms-Request-Id", v)
+		}
+	}
+	// Before anything else: a probe of the edge runtime depends on it.
+	if !versionPattern.MatchString(r.URL.Query().Get("api-version")) {
+		a.fail(w, r, refuse(invalidVersion, "api-version is missing or is not a date"))
+		return
+	}
+	if !ok {
+		a.fail(w, r, refuse(notFound, "the path is not valid"))
+		return
+	}
+	if err := a.serve(w, r, path); err != nil {
+		a.fail(w, r, err)
+	}
+}
+
+func (a *API) serve(w http.ResponseWriter, r *http.Request, path []string) error {
+	rt, id, err := a.find(r.Method, path)
+	if err != nil {
+		return err
+	}
+	var peer []*x509.Certificate
+	if r.TLS != nil {
+		peer = r.TLS.PeerCertificates
+	}
+	caller, err := a.hub.Access().Request(r.Header.Get("Authorization"), peer, id)
+	if err != nil {
+		return err
+	}
+	if !rt.allow(a, caller, id) {
+		a.log.Info("request not allowed", "method", r.Method, "path", r.URL.Path, "remote", r.RemoteAddr,
+			"caller", caller.Identity, "rights", caller.Rights)
+		return refuse(unauthorizedAccess, "the credentials do not allow this")
+	}
+	_ = http.NewResponseController(w).SetReadDeadline(a.now().Add(bodyTimeout)) // not all writers can
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	if err != nil {
+		return err
+	}
+	_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
+	ans, err := rt.handle(a, &request{Request: r, w: w, id: id, caller: caller, body: body})
+	switch {
+	case err != nil:
+		return err
+	case ans.sent:
+	case ans.doc == nil:
+		w.WriteHeader(http.StatusNoContent)
+	default:
+		if ans.etag != "" {
+			w.Header().Set("ETag", `"`+ans.etag+`"`)
+		}
+		writeJSON(w, http.StatusOK, ans.doc)
+	}
+	return nil
+}
+
+// segments splits a path and decodes each part once; a slash at the end is
+// tolerated.
+func segments(u *url.URL) ([]string, bool) {
+	parts := strings.Split(strings.Trim(u.EscapedPath(), "/"), "/")
+	for i, p := range parts {
+		v, err := url.PathUnescape(p)
+		if err != nil || v == "" {
+			return nil, false
+		}
+		parts[i] = v
+	}
+	return parts, true
+}

@@ -1,0 +1,134 @@
+package api
+
+import (
+	"net/http"
+	"strings"
+
+	"github.com/breakwater-iot/breakwater/hub/internal/cloud/access"
+	"github.com/breakwater-iot/breakwater/proto/iothub"
+)
+
+// route is one operation. In the pattern {d} and {m} stand for device and module
+// id; other words match in any case.
+type route struct {
+	method  string
+	pattern []string
+	allow   rule
+	handle  func(*API, *request) (answer, error)
+}
+
+// rule decides whether a caller may use a route for an identity.
+type rule func(a *API, c access.Caller, id iothub.Identity) bool
+
+// policy allows policies that have one of these rights.
+func policy(any access.Right) rule {
+	return func(_ *API, c access.Caller, _ iothub.Identity) bool { return c.Rights.Has(any) }
+}
+
+// orEdgeDevice also allows an edge device on what is its own (spec iothub-service
+// 1.4).
+func orEdgeDevice(any access.Right) rule {
+	return func(a *API, c access.Caller, id iothub.Identity) bool {
+		if c.Rights.Has(any) {
+			return true
+		}
+		if c.Identity != iothub.DeviceIdentity(id.Device) {
+			return false
+		}
+		d, err := a.hub.Registry().Device(id.Device)
+		return err == nil && d.IsEdge()
+	}
+}
+
+// edgeHub allows the $edgeHub module that the path names.
+func edgeHub(_ *API, c access.Caller, id iothub.Identity) bool {
+	return strings.EqualFold(id.Module, iothub.HubModule) &&
+		c.Identity == iothub.ModuleIdentity(id.Device, iothub.HubModule)
+}
+
+func (a *API) table() []route {
+	read, write := access.RegistryRead, access.RegistryWrite
+	service := access.ServiceConnect
+	var table []route
+	add := func(method, pattern string, allow rule, handle func(*API, *request) (answer, error)) {
+		table = append(table, route{method, strings.Split(pattern, "/"), allow, handle})
+	}
+	const get, put, patch, post, del = http.MethodGet, http.MethodPut, http.MethodPatch, http.MethodPost, http.MethodDelete
+
+	add(post, "devices/query", policy(service|read), unsupported("queries"))
+	add(post, "devices", policy(write), unsupported("bulk registry operations"))
+	add(get, "devices", policy(read), (*API).listDevices)
+	add(get, "devices/{d}", policy(read), (*API).getDevice)
+	add(put, "devices/{d}", policy(write), (*API).putDevice)
+	add(del, "devices/{d}", policy(write), (*API).deleteDevice)
+	add(del, "devices/{d}/commands", policy(service), unsupported("cloud-to-device messages"))
+	add(post, "devices/{d}/applyConfigurationContent", policy(write|service), (*API).applyConfiguration)
+	add(get, "devices/{d}/modules", orEdgeDevice(read), (*API).listModules)
+	add(get, "devices/{d}/modules/{m}", orEdgeDevice(read), (*API).getModule)
+	add(put, "devices/{d}/modules/{m}", orEdgeDevice(write), (*API).putModule)
+	add(del, "devices/{d}/modules/{m}", orEdgeDevice(write), (*API).deleteModule)
+
+	for _, path := range []string{"twins/{d}", "twins/{d}/modules/{m}"} {
+		add(get, path, policy(service), (*API).getTwin)
+		add(patch, path, policy(service), (*API).patchTwin)
+		add(put, path, policy(service), (*API).replaceTwin)
+		add(post, path+"/methods", policy(service), (*API).invokeMethod)
+	}
+
+	const hub = "devices/{d}/modules/{m}/"
+	add(get, hub+"devicesAndModulesInDeviceScope", edgeHub, (*API).flatScope)
+	add(get, hub+"deviceAndModuleInDeviceScope", edgeHub, (*API).flatTarget)
+	add(post, hub+"devicesAndModulesInTargetDeviceScope", edgeHub, (*API).nestedScope)
+	add(post, hub+"getDeviceAndModuleOnBehalfOf", edgeHub, (*API).nestedTarget)
+	add(put, hub+"putModuleOnBehalfOf", edgeHub, (*API).putModuleOnBehalf)
+	add(post, hub+"getModuleOnBehalfOf", edgeHub, (*API).getModuleOnBehalf)
+	add(post, hub+"getModulesOnTargetDevice", edgeHub, (*API).listModulesOnBehalf)
+	add(post, hub+"deleteModuleOnBehalfOf", edgeHub, (*API).deleteModuleOnBehalf)
+
+	add(get, "statistics/devices", policy(read), (*API).deviceStatistics)
+	add(get, "statistics/service", policy(read), (*API).serviceStatistics)
+	add(get, "admin/events", policy(service), (*API).streamEvents)
+	return table
+}
+
+func unsupported(what string) func(*API, *request) (answer, error) {
+	return func(*API, *request) (answer, error) {
+		return answer{}, refuse(notImplemented, "this hub does not support %s", what)
+	}
+}
+
+// find looks for the operation of a path.
+func (a *API) find(method string, path []string) (route, iothub.Identity, error) {
+	known := false
+	for _, rt := range a.routes {
+		id, ok := match(rt.pattern, path)
+		if !ok {
+			continue
+		}
+		if rt.method == method {
+			return rt, id, nil
+		}
+		known = true
+	}
+	if known {
+		return route{}, iothub.Identity{}, refuse(methodNotAllowed, "the path has no operation for this verb")
+	}
+	return route{}, iothub.Identity{}, refuse(notFound, "the path is unknown")
+}
+
+func match(pattern, path []string) (id iothub.Identity, ok bool) {
+	if len(pattern) != len(path) {
+		return id, false
+	}
+	for i, want := range pattern {
+		switch {
+		case want == "{d}":
+			id.Device = path[i]
+		case want == "{m}":
+			id.Module = path[i]
+		case !strings.EqualFold(want, path[i]):
+			return id, false
+		}
+	}
+	return id, true
+}

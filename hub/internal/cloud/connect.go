@@ -1,0 +1,166 @@
+package cloud
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/breakwater-iot/breakwater/hub/internal/cloud/registry"
+	"github.com/breakwater-iot/breakwater/hub/internal/head"
+	"github.com/breakwater-iot/breakwater/proto/iothub"
+)
+
+// Connect implements head.Backend.
+func (h *Hub) Connect(_ context.Context, login head.Login, client head.Client) (head.Session, error) {
+	s, err := h.admit(login, client)
+	if err != nil {
+		h.log.Info("connection refused", "identity", login.Identity, "protocol", login.Protocol,
+			"remote", remote(login), "error", err)
+		return nil, err
+	}
+	h.log.Info("connected", "identity", login.Identity, "protocol", login.Protocol, "remote", remote(login), "actor", s.grant.Actor)
+	return s, nil
+}
+
+func remote(l head.Login) string {
+	if l.Remote == nil {
+		return ""
+	}
+	return l.Remote.String()
+}
+
+func (h *Hub) admit(login head.Login, client head.Client) (*session, error) {
+	grant, err := h.access.Connect(login)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", head.ErrUnauthorized, err)
+	}
+	generation, err := h.generation(login.Identity)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", head.ErrUnauthorized, err)
+	}
+	s := &session{h: h, id: login.Identity, login: login, grant: grant, client: client, generation: generation,
+		calls: map[*call]struct{}{}}
+	h.mu.Lock()
+	if h.closed {
+		h.mu.Unlock()
+		return nil, fmt.Errorf("%w: %w", head.ErrUnavailable, head.ErrShutdown)
+	}
+	old := h.sessions[s.id]
+	h.sessions[s.id] = s
+	save := h.presence.set(s.id, true, login.ModelID)
+	h.wakeLocked()
+	h.mu.Unlock()
+	save()
+	if old != nil {
+		old.disconnect(head.ErrReplaced)
+	}
+	// Who was disabled or deleted since the first look has not been found among
+	// the sessions: look again.
+	if err := h.recheck(s); err != nil {
+		s.end()
+		return nil, fmt.Errorf("%w: %w", head.ErrUnauthorized, err)
+	}
+	s.armExpiry()
+	return s, nil
+}
+
+// wakeLocked wakes those who wait for a session to be ready. h.mu is held.
+func (h *Hub) wakeLocked() {
+	close(h.changed)
+	h.changed = make(chan struct{})
+}
+
+func (h *Hub) generation(id iothub.Identity) (string, error) {
+	if id.IsModule() {
+		m, err := h.registry.Module(id)
+		return m.GenerationID, err
+	}
+	d, err := h.registry.Device(id.Device)
+	return d.GenerationID, err
+}
+
+// recheck tells whether a session would still be admitted.
+func (h *Hub) recheck(s *session) error {
+	generation, err := h.generation(s.id)
+	if err != nil {
+		return err
+	}
+	if generation != s.generation {
+		return fmt.Errorf("%s was deleted and made again", s.id)
+	}
+	_, err = h.access.Connect(s.login)
+	return err
+}
+
+// leave takes a session out of the table.
+func (h *Hub) leave(s *session) {
+	h.mu.Lock()
+	if h.sessions[s.id] != s {
+		h.mu.Unlock()
+		return
+	}
+	delete(h.sessions, s.id)
+	save := h.presence.set(s.id, false, "")
+	last := h.closed && len(h.sessions) == 0
+	h.mu.Unlock()
+	save()
+	if last {
+		close(h.idle) // nobody comes in any more, so this happens once
+	}
+}
+
+func (h *Hub) session(id iothub.Identity) *session {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.sessions[id]
+}
+
+// identitiesChanged ends the sessions whose identity, or whose right to act for
+// it, is gone, and tells the edge devices concerned.
+func (h *Hub) identitiesChanged(changes []registry.Change) {
+	touched := map[string]bool{}
+	for _, c := range changes {
+		touched[c.ID.Device] = true
+	}
+	h.mu.Lock()
+	var check []*session
+	for _, s := range h.sessions {
+		// A session for another's sake depends on the chain between, too.
+		if touched[s.id.Device] || !s.grant.Actor.IsZero() {
+			check = append(check, s)
+		}
+	}
+	h.mu.Unlock()
+	for _, s := range check {
+		if err := h.recheck(s); err != nil {
+			h.log.Info("connection ended by a change of the registry", "identity", s.id, "error", err)
+			s.disconnect(head.ErrExpired)
+		}
+	}
+	for _, c := range changes {
+		if c.Deleted {
+			h.presence.forget(c.ID)
+		}
+		for _, edge := range c.Scopes {
+			h.refresh.add(edge, c.ID)
+		}
+	}
+}
+
+// armExpiry ends the session when its credentials run out.
+func (s *session) armExpiry() {
+	if s.grant.Expires.IsZero() {
+		return
+	}
+	left := s.grant.Expires.Sub(s.h.o.Now())
+	// Longer timers than this overflow; no connection lives that long.
+	left = min(left, 100*365*24*time.Hour)
+	s.life.Lock()
+	defer s.life.Unlock()
+	if !s.closed {
+		s.expiry = time.AfterFunc(left, func() {
+			s.h.log.Info("connection ended by expiry of its token", "identity", s.id)
+			s.disconnect(head.ErrExpired)
+		})
+	}
+}
