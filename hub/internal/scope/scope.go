@@ -1,0 +1,283 @@
+// Package scope knows who may talk to this edge hub: the edge device itself, its
+// modules and the devices below it, with their keys, as the cloud's registry lists
+// them. What was fetched is kept, sealed, on disk, so that clients authenticate for
+// as long as the cloud is away.
+package scope
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/breakwater-iot/breakwater/proto/iothub"
+	"github.com/breakwater-iot/breakwater/proto/iothub/sas"
+)
+
+// AuthType is how an identity authenticates.
+type AuthType string
+
+// Kinds of authentication, as the registry names them.
+const (
+	SAS                  AuthType = "sas"
+	SelfSigned           AuthType = "selfSigned"
+	CertificateAuthority AuthType = "certificateAuthority"
+	None                 AuthType = "none"
+)
+
+// Entry is one identity of the scope.
+type Entry struct {
+	ID           iothub.Identity
+	GenerationID string
+	Enabled      bool
+	Auth         AuthType
+	Primary      sas.Key
+	Secondary    sas.Key
+	Thumbprints  []string // upper-case hex
+	Edge         bool     // an edge device
+	DeviceScope  string
+	ParentScopes []string
+}
+
+// Errors of a Source.
+var (
+	// ErrUnknown: the identity does not exist or is not in this scope; final.
+	ErrUnknown = errors.New("identity is not in the scope")
+)
+
+// Source is where the scope comes from: the cloud.
+type Source interface {
+	// List returns everybody in the scope.
+	List(ctx context.Context) ([]Entry, error)
+	// Get returns one identity, or an error that wraps ErrUnknown.
+	Get(ctx context.Context, id iothub.Identity) (Entry, error)
+}
+
+// Records is the place on disk; seal.Bucket is one.
+type Records interface {
+	Put(ctx context.Context, key string, value []byte) error
+	Delete(ctx context.Context, key string) error
+	// Scan calls fn for each record that can be read and bad for each other.
+	Scan(prefix string, fn func(key string, value []byte) error, bad func(key string, err error)) error
+}
+
+// Options configure a Cache. Zero durations mean the defaults.
+type Options struct {
+	RefreshEvery time.Duration // 1 h
+	MinDistance  time.Duration // between two refreshes: 2 min
+	RetryEvery   time.Duration // while there is nothing at all: 1 min
+	// Changed is called, outside of all locks, for identities that are gone,
+	// disabled or have other credentials than before.
+	Changed func(id iothub.Identity)
+	Logger  *slog.Logger
+}
+
+// Cache is the scope as last known. It may be used concurrently.
+type Cache struct {
+	source Source
+	disk   Records
+	o      Options
+	wake   chan struct{}
+
+	mu      sync.RWMutex
+	entries map[iothub.Identity]Entry
+	asked   map[iothub.Identity]time.Time // last single refresh
+	full    time.Time                     // last full refresh that succeeded
+}
+
+// New loads what is on disk. Records that cannot be opened are dropped, with a
+// warning.
+func New(source Source, disk Records, o Options) (*Cache, error) {
+	if o.RefreshEvery == 0 {
+		o.RefreshEvery = time.Hour
+	}
+	if o.MinDistance == 0 {
+		o.MinDistance = 2 * time.Minute
+	}
+	if o.RetryEvery == 0 {
+		o.RetryEvery = time.Minute
+	}
+	if o.Changed == nil {
+		o.Changed = func(iothub.Identity) {}
+	}
+	c := &Cache{
+		source: source, disk: disk, o: o,
+		wake:    make(chan struct{}, 1),
+		entries: make(map[iothub.Identity]Entry),
+		asked:   make(map[iothub.Identity]time.Time),
+	}
+	err := disk.Scan("", func(key string, value []byte) error {
+		var r record
+		if err := json.Unmarshal(value, &r); err != nil {
+			o.Logger.Warn("stored identity is unreadable", "id", key, "error", err)
+			return nil
+		}
+		e, err := r.entry()
+		if err != nil {
+			o.Logger.Warn("stored identity is unreadable", "id", key, "error", err)
+			return nil
+		}
+		c.entries[e.ID] = e
+		return nil
+	}, func(key string, err error) {
+		o.Logger.Warn("stored identity is unreadable", "id", key, "error", err)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("load scope: %w", err)
+	}
+	return c, nil
+}
+
+// Lookup returns an identity as last known.
+func (c *Cache) Lookup(id iothub.Identity) (Entry, bool) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	e, ok := c.entries[id]
+	return e, ok
+}
+
+// Len is the number of identities known.
+func (c *Cache) Len() int {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return len(c.entries)
+}
+
+// Refresh asks the source for one identity, at most once in MinDistance for each
+// (identities that are known to have no credentials may be asked for always). It
+// returns false when it did not ask. A source that cannot be reached changes
+// nothing.
+func (c *Cache) Refresh(ctx context.Context, id iothub.Identity) (bool, error) {
+	now := time.Now()
+	c.mu.Lock()
+	e, known := c.entries[id]
+	if last, ok := c.asked[id]; ok && now.Sub(last) < c.o.MinDistance && !(known && e.Auth == None) {
+		c.mu.Unlock()
+		return false, nil
+	}
+	if len(c.asked) >= maxAsked {
+		clear(c.asked) // forget: strangers must not fill the memory
+	}
+	c.asked[id] = now
+	c.mu.Unlock()
+
+	e, err := c.source.Get(ctx, id)
+	if errors.Is(err, ErrUnknown) {
+		return true, c.remove(ctx, id)
+	}
+	if err != nil {
+		return true, fmt.Errorf("refresh %s: %w", id, err)
+	}
+	return true, c.put(ctx, e)
+}
+
+// maxAsked bounds the memory for the times of single refreshes.
+const maxAsked = 10000
+
+// RefreshSoon makes Run fetch everything as soon as MinDistance allows.
+func (c *Cache) RefreshSoon() {
+	select {
+	case c.wake <- struct{}{}:
+	default:
+	}
+}
+
+// RefreshAll fetches everything now. When it fails nothing changes.
+func (c *Cache) RefreshAll(ctx context.Context) error {
+	list, err := c.source.List(ctx)
+	if err != nil {
+		return fmt.Errorf("list scope: %w", err)
+	}
+	found := make(map[iothub.Identity]bool, len(list))
+	var errs []error
+	for _, e := range list {
+		found[e.ID] = true
+		errs = append(errs, c.put(ctx, e))
+	}
+	for _, id := range c.ids() {
+		if !found[id] {
+			errs = append(errs, c.remove(ctx, id))
+		}
+	}
+	c.mu.Lock()
+	c.full = time.Now()
+	c.mu.Unlock()
+	return errors.Join(errs...)
+}
+
+func (c *Cache) ids() []iothub.Identity {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	ids := make([]iothub.Identity, 0, len(c.entries))
+	for id := range c.entries {
+		ids = append(ids, id)
+	}
+	return ids
+}
+
+// Run refreshes at the start, every RefreshEvery and when RefreshSoon asks, until
+// ctx ends.
+func (c *Cache) Run(ctx context.Context) error {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-c.wake:
+			c.mu.RLock()
+			since := time.Since(c.full)
+			c.mu.RUnlock()
+			if since < c.o.MinDistance {
+				timer.Reset(c.o.MinDistance - since)
+				continue
+			}
+		case <-timer.C:
+		}
+		next := c.o.RefreshEvery
+		if err := c.RefreshAll(ctx); err != nil && ctx.Err() == nil {
+			c.o.Logger.Warn("scope not refreshed", "error", err, "known", c.Len())
+			next = c.o.RetryEvery
+		}
+		timer.Reset(next)
+	}
+}
+
+func (c *Cache) put(ctx context.Context, e Entry) error {
+	c.mu.Lock()
+	old, known := c.entries[e.ID]
+	c.entries[e.ID] = e
+	c.mu.Unlock()
+	if known && old.same(e) {
+		return nil
+	}
+	value, err := json.Marshal(toRecord(e))
+	if err != nil {
+		return fmt.Errorf("keep identity %s: %w", e.ID, err)
+	}
+	if err := c.disk.Put(ctx, e.ID.String(), value); err != nil {
+		return fmt.Errorf("keep identity %s: %w", e.ID, err)
+	}
+	if known {
+		c.o.Changed(e.ID)
+	}
+	return nil
+}
+
+func (c *Cache) remove(ctx context.Context, id iothub.Identity) error {
+	c.mu.Lock()
+	_, known := c.entries[id]
+	delete(c.entries, id)
+	c.mu.Unlock()
+	if !known {
+		return nil
+	}
+	c.o.Changed(id)
+	if err := c.disk.Delete(ctx, id.String()); err != nil {
+		return fmt.Errorf("forget identity %s: %w", id, err)
+	}
+	return nil
+}

@@ -1,0 +1,317 @@
+package scope_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/breakwater-iot/breakwater/hub/internal/scope"
+	"github.com/breakwater-iot/breakwater/proto/iothub"
+	"github.com/breakwater-iot/breakwater/proto/iothub/sas"
+)
+
+// registry is a cloud whose scope can be changed and that can be away.
+type registry struct {
+	mu    sync.Mutex
+	all   map[iothub.Identity]scope.Entry
+	away  error
+	lists int
+	gets  int
+}
+
+func (r *registry) List(context.Context) ([]scope.Entry, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.lists++
+	var list []scope.Entry
+	for _, e := range r.all {
+		list = append(list, e)
+	}
+	return list, r.away
+}
+
+func (r *registry) Get(_ context.Context, id iothub.Identity) (scope.Entry, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.gets++
+	if r.away != nil {
+		return scope.Entry{}, r.away
+	}
+	e, ok := r.all[id]
+	if !ok {
+		return e, scope.ErrUnknown
+	}
+	return e, nil
+}
+
+func (r *registry) set(e scope.Entry) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.all[e.ID] = e
+}
+
+func (r *registry) drop(id iothub.Identity) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.all, id)
+}
+
+func (r *registry) counts() (lists, gets int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.lists, r.gets
+}
+
+func device(id string) scope.Entry {
+	return scope.Entry{ID: iothub.DeviceIdentity(id), GenerationID: "1", Enabled: true, Auth: scope.SAS, Primary: sas.Key("key of " + id)}
+}
+
+// disk is a disk that is a map; a value "damaged" cannot be read.
+type disk struct {
+	mu sync.Mutex
+	m  map[string][]byte
+}
+
+func (d *disk) Put(_ context.Context, key string, value []byte) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.m[key] = value
+	return nil
+}
+
+func (d *disk) Delete(_ context.Context, key string) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.m, key)
+	return nil
+}
+
+func (d *disk) Scan(_ string, fn func(string, []byte) error, bad func(string, error)) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for k, v := range d.m {
+		if string(v) == "damaged" {
+			bad(k, errors.New("damaged"))
+			continue
+		}
+		if err := fn(k, v); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+type world struct {
+	registry registry
+	disk     disk
+	cache    *scope.Cache
+	mu       sync.Mutex
+	changed  []iothub.Identity
+}
+
+func newWorld(t *testing.T, entries ...scope.Entry) *world {
+	t.Helper()
+	w := &world{registry: registry{all: make(map[iothub.Identity]scope.Entry)}, disk: disk{m: make(map[string][]byte)}}
+	for _, e := range entries {
+		w.registry.set(e)
+	}
+	w.open(t)
+	return w
+}
+
+// open is a start of the hub.
+func (w *world) open(t *testing.T) {
+	t.Helper()
+	var err error
+	w.cache, err = scope.New(&w.registry, &w.disk, scope.Options{
+		Logger: slog.New(slog.DiscardHandler),
+		Changed: func(id iothub.Identity) {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			w.changed = append(w.changed, id)
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestDamagedRecordsDoNotHideTheOthers(t *testing.T) {
+	w := newWorld(t, device("a"), device("b"))
+	if err := w.cache.RefreshAll(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	w.disk.m["a"] = []byte("damaged")
+	w.disk.m["x"] = []byte("no JSON")
+	w.open(t)
+	if _, ok := w.cache.Lookup(iothub.DeviceIdentity("b")); !ok || w.cache.Len() != 1 {
+		t.Errorf("%d entries are known", w.cache.Len())
+	}
+}
+
+func TestScopeIsKnownAfterARestartWithoutACloud(t *testing.T) {
+	w := newWorld(t, device("a"), device("b"))
+	if err := w.cache.RefreshAll(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	w.registry.away = errors.New("away")
+	w.open(t)
+	e, ok := w.cache.Lookup(iothub.DeviceIdentity("a"))
+	if !ok || !bytes.Equal(e.Primary, sas.Key("key of a")) || !e.Enabled {
+		t.Errorf("entry %v, %v", e, ok)
+	}
+	if err := w.cache.RefreshAll(t.Context()); err == nil || w.cache.Len() != 2 {
+		t.Errorf("error %v, %d entries", err, w.cache.Len())
+	}
+}
+
+func TestChangedAndVanishedIdentitiesAreTold(t *testing.T) {
+	w := newWorld(t, device("a"), device("b"), device("c"))
+	if err := w.cache.RefreshAll(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if len(w.changed) != 0 {
+		t.Fatalf("new identities were told as changed: %v", w.changed)
+	}
+	b := device("b")
+	b.Enabled = false
+	w.registry.set(b)
+	w.registry.drop(iothub.DeviceIdentity("c"))
+	if err := w.cache.RefreshAll(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	got := make(map[string]bool)
+	for _, id := range w.changed {
+		got[id.String()] = true
+	}
+	if len(got) != 2 || !got["b"] || !got["c"] {
+		t.Errorf("changed: %v", w.changed)
+	}
+	w.open(t)
+	if _, ok := w.cache.Lookup(iothub.DeviceIdentity("c")); ok {
+		t.Error("a vanished identity came back from disk")
+	}
+}
+
+func TestSingleRefreshKeepsItsDistance(t *testing.T) {
+	w := newWorld(t, device("a"))
+	synctest.Test(t, func(t *testing.T) {
+		id := iothub.DeviceIdentity("a")
+		for range 10 {
+			if _, err := w.cache.Refresh(t.Context(), id); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, gets := w.registry.counts(); gets != 1 {
+			t.Errorf("asked %d times at once", gets)
+		}
+		time.Sleep(2 * time.Minute)
+		if asked, err := w.cache.Refresh(t.Context(), id); err != nil || !asked {
+			t.Errorf("asked %v, %v after two minutes", asked, err)
+		}
+	})
+}
+
+func TestUnknownIdentityIsForgotten(t *testing.T) {
+	w := newWorld(t, device("a"))
+	id := iothub.DeviceIdentity("a")
+	if _, err := w.cache.Refresh(t.Context(), id); err != nil {
+		t.Fatal(err)
+	}
+	w.registry.drop(id)
+	w.open(t)
+	if _, err := w.cache.Refresh(t.Context(), id); err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := w.cache.Lookup(id); ok {
+		t.Error("still known")
+	}
+}
+
+func TestRunRefreshesAtTheStartThenHourlyAndRetriesEveryMinute(t *testing.T) {
+	w := newWorld(t, device("a"))
+	w.registry.away = errors.New("away")
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- w.cache.Run(ctx) }()
+		time.Sleep(3*time.Minute + time.Second)
+		if lists, _ := w.registry.counts(); lists != 4 {
+			t.Errorf("%d tries in three minutes without a cloud", lists)
+		}
+		w.registry.mu.Lock()
+		w.registry.away = nil
+		w.registry.mu.Unlock()
+		time.Sleep(time.Minute)
+		before, _ := w.registry.counts()
+		time.Sleep(time.Hour)
+		if after, _ := w.registry.counts(); after != before+1 {
+			t.Errorf("%d refreshes in an hour", after-before)
+		}
+		time.Sleep(3 * time.Minute)
+		before, _ = w.registry.counts()
+		for range 5 {
+			w.cache.RefreshSoon()
+			time.Sleep(time.Second)
+		}
+		time.Sleep(5 * time.Minute)
+		if after, _ := w.registry.counts(); after != before+2 {
+			t.Errorf("%d refreshes for requests that came together", after-before)
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestChain(t *testing.T) {
+	edge := func(id, parent string) scope.Entry {
+		e := device(id)
+		e.Edge, e.DeviceScope = true, "scope-"+id
+		if parent != "" {
+			e.ParentScopes = []string{"scope-" + parent}
+		}
+		return e
+	}
+	leaf := device("leaf")
+	leaf.DeviceScope = "scope-e2"
+	orphan := device("orphan")
+	off := edge("off", "e1")
+	off.Enabled = false
+	under := device("under")
+	under.DeviceScope = "scope-off"
+	module := scope.Entry{ID: iothub.ModuleIdentity("e1", "m"), Enabled: true}
+	w := newWorld(t, edge("e1", ""), edge("e2", "e1"), edge("e3", "e2"), edge("e4", "e3"), edge("e5", "e4"),
+		edge("e6", "e5"), edge("e7", "e6"), leaf, orphan, off, under, module)
+	if err := w.cache.RefreshAll(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	tests := []struct{ target, want string }{
+		{"e1", "e1"},
+		{"e1/m", "e1/m;e1"},
+		{"leaf", "leaf;e2;e1"},
+		{"e6", "e6;e5;e4;e3;e2;e1"},
+		{"e7", ""},
+		{"orphan", ""},
+		{"under", ""},
+		{"off", ""},
+		{"nobody", ""},
+		{"e1/nobody", ""},
+	}
+	for _, tt := range tests {
+		id, err := iothub.ParseIdentity(tt.target)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, ok := w.cache.Chain(id, "e1")
+		if got != tt.want || ok != (tt.want != "") {
+			t.Errorf("Chain(%s) = %q, %v; want %q", tt.target, got, ok, tt.want)
+		}
+	}
+}

@@ -1,0 +1,147 @@
+// Package settings reads edge hub's settings from environment variables under the
+// names of the original, which are not case-sensitive and use "__" between levels
+// (spec edgehub-core 16).
+package settings
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Edge are the settings of edge hub.
+type Edge struct {
+	// Set by edgeAgent.
+	DeviceID, ModuleID, GenerationID string
+	HubName                          string // IOTEDGE_IOTHUBHOSTNAME
+	GatewayName                      string // EdgeDeviceHostName
+	ParentName                       string // IOTEDGE_GATEWAYHOSTNAME; nested only
+	WorkloadURI                      string
+
+	StorageFolder     string
+	LogLevel          slog.Level
+	UpstreamProtocol  string // as given; empty means the default
+	MQTTEnabled       bool
+	MetricsEnabled    bool
+	MetricsPort       int
+	MaxClients        int
+	AckTimeout        time.Duration
+	IdleTimeout       time.Duration // of cloud connections; 0: never
+	ScopeRefresh      time.Duration
+	ScopeRefreshDelay time.Duration
+	TwinPush          time.Duration
+	TwinSync          time.Duration
+	EncryptTwins      bool
+	ShutdownWait      time.Duration
+}
+
+// FromEnvironment reads the settings. environ has the form of os.Environ. All that
+// is wrong is in the error, by variable.
+func FromEnvironment(environ []string) (Edge, error) {
+	r := reader{values: make(map[string]string, len(environ))}
+	for _, e := range environ {
+		if name, value, ok := strings.Cut(e, "="); ok {
+			r.values[strings.ToLower(name)] = value
+		}
+	}
+	s := Edge{
+		DeviceID:     r.required("IOTEDGE_DEVICEID"),
+		ModuleID:     r.required("IOTEDGE_MODULEID"),
+		GenerationID: r.required("IOTEDGE_MODULEGENERATIONID"),
+		HubName:      r.required("IOTEDGE_IOTHUBHOSTNAME"),
+		GatewayName:  r.required("EdgeDeviceHostName"),
+		ParentName:   r.text("IOTEDGE_GATEWAYHOSTNAME", ""),
+		WorkloadURI:  r.required("IOTEDGE_WORKLOADURI"),
+
+		StorageFolder:     r.text("StorageFolder", "/tmp"),
+		LogLevel:          r.level("RuntimeLogLevel"),
+		UpstreamProtocol:  r.text("UpstreamProtocol", ""),
+		MQTTEnabled:       r.boolean("MqttSettings__Enabled", true),
+		MetricsEnabled:    r.boolean("Metrics__Listener__MetricsEnabled", true),
+		MaxClients:        r.number("MaxConnectedClients", 100, 1, 1_000_000),
+		AckTimeout:        r.seconds("MessageAckTimeoutSecs", 30, 1),
+		IdleTimeout:       r.seconds("CloudConnectionIdleTimeoutSecs", 3600, 1),
+		ScopeRefresh:      r.seconds("DeviceScopeCacheRefreshRateSecs", 3600, 1),
+		ScopeRefreshDelay: r.seconds("DeviceScopeCacheRefreshDelaySecs", 120, 0),
+		TwinPush:          r.seconds("ReportedPropertiesSyncFrequencySecs", 5, 1),
+		TwinSync:          r.seconds("MinTwinSyncPeriodSecs", 120, 0),
+		EncryptTwins:      r.boolean("EncryptTwinStore", true),
+		ShutdownWait:      r.seconds("ShutdownWaitPeriod", 60, 1),
+	}
+	port := r.number("httpSettings__metrics_port", 9600, 1, 65535)
+	s.MetricsPort = r.number("Metrics__Listener__Port", port, 1, 65535)
+	if !r.boolean("CloseCloudConnectionOnIdleTimeout", true) {
+		s.IdleTimeout = 0
+	}
+	return s, errors.Join(r.errs...)
+}
+
+type reader struct {
+	values map[string]string
+	errs   []error
+}
+
+func (r *reader) text(name, fallback string) string {
+	if v := strings.TrimSpace(r.values[strings.ToLower(name)]); v != "" {
+		return v
+	}
+	return fallback
+}
+
+func (r *reader) required(name string) string {
+	v := r.text(name, "")
+	if v == "" {
+		r.errs = append(r.errs, fmt.Errorf("environment variable %s is not set", name))
+	}
+	return v
+}
+
+func (r *reader) number(name string, fallback, low, high int) int {
+	v := r.text(name, "")
+	if v == "" {
+		return fallback
+	}
+	n, err := strconv.Atoi(v)
+	if err != nil || n < low || n > high {
+		r.errs = append(r.errs, fmt.Errorf("environment variable %s is %q: want a number from %d to %d", name, v, low, high))
+		return fallback
+	}
+	return n
+}
+
+func (r *reader) seconds(name string, fallback, low int) time.Duration {
+	const tenYears = 10 * 365 * 24 * 3600
+	return time.Duration(r.number(name, fallback, low, tenYears)) * time.Second
+}
+
+func (r *reader) boolean(name string, fallback bool) bool {
+	v := r.text(name, "")
+	if v == "" {
+		return fallback
+	}
+	b, err := strconv.ParseBool(strings.ToLower(v))
+	if err != nil {
+		r.errs = append(r.errs, fmt.Errorf("environment variable %s is %q: want true or false", name, v))
+		return fallback
+	}
+	return b
+}
+
+func (r *reader) level(name string) slog.Level {
+	switch v := strings.ToLower(r.text(name, "info")); v {
+	case "fatal", "error":
+		return slog.LevelError
+	case "warning", "warn":
+		return slog.LevelWarn
+	case "info":
+		return slog.LevelInfo
+	case "debug", "verbose":
+		return slog.LevelDebug
+	default:
+		r.errs = append(r.errs, fmt.Errorf("environment variable %s is %q: want fatal, error, warning, info, debug or verbose", name, v))
+		return slog.LevelInfo
+	}
+}

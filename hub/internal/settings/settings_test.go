@@ -1,0 +1,57 @@
+package settings_test
+
+import (
+	"log/slog"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/breakwater-iot/breakwater/hub/internal/settings"
+)
+
+var given = []string{
+	"IOTEDGE_DEVICEID=edge", "IOTEDGE_MODULEID=$edgeHub", "IOTEDGE_MODULEGENERATIONID=1",
+	"IOTEDGE_IOTHUBHOSTNAME=hub.example", "EdgeDeviceHostName=gw.example", "IOTEDGE_WORKLOADURI=unix:///w.sock",
+}
+
+func TestDefaults(t *testing.T) {
+	s, err := settings.FromEnvironment(given)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.MaxClients != 100 || s.AckTimeout != 30*time.Second || s.MetricsPort != 9600 || !s.MQTTEnabled ||
+		s.LogLevel != slog.LevelInfo || s.StorageFolder != "/tmp" || !s.EncryptTwins || s.IdleTimeout != time.Hour {
+		t.Errorf("settings %+v", s)
+	}
+}
+
+func TestNamesAreNotCaseSensitiveAndEveryVariableCounts(t *testing.T) {
+	s, err := settings.FromEnvironment(append([]string{
+		"EDGEDEVICEHOSTNAME=other", "maxconnectedclients=7", "MESSAGEACKTIMEOUTSECS=5", "MQTTSETTINGS__ENABLED=False",
+		"runtimeLogLevel=verbose", "Metrics__Listener__Port=1234", "CloseCloudConnectionOnIdleTimeout=false",
+		"EncryptTwinStore=false", "StorageFolder=/data",
+	}, given[:4]...))
+	if err == nil || !strings.Contains(err.Error(), "IOTEDGE_WORKLOADURI") {
+		t.Errorf("error %v does not name the missing variable", err)
+	}
+	if s.GatewayName != "other" || s.MaxClients != 7 || s.AckTimeout != 5*time.Second || s.MQTTEnabled ||
+		s.LogLevel != slog.LevelDebug || s.MetricsPort != 1234 || s.IdleTimeout != 0 || s.EncryptTwins || s.StorageFolder != "/data" {
+		t.Errorf("settings %+v", s)
+	}
+}
+
+func TestWrongValuesAreNamed(t *testing.T) {
+	tests := map[string]string{
+		"MaxConnectedClients":   "many",
+		"MessageAckTimeoutSecs": "-1",
+		"MqttSettings__Enabled": "perhaps",
+		"RuntimeLogLevel":       "loud",
+		"ShutdownWaitPeriod":    "99999999999999999999",
+	}
+	for name, value := range tests {
+		_, err := settings.FromEnvironment(append([]string{name + "=" + value}, given...))
+		if err == nil || !strings.Contains(err.Error(), name) || !strings.Contains(err.Error(), value) {
+			t.Errorf("%s=%s: error %v", name, value, err)
+		}
+	}
+}
