@@ -93,6 +93,9 @@ func mendHost(b []byte) []byte {
 		return b
 	}
 	lines := bytes.SplitAfter(b[:end], []byte("\n"))
+	if !bytes.Contains(lines[0], []byte(" HTTP/1.")) {
+		return b // not a request that needs a Host
+	}
 	out := append([]byte(nil), lines[0]...)
 	hosts, good := 0, true
 	for _, line := range lines[1:] {
