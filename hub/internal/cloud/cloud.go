@@ -31,6 +31,8 @@ type Options struct {
 	Hosts    []string
 	Policies access.Policies
 	Events   events.Options
+	// Deleted, if not nil, is told of each identity that was deleted.
+	Deleted func(iothub.Identity)
 	// Now is the clock; nil means time.Now.
 	Now    func() time.Time
 	Logger *slog.Logger

@@ -140,6 +140,9 @@ func (h *Hub) identitiesChanged(changes []registry.Change) {
 	for _, c := range changes {
 		if c.Deleted {
 			h.presence.forget(c.ID)
+			if h.o.Deleted != nil {
+				h.o.Deleted(c.ID)
+			}
 		}
 		for _, edge := range c.Scopes {
 			h.refresh.add(edge, c.ID)

@@ -1,0 +1,117 @@
+package server
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// ConnectionStringFile holds the login of the owner.
+const ConnectionStringFile = "iothubowner.connectionstring"
+
+// Config says how to run the hub.
+type Config struct {
+	Data     string // directory; made if missing
+	HostName string
+	// Names are more names and addresses under which clients may come.
+	Names []string
+	// Address to listen on; "" means all.
+	Address             string
+	HTTPSPort, MQTTPort int // 0 takes any free one
+	WellKnownKeys       bool
+	// MaxEvents and MaxEventBytes bound the event log; 0 means the default.
+	MaxEvents, MaxEventBytes uint64
+	// Grace is how long connections may take to end; 0 means 5 s.
+	Grace  time.Duration
+	Logger *slog.Logger
+	// Ready is called once all listeners accept.
+	Ready func(Endpoints)
+}
+
+// Endpoints are the addresses that the hub listens on.
+type Endpoints struct {
+	HTTPS, MQTT net.Addr
+}
+
+func (c *Config) validate() error {
+	switch {
+	case c.Data == "":
+		return errors.New("no data directory")
+	case !validHost(c.HostName):
+		return fmt.Errorf("%q is not a host name or address", c.HostName)
+	case c.Address != "" && net.ParseIP(c.Address) == nil:
+		return fmt.Errorf("%q is not an IP address", c.Address)
+	}
+	for _, n := range c.Names {
+		if !validHost(n) {
+			return fmt.Errorf("%q is not a host name or address", n)
+		}
+	}
+	for _, p := range []int{c.HTTPSPort, c.MQTTPort} {
+		if p < 0 || p > 65535 {
+			return fmt.Errorf("%d is not a port", p)
+		}
+	}
+	if c.Grace == 0 {
+		c.Grace = 5 * time.Second
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.Ready == nil {
+		c.Ready = func(Endpoints) {}
+	}
+	return nil
+}
+
+func validHost(s string) bool {
+	if net.ParseIP(s) != nil {
+		return true
+	}
+	if s == "" || len(s) > 253 {
+		return false
+	}
+	for label := range strings.SplitSeq(s, ".") {
+		if label == "" || len(label) > 63 || label[0] == '-' || label[len(label)-1] == '-' {
+			return false
+		}
+		for i := range len(label) {
+			c := label[i]
+			if (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && c != '-' && c != '_' {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// hosts are the names that tokens may be for: the hub's own first.
+func (c *Config) hosts() []string { return unique(append([]string{c.HostName}, c.Names...)) }
+
+// certificateNames are those of the server certificate.
+func (c *Config) certificateNames() []string {
+	names := append(c.hosts(), "localhost", "127.0.0.1", "::1")
+	if ip := net.ParseIP(c.Address); ip != nil && !ip.IsUnspecified() {
+		names = append(names, c.Address)
+	}
+	return unique(names)
+}
+
+func unique(list []string) []string {
+	var out []string
+	for _, s := range list {
+		if !slices.ContainsFunc(out, func(o string) bool { return strings.EqualFold(o, s) }) {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+func (c *Config) listen(port int) (net.Listener, error) {
+	return net.Listen("tcp", net.JoinHostPort(c.Address, strconv.Itoa(port)))
+}
