@@ -61,7 +61,7 @@ func golden(t *testing.T, file string, run func(m *iothub.Message, input string)
 
 // messageOf reads a message: "p" and "s" are properties, a null is a property
 // without value; "body" is JSON, "json": true says that it can be queried.
-func messageOf(t testing.TB, text string) *iothub.Message {
+func messageOf(t fataler, text string) *iothub.Message {
 	t.Helper()
 	var in struct {
 		P, S map[string]*string
@@ -154,4 +154,10 @@ func TestSourcesAgainstGoldenFile(t *testing.T) {
 		}
 		return strings.Join(out, " ")
 	})
+}
+
+// fataler is what tests, fuzz targets and properties have in common.
+type fataler interface {
+	Helper()
+	Fatalf(format string, args ...any)
 }
