@@ -70,10 +70,12 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 
 // describe says in one line what to do about an error.
 func describe(err error) string {
-	st, ok := status.FromError(err)
-	if !ok {
+	// Not status.FromError, which writes the wrapping text into the message.
+	var carrier interface{ GRPCStatus() *status.Status }
+	if !errors.As(err, &carrier) {
 		return err.Error()
 	}
+	st := carrier.GRPCStatus()
 	switch st.Code() {
 	case codes.Unavailable:
 		return "the daemon cannot be reached: " + st.Message()
