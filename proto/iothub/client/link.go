@@ -1,0 +1,71 @@
+package client
+
+import (
+	"context"
+	"encoding/json"
+
+	"github.com/breakwater-iot/breakwater/proto/iothub"
+)
+
+// features is a set of things that a client wants to receive.
+type features uint8
+
+const (
+	featInputs features = 1 << iota
+	featC2D
+	featDesired
+	featMethods
+	featTwin // answers to twin requests
+)
+
+// transport makes links: connections that are logged in. MQTT is one.
+type transport interface {
+	// connect logs in and starts to receive into in. ctx bounds the attempt.
+	connect(ctx context.Context, cred credential, in receiver) (link, error)
+}
+
+// link is one connection, from login to its end. All methods but close may be
+// called from many goroutines. Errors that wrap errNotTaken say that the link was
+// closed before it took the request; ErrConnectionLost that it ended after.
+type link interface {
+	// enable subscribes to what is not subscribed yet and waits for the hub.
+	enable(ctx context.Context, f features) error
+	// send takes a message, waiting while the window is full, until ctx ends. When
+	// it returns nil, done is called exactly once, from the link's reader or from
+	// close, and must not block.
+	send(ctx context.Context, m *iothub.Message, done func(error)) error
+	twin(ctx context.Context) (iothub.TwinProperties, error)
+	patchReported(ctx context.Context, patch json.RawMessage) (version int64, err error)
+	// respond queues the answer to a method request of this link.
+	respond(ctx context.Context, id string, r iothub.MethodResponse) error
+	// idle is closed when nothing that was taken waits for the hub's answer.
+	idle() <-chan struct{}
+	// ended is closed when the connection is of no more use; err then says why.
+	ended() <-chan struct{}
+	err() error
+	// fail ends the connection at once.
+	fail(err error)
+	// close says goodbye if it can, waits for the link's goroutines and calls all
+	// outstanding done functions, in the order of sending. ctx bounds the goodbye.
+	close(ctx context.Context)
+}
+
+// receiver takes what a link receives. Its methods do not block; an error ends
+// the link.
+type receiver interface {
+	message(delivery) error
+	desired(patch json.RawMessage, version int64) error
+	// method reports false when too many methods run already.
+	method(l link, id string, r iothub.MethodRequest) bool
+}
+
+// delivery is one received message.
+type delivery struct {
+	input string // empty for cloud-to-device messages
+	m     *iothub.Message
+	// ack acknowledges the message; it does nothing when its link has ended.
+	ack func()
+	// current tells whether the message may still be handled: its link is up, or it
+	// will not be delivered again.
+	current func() bool
+}
