@@ -69,17 +69,27 @@ func newClient(ctx context.Context, s *Server, nc net.Conn, t Transport) *client
 	return c
 }
 
-// read runs mochi's reader, and with it all hooks, until the connection ends. A
-// panic below costs this connection only.
+// read runs mochi's reader, and with it all hooks, until the connection ends.
 func (c *client) read() (err error) {
+	err = errPanic // unless guarded returns in order
+	c.guarded(func() { err = c.srv.mqtt.EstablishConnection("mqtt", c.wire) })
+	return err
+}
+
+// guarded calls f so that a panic of it, or of the Backend below, costs this
+// connection only.
+func (c *client) guarded(f func()) {
 	defer func() {
 		if p := recover(); p != nil {
 			c.log.Error("mqtt connection panicked", "identity", c.id.String(), "panic", p, "stack", string(debug.Stack()))
-			err = errPanic
+			c.stop(errPanic)
 		}
 	}()
-	return c.srv.mqtt.EstablishConnection("mqtt", c.wire)
+	f()
 }
+
+// spawn starts a goroutine that finish waits for.
+func (c *client) spawn(f func()) { c.wg.Go(func() { c.guarded(f) }) }
 
 // because gives the reason why the connection ends; only the first one counts.
 func (c *client) because(reason error) {
@@ -113,11 +123,11 @@ func (c *client) finish(readErr error) {
 		c.srv.mqtt.Clients.Delete(c.mochiID) // left behind only after a panic
 	}
 	c.wg.Wait()
-	c.out.close()
+	c.guarded(c.out.close)
 	c.methods.close()
 	if c.session != nil {
-		c.sendWill(reason)
-		c.session.Close(reason)
+		c.guarded(func() { c.sendWill(reason) })
+		c.guarded(func() { c.session.Close(reason) })
 	}
 	if c.admitted {
 		c.srv.dismiss(c.id)
@@ -138,7 +148,7 @@ func errText(err error) string {
 // established runs after the CONNACK was written: what the Backend has sent since
 // Connect may go out now, and features of the stored session start.
 func (c *client) established() {
-	c.wg.Go(func() {
+	c.spawn(func() {
 		if err := c.out.run(c.ctx, c.wire); err != nil && c.ctx.Err() == nil {
 			c.stop(fmt.Errorf("write: %w", err))
 		}

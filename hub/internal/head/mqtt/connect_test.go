@@ -199,6 +199,13 @@ func TestNewerConnectionOfAnIdentityDisplacesTheOlder(t *testing.T) {
 	}
 }
 
+func TestOnlyTheBackendDisplacesConnections(t *testing.T) {
+	h := start(t, newBackend(), func(o *mqtt.Options) { o.Backend = &loadBackend{} }) // never does
+	p1, p2 := &peer{t, h.dialAs(dev)}, &peer{t, h.dialAs(dev)}
+	p1.quiet()
+	p2.quiet()
+}
+
 func TestSubscriptionsOutliveTheConnectionWithoutCleanSession(t *testing.T) {
 	b := newBackend()
 	h := start(t, b, nil)

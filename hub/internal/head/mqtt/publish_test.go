@@ -221,13 +221,29 @@ func TestReaderGoesOnWhenMessagesSettle(t *testing.T) {
 func TestPanicInTheBackendCostsOneConnection(t *testing.T) {
 	b := newBackend()
 	b.telemetry = func(*iothub.Message, func(error)) { panic("test") }
+	b.twin = func() (iothub.TwinProperties, error) { panic("test") }
 	h := start(t, b, nil)
 	other, _ := h.connect(mod)
-	p, s := h.connect(dev)
-	p.send(publish(events, "x", 1, 1))
-	p.closed()
-	receive(t, "close", s.closed)
-	other.quiet()
+	for name, send := range map[string]func(*peer, *session){
+		"telemetry and will": func(p *peer, _ *session) { p.send(publish(events, "x", 1, 1)) },
+		"twin":               func(p *peer, _ *session) { p.send(publish(twinGet+"1", "", 1, 1)) },
+		"settled in the writer": func(p *peer, s *session) {
+			s.client.Deliver("", &iothub.Message{}, func(head.Outcome) { panic("test") })
+			expect[*packets.PublishPacket](p)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p, cp := h.dial(), connectPacket(dev)
+			will(events, "will", 0)(cp)
+			p.send(cp)
+			expect[*packets.ConnackPacket](p)
+			s := receive(t, "session", b.sessions)
+			p.subscribe(0, c2dFilter)
+			send(p, s)
+			receive(t, "close", s.closed)
+			other.quiet()
+		})
+	}
 	h.connect(dev)
 }
 

@@ -41,7 +41,7 @@ func (c *client) twinRequest(t topic.Topic, body []byte, seq uint64) {
 	}
 	if !c.twin.running {
 		c.twin.running = true
-		c.wg.Go(c.twinLoop)
+		c.spawn(c.twinLoop)
 	}
 	select {
 	case c.twin.requests <- r:

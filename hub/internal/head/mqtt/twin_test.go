@@ -140,11 +140,13 @@ func TestPatchWithoutRequestIDIsAcknowledgedWhenDone(t *testing.T) {
 
 func TestTooManyTwinRequestsAreThrottled(t *testing.T) {
 	b := newBackend()
-	finish := make(chan bool)
-	b.twin = func() (iothub.TwinProperties, error) { <-finish; return iothub.TwinProperties{}, nil }
+	begun, finish := make(chan bool, 32), make(chan bool)
+	b.twin = func() (iothub.TwinProperties, error) { begun <- true; <-finish; return iothub.TwinProperties{}, nil }
 	p, _ := start(t, b, nil).connect(dev)
 	p.subscribe(0, twinRes)
-	for i := range 18 {
+	p.send(publish(twinGet+"0", "", 0, 0))
+	receive(t, "first request", begun)
+	for i := 1; i < 18; i++ {
 		p.send(publish(fmt.Sprint(twinGet, i), "", 0, 0))
 	}
 	pk := expect[*packets.PublishPacket](p)
