@@ -199,8 +199,8 @@ func TestChangedAndVanishedIdentitiesAreTold(t *testing.T) {
 }
 
 func TestSingleRefreshKeepsItsDistance(t *testing.T) {
-	w := newWorld(t, device("a"))
 	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, device("a"))
 		id := iothub.DeviceIdentity("a")
 		for range 10 {
 			if _, err := w.cache.Refresh(t.Context(), id); err != nil {
@@ -234,9 +234,9 @@ func TestUnknownIdentityIsForgotten(t *testing.T) {
 }
 
 func TestRunRefreshesAtTheStartThenHourlyAndRetriesEveryMinute(t *testing.T) {
-	w := newWorld(t, device("a"))
-	w.registry.away = errors.New("away")
 	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, device("a"))
+		w.registry.away = errors.New("away")
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
 		go func() { done <- w.cache.Run(ctx) }()

@@ -1,0 +1,218 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/breakwater-iot/breakwater/hub/internal/auth"
+	"github.com/breakwater-iot/breakwater/hub/internal/edge"
+	"github.com/breakwater-iot/breakwater/hub/internal/head/mqtt"
+	"github.com/breakwater-iot/breakwater/hub/internal/metrics"
+	"github.com/breakwater-iot/breakwater/hub/internal/scope"
+	"github.com/breakwater-iot/breakwater/hub/internal/seal"
+	"github.com/breakwater-iot/breakwater/hub/internal/servercert"
+	"github.com/breakwater-iot/breakwater/hub/internal/settings"
+	"github.com/breakwater-iot/breakwater/hub/internal/store"
+	"github.com/breakwater-iot/breakwater/hub/internal/twin"
+	"github.com/breakwater-iot/breakwater/hub/internal/upstream"
+	"github.com/breakwater-iot/breakwater/proto/iothub"
+	"github.com/breakwater-iot/breakwater/proto/iothub/client"
+	"github.com/breakwater-iot/breakwater/proto/iothub/rest"
+	"github.com/breakwater-iot/breakwater/proto/iothub/sas"
+	"github.com/breakwater-iot/breakwater/proto/workload"
+)
+
+const mqttPort = "8883"
+
+// program is everything that edgehub is made of.
+type program struct {
+	set     settings.Edge
+	log     *slog.Logger
+	vault   *workload.Client
+	bundle  []byte
+	roots   *x509.CertPool
+	store   *store.Store
+	metrics *metrics.Metrics
+	cert    *servercert.Holder
+	scope   *scope.Cache
+	hub     *edge.Hub
+}
+
+// serve runs edgehub until ctx ends.
+func serve(ctx context.Context, environ []string, stderr io.Writer) (err error) {
+	set, err := settings.FromEnvironment(environ)
+	if err != nil {
+		return fmt.Errorf("settings: %w", err)
+	}
+	p := &program{set: set, log: slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: set.LogLevel}))}
+	p.log.Info("edgehub starts", "version", version, "device", set.DeviceID, "hub", set.HubName)
+	if set.UpstreamProtocol != "" && !strings.EqualFold(set.UpstreamProtocol, "mqtt") {
+		p.log.Warn("this version speaks MQTT to the cloud, whatever UpstreamProtocol says", "UpstreamProtocol", set.UpstreamProtocol)
+	}
+	if err := p.open(ctx); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, p.store.Close(), p.vault.Close()) }()
+	if err := p.wire(ctx); err != nil {
+		return err
+	}
+	return p.run(ctx)
+}
+
+// open gets what the daemon and the disk give.
+func (p *program) open(ctx context.Context) (err error) {
+	if p.vault, err = workload.Open(p.set.WorkloadURI, p.set.ModuleID, p.set.GenerationID); err != nil {
+		return fmt.Errorf("workload API: %w", err)
+	}
+	if p.bundle, err = p.vault.TrustBundle(ctx); err != nil {
+		return err
+	}
+	if p.roots, err = p.vault.Roots(ctx); err != nil {
+		return err
+	}
+	p.cert, err = servercert.New(ctx, func(ctx context.Context) (tls.Certificate, time.Time, error) {
+		c, err := p.vault.ServerCertificate(ctx, p.set.GatewayName)
+		return c.TLS, c.Expiry, err
+	}, p.log)
+	if err != nil {
+		return err
+	}
+	dir := filepath.Join(p.set.StorageFolder, "edgeHub")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("storage folder: %w", err)
+	}
+	if p.store, err = store.Open(dir, store.Options{Logger: p.log}); err != nil {
+		return fmt.Errorf("storage folder: %w", err)
+	}
+	return nil
+}
+
+func (p *program) self() iothub.Identity {
+	return iothub.ModuleIdentity(p.set.DeviceID, p.set.ModuleID)
+}
+
+// dialHost is who is called for the hub: the parent of a nested device, else the
+// hub itself.
+func (p *program) dialHost() string {
+	if p.set.ParentName != "" {
+		return p.set.ParentName
+	}
+	return p.set.HubName
+}
+
+// wire makes the parts and joins them.
+func (p *program) wire(ctx context.Context) error {
+	sealer, err := seal.Open(ctx, p.vault, p.store.Bucket("seal"))
+	if errors.Is(err, seal.ErrUnreadable) {
+		p.log.Error("sealed state cannot be opened; identities and twins are fetched anew", "error", err)
+		sealer, err = seal.Renew(ctx, p.vault, p.store.Bucket("seal"))
+	}
+	if err != nil {
+		return err
+	}
+	p.metrics = metrics.New(p.set.HubName, p.set.DeviceID)
+	registry, err := rest.New(rest.Options{
+		HubName: p.set.HubName, Host: p.dialHost(), RootCAs: p.roots, Authorize: p.authorize,
+	})
+	if err != nil {
+		return err
+	}
+	p.scope, err = scope.New(edge.CloudScope(registry, p.set.DeviceID),
+		seal.Bucket{Bucket: p.store.Bucket("scope"), Sealer: sealer}, scope.Options{
+			RefreshEvery: p.set.ScopeRefresh, MinDistance: p.set.ScopeRefreshDelay, Logger: p.log,
+			Changed: func(id iothub.Identity) { p.hub.ScopeChanged(id) },
+		})
+	if err != nil {
+		return err
+	}
+	var records twin.Records = p.store.Bucket("twins")
+	if p.set.EncryptTwins {
+		records = seal.Bucket{Bucket: p.store.Bucket("sealed-twins"), Sealer: sealer}
+	}
+	anchors := x509.NewCertPool()
+	anchors.AppendCertsFromPEM(p.bundle)
+	p.hub, err = edge.New(edge.Options{
+		HubName: p.set.HubName, Device: p.set.DeviceID, Hostname: p.set.GatewayName, Version: version,
+		MaxClients: p.set.MaxClients, AckTimeout: p.set.AckTimeout, Idle: p.set.IdleTimeout,
+		Dial: upstream.ByClient(upstream.ClientOptions{
+			Self:  p.self(),
+			Chain: func(id iothub.Identity) (string, bool) { return p.scope.Chain(id, p.set.DeviceID) },
+			Product: func(id iothub.Identity) string {
+				return strings.TrimSpace(p.hub.Product(id) + " EdgeHub/" + version)
+			},
+			Base: client.Options{
+				HubName: p.set.HubName, Host: p.dialHost(), RootCAs: p.roots,
+				Signer: client.SignerFunc(p.vault.Sign), Logger: p.log,
+			},
+		}),
+		Records: records,
+		Config:  p.store.Bucket("config"),
+		Twin:    twin.Options{PushEvery: p.set.TwinPush, MinSync: p.set.TwinSync, Logger: p.log},
+		Auth: auth.Options{
+			Hosts: []string{p.set.HubName, p.set.GatewayName}, Device: p.set.DeviceID, TrustBundle: anchors, Logger: p.log,
+		},
+		Store: p.store, Scope: p.scope, Metrics: p.metrics, Logger: p.log,
+	})
+	return err
+}
+
+// authorize makes the token of the hub's own identity for a REST call.
+func (p *program) authorize(ctx context.Context) (string, error) {
+	return sas.New(sas.DeviceResource(p.set.HubName, p.self()), time.Now().Add(time.Hour), "",
+		func(data []byte) ([]byte, error) { return p.vault.Sign(ctx, data) })
+}
+
+// run runs the parts. The heads serve from when there is a configuration.
+func (p *program) run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return p.cert.Run(ctx) })
+	g.Go(func() error { return p.hub.Run(ctx) })
+	if p.set.MetricsEnabled {
+		l, err := net.Listen("tcp", ":"+strconv.Itoa(p.set.MetricsPort))
+		if err != nil {
+			return fmt.Errorf("metrics listener: %w", err)
+		}
+		g.Go(func() error { return p.metrics.Serve(ctx, l) })
+	}
+	if p.set.MQTTEnabled {
+		g.Go(func() error { return p.serveMQTT(ctx) })
+	}
+	stopped := context.AfterFunc(ctx, func() { p.log.Info("edgehub ends") })
+	defer stopped()
+	return g.Wait()
+}
+
+func (p *program) serveMQTT(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-p.hub.Configured():
+	}
+	head, err := mqtt.New(mqtt.Options{
+		Backend: p.hub, Logger: p.log, Flavor: mqtt.Edge, MaxClients: p.set.MaxClients,
+		TLS:      &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: p.cert.GetCertificate},
+		Sessions: edge.Sessions(p.store.Bucket("sessions")),
+	})
+	if err != nil {
+		return fmt.Errorf("MQTT head: %w", err)
+	}
+	l, err := net.Listen("tcp", ":"+mqttPort)
+	if err != nil {
+		return fmt.Errorf("MQTT listener: %w", err)
+	}
+	p.log.Info("MQTT is served", "address", l.Addr().String())
+	return head.Serve(ctx, l)
+}

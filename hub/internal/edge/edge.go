@@ -1,0 +1,289 @@
+// Package edge is the hub on the edge device: the Backend behind the protocol
+// heads. It admits clients that the scope knows, routes and stores what they send,
+// delivers to module inputs and to the cloud, and keeps twins and methods going
+// with or without a cloud.
+//
+//	head -> session -> route.Table -> queue -> dispatch -> inputSink -> session
+//	                                                    -> cloudSink -> upstream.Pool
+package edge
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/breakwater-iot/breakwater/hub/internal/auth"
+	"github.com/breakwater-iot/breakwater/hub/internal/dispatch"
+	"github.com/breakwater-iot/breakwater/hub/internal/head"
+	"github.com/breakwater-iot/breakwater/hub/internal/metrics"
+	"github.com/breakwater-iot/breakwater/hub/internal/queue"
+	"github.com/breakwater-iot/breakwater/hub/internal/route"
+	"github.com/breakwater-iot/breakwater/hub/internal/scope"
+	"github.com/breakwater-iot/breakwater/hub/internal/store"
+	"github.com/breakwater-iot/breakwater/hub/internal/twin"
+	"github.com/breakwater-iot/breakwater/hub/internal/upstream"
+	"github.com/breakwater-iot/breakwater/proto/iothub"
+)
+
+type target = queue.Target
+
+// Options configure a Hub. Durations of 0 mean the defaults.
+type Options struct {
+	HubName  string // of the IoT hub
+	Device   string // id of the edge device
+	Hostname string // name of this gateway, as clients dial it
+	Version  string
+
+	MaxClients int           // 100
+	AckTimeout time.Duration // for a module to settle an input message: 30 s
+	Reauth     time.Duration // between two checks of connected clients: 5 min
+
+	Dial    upstream.Dialer
+	Idle    time.Duration // close an unused cloud connection: 1 h
+	Records twin.Records
+	Config  Config
+	Twin    twin.Options
+	Auth    auth.Options
+
+	Store   *store.Store
+	Scope   *scope.Cache
+	Metrics *metrics.Metrics
+	Logger  *slog.Logger
+}
+
+// Config keeps the last good configuration for a start without a cloud.
+type Config interface {
+	Get(key string) ([]byte, error)
+	Put(ctx context.Context, key string, value []byte) error
+}
+
+// Hub is the edge hub's Backend. Run must run for it to work.
+type Hub struct {
+	o       Options
+	log     *slog.Logger
+	metrics *metrics.Metrics
+	scope   *scope.Cache
+	auth    *auth.Authenticator
+	twins   *twin.Manager
+	pool    *upstream.Pool
+	queue   *queue.Queue
+	engine  *dispatch.Engine
+
+	table      atomic.Pointer[route.Table]
+	ttl        atomic.Int64 // nanoseconds; negative: never expires
+	online     atomic.Bool  // the hub's own cloud connection is up
+	configured chan struct{}
+	configOnce sync.Once
+	configMu   sync.Mutex // one configuration at a time
+	hits       sync.Pool
+	jobs       *jobs
+	report     *reporter
+
+	mu       sync.Mutex
+	sessions map[iothub.Identity]*session
+	closing  bool
+}
+
+var (
+	_ head.Backend     = (*Hub)(nil)
+	_ upstream.Handler = (*Hub)(nil)
+)
+
+// New wires the hub. Nothing runs yet.
+func New(o Options) (*Hub, error) {
+	if o.MaxClients == 0 {
+		o.MaxClients = 100
+	}
+	if o.AckTimeout == 0 {
+		o.AckTimeout = 30 * time.Second
+	}
+	if o.Reauth == 0 {
+		o.Reauth = 5 * time.Minute
+	}
+	h := &Hub{
+		o: o, log: o.Logger, metrics: o.Metrics, scope: o.Scope,
+		configured: make(chan struct{}),
+		sessions:   make(map[iothub.Identity]*session),
+	}
+	h.auth = auth.New(o.Scope, o.Auth)
+	h.pool = upstream.New(o.Dial, h, upstream.Options{Idle: o.Idle, Logger: o.Logger})
+	h.twins = twin.New(h.pool, o.Records, h.notifyDesired, o.Twin)
+	h.jobs = newJobs(8)
+	h.report = newReporter(h)
+	var err error
+	if h.queue, err = queue.New(o.Store, queue.Options{Logger: o.Logger, Expired: h.expired}); err != nil {
+		return nil, fmt.Errorf("open queue: %w", err)
+	}
+	h.engine = dispatch.New(h.queue, dispatch.Options{Logger: o.Logger, Hooks: h.hooks()})
+	h.table.Store(route.NewTable(nil, o.Device))
+	h.ttl.Store(-1)
+	return h, nil
+}
+
+// Configured is closed when the hub has a configuration, the last one from disk or
+// one from the cloud. Heads should not serve before.
+func (h *Hub) Configured() <-chan struct{} { return h.configured }
+
+// Run runs the hub until ctx ends. Clients are disconnected at the end.
+func (h *Hub) Run(ctx context.Context) error {
+	if err := h.loadConfig(ctx); err != nil {
+		return err
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return h.pool.Run(ctx) })
+	g.Go(func() error { return h.twins.Run(ctx) })
+	g.Go(func() error { return h.engine.Run(ctx) })
+	g.Go(func() error { return h.scope.Run(ctx) })
+	g.Go(func() error { return h.jobs.run(ctx) })
+	g.Go(func() error { return h.report.run(ctx) })
+	g.Go(func() error { return h.reauthenticate(ctx) })
+	g.Go(func() error { return h.followOwnTwin(ctx) })
+	<-ctx.Done()
+	h.disconnectAll()
+	return g.Wait()
+}
+
+// self is the hub's own identity.
+func (h *Hub) self() iothub.Identity { return iothub.ModuleIdentity(h.o.Device, iothub.HubModule) }
+
+// Connect admits a client. See head.Backend.
+func (h *Hub) Connect(ctx context.Context, l head.Login, c head.Client) (head.Session, error) {
+	if l.Identity == h.self() {
+		h.metrics.Refused(l.Identity.String())
+		return nil, fmt.Errorf("%w: %s is this hub", head.ErrUnauthorized, l.Identity)
+	}
+	if err := h.auth.Authenticate(ctx, l); err != nil {
+		if errors.Is(err, head.ErrUnauthorized) {
+			h.metrics.Refused(l.Identity.String())
+		}
+		return nil, err
+	}
+	s := &session{hub: h, login: l, client: c, since: time.Now(), features: make(map[head.Feature]bool)}
+	h.mu.Lock()
+	old := h.sessions[l.Identity]
+	switch {
+	case h.closing:
+		h.mu.Unlock()
+		return nil, fmt.Errorf("%w: %w", head.ErrUnavailable, head.ErrShutdown)
+	case old == nil && len(h.sessions) >= h.o.MaxClients:
+		h.mu.Unlock()
+		return nil, fmt.Errorf("%w: maximum allowed clients, %d, are connected", head.ErrUnavailable, h.o.MaxClients)
+	}
+	h.sessions[l.Identity] = s
+	n := len(h.sessions)
+	h.mu.Unlock()
+	if old != nil {
+		old.client.Disconnect(head.ErrReplaced)
+	}
+	h.metrics.Connected(l.Identity.String(), n)
+	h.log.Info("client connected", "id", l.Identity.String(), "protocol", l.Protocol, "product", l.Product)
+	h.report.connected(l.Identity)
+	return s, nil
+}
+
+// Product is what a connected client calls itself, "" for others.
+func (h *Hub) Product(id iothub.Identity) string {
+	if s := h.session(id); s != nil {
+		return s.login.Product
+	}
+	return ""
+}
+
+// leave forgets a session that has ended, unless a newer one has its place.
+func (h *Hub) leave(s *session, reason error) {
+	id := s.id()
+	h.mu.Lock()
+	current := h.sessions[id] == s
+	if current {
+		delete(h.sessions, id)
+	}
+	n := len(h.sessions)
+	h.mu.Unlock()
+	h.log.Info("client disconnected", "id", id.String(), "reason", reason)
+	if !current {
+		return
+	}
+	h.metrics.Disconnected(id.String(), n)
+	h.report.disconnected(id)
+	if err := h.pool.Subscribe(id, upstream.Wants{}); err != nil {
+		h.log.Debug("cloud subscriptions not withdrawn", "id", id.String(), "error", err)
+	}
+}
+
+func (h *Hub) session(id iothub.Identity) *session {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.sessions[id]
+}
+
+func (h *Hub) all() []*session {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	list := make([]*session, 0, len(h.sessions))
+	for _, s := range h.sessions {
+		list = append(list, s)
+	}
+	return list
+}
+
+func (h *Hub) disconnectAll() {
+	h.mu.Lock()
+	h.closing = true
+	h.mu.Unlock()
+	for _, s := range h.all() {
+		s.client.Disconnect(head.ErrShutdown)
+	}
+}
+
+// settleInOrder calls done after those of everything that was accepted before:
+// answers keep their order.
+func (h *Hub) settleInOrder(result error, done func(error)) {
+	h.queue.Append(nil, nil, func(err error) {
+		if result != nil {
+			err = result
+		}
+		done(err)
+	})
+}
+
+// reauthenticate checks connected clients again and again: tokens expire, keys
+// change, devices are disabled.
+func (h *Hub) reauthenticate(ctx context.Context) error {
+	tick := time.NewTicker(h.o.Reauth)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+			for _, s := range h.all() {
+				h.recheck(s)
+			}
+		}
+	}
+}
+
+func (h *Hub) recheck(s *session) {
+	if err := h.auth.Check(s.login); err != nil {
+		h.log.Info("client is no longer authenticated", "id", s.id().String(), "error", err)
+		s.client.Disconnect(fmt.Errorf("%w: %w", head.ErrExpired, err))
+	}
+}
+
+// ScopeChanged is to be called when an identity has changed or gone.
+func (h *Hub) ScopeChanged(id iothub.Identity) {
+	for _, s := range h.all() {
+		if s.id() == id || s.id().Parent() == id {
+			h.recheck(s)
+		}
+	}
+	if e, ok := h.scope.Lookup(id); !ok || !e.Enabled {
+		h.pool.Close(id)
+	}
+}

@@ -1,0 +1,132 @@
+package edge
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/breakwater-iot/breakwater/hub/internal/head"
+	"github.com/breakwater-iot/breakwater/hub/internal/upstream"
+	"github.com/breakwater-iot/breakwater/proto/iothub"
+)
+
+// session is one connected client.
+type session struct {
+	hub    *Hub
+	login  head.Login
+	client head.Client
+	since  time.Time
+
+	mu       sync.Mutex
+	features map[head.Feature]bool
+	closed   bool
+}
+
+var _ head.Session = (*session)(nil)
+
+func (s *session) id() iothub.Identity { return s.login.Identity }
+
+// Telemetry stamps the message with who sent it and hands it to the router.
+func (s *session) Telemetry(_ context.Context, m *iothub.Message, done func(error)) {
+	id := s.id().String()
+	output := m.System.Get(iothub.OutputName)
+	s.hub.metrics.Received(id, output)
+	s.hub.metrics.Size(id, len(m.Body))
+	if n := m.Size(); n > iothub.MaxMessageSize {
+		// In its turn, as every answer.
+		s.hub.settleInOrder(fmt.Errorf("%w: message has %d bytes, at most %d", head.ErrTooLarge, n, iothub.MaxMessageSize), done)
+		return
+	}
+	s.hub.stamp(m, s.id(), s.login.ModelID)
+	s.hub.accept(m, done)
+}
+
+// Twin answers from the cloud or from disk.
+func (s *session) Twin(ctx context.Context) (iothub.TwinProperties, error) {
+	t, err := s.hub.twins.Get(ctx, s.id())
+	if err != nil {
+		return t, err
+	}
+	source := "edge_hub"
+	if s.hub.pool.Up(s.id()) {
+		source = "upstream"
+	}
+	s.hub.metrics.TwinRead(source, s.id().String())
+	return t, nil
+}
+
+// PatchReported keeps the patch and tells the routes. The version is not known
+// here: the cloud gives it later.
+func (s *session) PatchReported(ctx context.Context, patch json.RawMessage, _ int64) (int64, error) {
+	err := s.hub.twins.PatchReported(ctx, s.id(), patch)
+	var invalid *iothub.ValidationError
+	if errors.As(err, &invalid) {
+		return 0, fmt.Errorf("%w: %w", head.ErrInvalid, err)
+	}
+	if err != nil {
+		return 0, err
+	}
+	s.hub.metrics.Reported("edge_hub", s.id().String())
+	s.hub.accept(s.hub.twinChange(s.id(), patch), func(err error) {
+		if err != nil {
+			s.hub.log.Warn("twin change notification not stored", "id", s.id().String(), "error", err)
+		}
+	})
+	return 0, nil
+}
+
+// Subscribe notes what the client wants and starts what that needs.
+func (s *session) Subscribe(f head.Feature) { s.want(f, true) }
+
+// Unsubscribe takes it back.
+func (s *session) Unsubscribe(f head.Feature) { s.want(f, false) }
+
+func (s *session) want(f head.Feature, on bool) {
+	s.mu.Lock()
+	changed := s.features[f] != on && !s.closed
+	s.features[f] = on
+	s.mu.Unlock()
+	if !changed {
+		return
+	}
+	switch f {
+	case head.Inputs:
+		if on {
+			s.hub.wakeInputs(s.id())
+		}
+	case head.C2D, head.Methods, head.DesiredChanges:
+		s.hub.subscribeUpstream(s)
+	case head.TwinResponses:
+	}
+}
+
+// wants tells whether the client is there and wants it.
+func (s *session) wants(f head.Feature) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.features[f] && !s.closed
+}
+
+func (s *session) upstreamWants() upstream.Wants {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return upstream.Wants{}
+	}
+	return upstream.Wants{
+		Desired: s.features[head.DesiredChanges],
+		Methods: s.features[head.Methods],
+		C2D:     s.features[head.C2D] && !s.id().IsModule(), // modules get none through a gateway
+	}
+}
+
+// Close is called by the head when the connection has ended.
+func (s *session) Close(err error) {
+	s.mu.Lock()
+	s.closed = true
+	s.mu.Unlock()
+	s.hub.leave(s, err)
+}
