@@ -63,7 +63,7 @@ type Runtime struct {
 	// them.
 	watchers sync.WaitGroup
 	stop     context.CancelFunc
-	life     context.Context //nolint:containedctx // the watchers', ended by Close
+	life     context.Context // the watchers', ended by Close
 
 	mu      sync.Mutex
 	running map[string]*run

@@ -2,19 +2,24 @@ package containerd
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"syscall"
 	"time"
 
 	"github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/core/containers"
 	"github.com/containerd/containerd/v2/pkg/cio"
 	"github.com/containerd/errdefs"
+	"github.com/containerd/typeurl/v2"
 	"github.com/moby/sys/signal"
+	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/breakwater-iot/breakwater/daemon/internal/containerd/ocimap"
 	"github.com/breakwater-iot/breakwater/daemon/internal/modlog"
@@ -93,6 +98,11 @@ func (r *Runtime) start(ctx context.Context, c client.Container, s stored) error
 	if err := r.discardTask(ctx, c); err != nil {
 		return err
 	}
+	if record.Network.Mode == ocimap.NetworkHost {
+		if err := c.Update(ctx, withOwnNetwork); err != nil {
+			return fmt.Errorf("host network: %w", translate(err))
+		}
+	}
 	task, err := c.NewTask(ctx, r.output(s.name, record))
 	if err != nil {
 		return translate(err)
@@ -103,6 +113,23 @@ func (r *Runtime) start(ctx context.Context, c client.Container, s stored) error
 	}
 	r.watch(run)
 	return nil
+}
+
+// withOwnNetwork puts a container with host network into the network namespace of
+// this process. That is the engine's as a rule, but the daemon may have been
+// started in another one, and then that is the host to its modules.
+func withOwnNetwork(_ context.Context, _ *client.Client, c *containers.Container) error {
+	var spec specs.Spec
+	if err := json.Unmarshal(c.Spec.GetValue(), &spec); err != nil {
+		return fmt.Errorf("stored spec: %w", err)
+	}
+	spec.Linux.Namespaces = slices.DeleteFunc(spec.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.NetworkNamespace })
+	spec.Linux.Namespaces = append(spec.Linux.Namespaces, specs.LinuxNamespace{
+		Type: specs.NetworkNamespace, Path: fmt.Sprintf("/proc/%d/ns/net", os.Getpid()),
+	})
+	var err error
+	c.Spec, err = typeurl.MarshalAny(&spec)
+	return err
 }
 
 // launch connects the created task and lets it go.
@@ -134,7 +161,7 @@ func (r *Runtime) launch(ctx context.Context, run *run) error {
 	r.running[run.name] = run
 	r.mu.Unlock()
 	if err := run.task.Start(ctx); err != nil {
-		return fmt.Errorf("%w: %w", runtime.ErrInvalid, err) // usually the command is not there
+		return translate(err)
 	}
 	return nil
 }

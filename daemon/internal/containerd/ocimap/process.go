@@ -115,10 +115,10 @@ var rlimits = []string{
 	"NOFILE", "NPROC", "RSS", "RTPRIO", "RTTIME", "SIGPENDING", "STACK",
 }
 
-// limits sets resource limits. Without a wish a module may open as many files as
-// under current Docker releases.
+// limits sets resource limits. Those without a wish are the engine's own: raising
+// one would need a privilege that the engine may not have.
 func (b *builder) limits() error {
-	limits := []specs.POSIXRlimit{{Type: "RLIMIT_NOFILE", Soft: 1024, Hard: 524288}}
+	var limits []specs.POSIXRlimit
 	for i, u := range b.host.Ulimits {
 		path := indexed("HostConfig.Ulimits", i)
 		name := strings.TrimPrefix(strings.ToUpper(u.Name), "RLIMIT_")
