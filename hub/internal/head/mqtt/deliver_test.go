@@ -248,6 +248,22 @@ func TestClientThatDoesNotReadBlocksNobody(t *testing.T) {
 	nothing(t, "outcome", c)
 }
 
+func TestLargeMessagesOfAWholeWindowDoNotCutTheClientOff(t *testing.T) {
+	p, s := start(t, newBackend(), nil).connect(mod)
+	p.subscribe(1, inputsFilter)
+	c, f := outcomes()
+	body := make([]byte, 250<<10)
+	for range 128 {
+		s.client.Deliver("in", &iothub.Message{Body: body}, f)
+	}
+	for range 128 {
+		p.send(puback(expect[*packets.PublishPacket](p).MessageID))
+		if o := receive(t, "outcome", c); o != head.Complete {
+			t.Fatalf("outcome %v", o)
+		}
+	}
+}
+
 func TestEveryDeliverySettlesOnceAndInOrder(t *testing.T) {
 	const n = 3000
 	p, s := start(t, newBackend(), func(o *mqtt.Options) { o.MaxQueued = n }).connect(mod)

@@ -69,7 +69,9 @@ type Options struct {
 	// (128 for Edge, 16 for Cloud); twin and method traffic is not counted.
 	Window int
 	// MaxQueued and MaxQueuedBytes bound what waits for the window; a client that
-	// lets it overflow is disconnected (1024, 4 MiB).
+	// lets it overflow is disconnected (1024, 64 MiB). The bodies are shared with
+	// the Backend, whose own windows decide how much there is: these bounds must be
+	// above them, or a client is cut off that is merely behind.
 	MaxQueued      int
 	MaxQueuedBytes int
 	// MaxMessageSize is the limit for iothub.Message.Size (256 KiB).
@@ -135,7 +137,7 @@ func (o *Options) setDefaults() error {
 	defaultTo(&o.MaxUnacked, 256)
 	defaultTo(&o.MaxUnackedBytes, 4<<20)
 	defaultTo(&o.MaxQueued, 1024)
-	defaultTo(&o.MaxQueuedBytes, 4<<20)
+	defaultTo(&o.MaxQueuedBytes, 64<<20)
 	defaultTo(&o.MaxMessageSize, iothub.MaxMessageSize)
 	if o.MaxConnections == 0 && o.MaxClients > 0 {
 		o.MaxConnections = 2*o.MaxClients + 64
