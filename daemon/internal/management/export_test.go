@@ -1,0 +1,4 @@
+package management
+
+// ParseTime reads since and until.
+var ParseTime = parseTime
