@@ -1,6 +1,7 @@
 package route
 
 import (
+	"errors"
 	"strconv"
 	"strings"
 )
@@ -65,10 +66,7 @@ func parseDecimal(s string) (float64, bool) {
 	return f, true
 }
 
-func isRange(err error) bool {
-	e, ok := err.(*strconv.NumError)
-	return ok && e.Err == strconv.ErrRange
-}
+func isRange(err error) bool { return errors.Is(err, strconv.ErrRange) }
 
 func isBlank(c byte) bool { return c == ' ' || '\t' <= c && c <= '\r' }
 

@@ -2,6 +2,7 @@ package route_test
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -134,8 +135,8 @@ func checkCompile(t failer, text string, m *iothub.Message) {
 }
 
 func checkPosition(t failer, text string, err error) {
-	e, ok := err.(*route.Error)
-	if !ok || e.Offset < 0 || e.Offset > len(text) || e.Msg == "" {
+	var e *route.Error
+	if !errors.As(err, &e) || e.Offset < 0 || e.Offset > len(text) || e.Msg == "" {
 		t.Fatalf("%q: error %#v", text, err)
 	}
 	line := strings.Count(text[:e.Offset], "\n") + 1
