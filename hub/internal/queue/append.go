@@ -12,8 +12,8 @@ import (
 // leaves all of a group or nothing.
 const (
 	groupCount = 2048
-	groupBytes = 512 << 10
-	maxRecord  = 448 << 10
+	groupBytes = 192 << 10
+	maxRecord  = 288 << 10
 )
 
 // appended is one call of Append on its way to the disk.

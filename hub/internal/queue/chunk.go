@@ -25,7 +25,7 @@ const chunkVersion = 1
 // Bounds of a chunk, unless a single message is larger.
 const (
 	maxChunkCount = 256
-	maxChunkBytes = 64 << 10
+	maxChunkBytes = 16 << 10
 )
 
 // itemSpace is at least what an item takes beside a message of its own.

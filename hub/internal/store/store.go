@@ -49,14 +49,16 @@ var (
 // Limits of one key and one value.
 const (
 	MaxKey   = 32 << 10
-	MaxValue = 512 << 10
+	MaxValue = 384 << 10
 )
 
 // MaxAtomic is the size up to which a Batch is never cut.
-const MaxAtomic = 1 << 20
+const MaxAtomic = 512 << 10
 
 const (
-	memTableSize = 8 << 20
+	// memTableSize decides how much memory Badger takes: a few times as much while
+	// it merges, 10 MB more than nothing at rest with a large database.
+	memTableSize = 4 << 20
 	// groupBytes bounds one group, so that a group spans at most two of Badger's
 	// write-ahead logs; wal.go relies on it.
 	groupBytes = memTableSize / 4
@@ -121,7 +123,7 @@ type Store struct {
 	dead deadBytes
 
 	wake     chan struct{} // capacity 1: pending is not empty, or closed
-	stop     chan struct{} // closed by Close: ends the reclaimer
+	stop     chan struct{} // closed by Close: ends the loops
 	failed   chan struct{} // closed when the store failed
 	finished sync.WaitGroup
 
@@ -129,8 +131,8 @@ type Store struct {
 	closeErr error
 }
 
-// Open opens the database in dir, creating it if need be, and starts its two
-// goroutines, the committer and the reclaimer. Close must be called.
+// Open opens the database in dir, creating it if need be, and starts its
+// goroutines: committer, reclaimer, trimmer. Close must be called.
 func Open(dir string, o Options) (*Store, error) {
 	o.defaults()
 	bo := badger.DefaultOptions(dir).
@@ -147,6 +149,7 @@ func Open(dir string, o Options) (*Store, error) {
 		WithValueLogFileSize(1 << 20).
 		WithValueThreshold(MaxValue).
 		WithBaseTableSize(2 << 20).
+		WithBlockSize(16 << 10).
 		WithBaseLevelSize(8 << 20).
 		WithDetectConflicts(false).
 		WithMetricsEnabled(false)
@@ -173,6 +176,9 @@ func Open(dir string, o Options) (*Store, error) {
 	}
 	s.finished.Go(s.commitLoop)
 	s.finished.Go(s.reclaimLoop)
+	if !o.InMemory {
+		s.finished.Go(s.trimLoop)
+	}
 	return s, nil
 }
 
