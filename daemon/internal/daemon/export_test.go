@@ -1,0 +1,20 @@
+package daemon
+
+import (
+	"context"
+	"log/slog"
+
+	"github.com/breakwater-iot/breakwater/daemon/internal/module"
+	"github.com/breakwater-iot/breakwater/daemon/internal/pki"
+)
+
+// RegistryOptions and NewRegistry are the client of the cloud's registry.
+type RegistryOptions = registryOptions
+
+// NewRegistry makes the client.
+var NewRegistry = newRegistry
+
+// RenewCA runs the renewal loop alone.
+func RenewCA(ctx context.Context, a *pki.Authority, m *module.Manager, log *slog.Logger) error {
+	return (&daemon{Options: Options{Log: log}, authority: a, manager: m}).renewCA(ctx)
+}
