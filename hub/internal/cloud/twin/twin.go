@@ -141,18 +141,15 @@ func (t *Twin) Patch(c Change, now time.Time) (json.RawMessage, error) {
 	case c.Tags != nil:
 		mergeNode(t.Tags, map[string]any{}, c.Tags, stamp{})
 	}
-	var told map[string]any
 	switch {
 	case c.ClearDesired:
-		told = vanished(t.Desired.Values, nil)
-		t.Desired.Version++
-		t.Desired.replace(nil, t.desiredStamp(now))
+		return t.replaceDesired(nil, now)
 	case c.Desired != nil:
-		told = c.Desired
 		t.Desired.Version++
 		t.Desired.merge(c.Desired, t.desiredStamp(now))
+		return t.finish(c.Desired)
 	}
-	return t.finish(told)
+	return t.finish(nil)
 }
 
 // Replace puts the change in the place of what is stored: tags always, desired
@@ -178,13 +175,10 @@ func (t *Twin) ReplaceDesired(values map[string]any, now time.Time) (json.RawMes
 }
 
 func (t *Twin) replaceDesired(values map[string]any, now time.Time) (json.RawMessage, error) {
-	told := vanished(t.Desired.Values, values)
+	before := t.Desired.Values
 	t.Desired.Version++
 	t.Desired.replace(values, t.desiredStamp(now))
-	for k, v := range t.Desired.Values {
-		told[k] = v
-	}
-	return t.finish(told)
+	return t.finish(told(before, t.Desired.Values))
 }
 
 // SameDesired tells whether replacing by values would change nothing.
@@ -194,12 +188,23 @@ func (t *Twin) SameDesired(values map[string]any) bool {
 	return reflect.DeepEqual(t.Desired.Values, s.Values)
 }
 
-// vanished returns null for each key of before that after does not have.
-func vanished(before, after map[string]any) map[string]any {
-	out := map[string]any{}
-	for k := range before {
-		if _, ok := after[k]; !ok {
+// told returns all of after, and null for each key of before that is gone, at every
+// level: a client that merges it has exactly after.
+func told(before, after map[string]any) map[string]any {
+	out := make(map[string]any, len(after))
+	for k, v := range after {
+		out[k] = v
+	}
+	for k, old := range before {
+		now, ok := after[k]
+		if !ok {
 			out[k] = nil
+			continue
+		}
+		oldObject, wasObject := old.(map[string]any)
+		nowObject, isObject := now.(map[string]any)
+		if wasObject && isObject {
+			out[k] = told(oldObject, nowObject)
 		}
 	}
 	return out
@@ -224,7 +229,7 @@ func anyOrNil(m map[string]any) any {
 }
 
 // finish counts the write, checks the limits and encodes what is told.
-func (t *Twin) finish(told map[string]any) (json.RawMessage, error) {
+func (t *Twin) finish(news map[string]any) (json.RawMessage, error) {
 	t.Version++
 	t.Counter++
 	if err := checkSection("tags", t.Tags, maxTags); err != nil {
@@ -233,11 +238,11 @@ func (t *Twin) finish(told map[string]any) (json.RawMessage, error) {
 	if err := checkSection("properties.desired", t.Desired.Values, maxSection); err != nil {
 		return nil, err
 	}
-	if told == nil {
+	if news == nil {
 		return nil, nil
 	}
-	out := make(map[string]any, len(told)+1)
-	for k, v := range told {
+	out := make(map[string]any, len(news)+1)
+	for k, v := range news {
 		out[k] = v
 	}
 	out[versionKey] = t.Desired.Version
