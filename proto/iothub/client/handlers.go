@@ -78,21 +78,21 @@ type inbox struct {
 
 var _ receiver = (*inbox)(nil)
 
-func (b *inbox) message(d delivery) error {
+func (b *inbox) message(d delivery) bool {
 	select {
 	case b.messages <- d:
-		return nil
+		return true
 	default:
-		return ErrOverflow
+		return false
 	}
 }
 
-func (b *inbox) desired(patch json.RawMessage, version int64) error {
+func (b *inbox) desired(patch json.RawMessage, version int64) bool {
 	select {
 	case b.patches <- desiredPatch{patch, version}:
-		return nil
+		return true
 	default:
-		return ErrOverflow
+		return false
 	}
 }
 
@@ -121,7 +121,7 @@ func (c *Client) handleMessages(ctx context.Context) {
 			if !c.beginMessage(ctx) {
 				return
 			}
-			c.handleMessage(ctx, d)
+			d.done(c.handleMessage(ctx, d))
 			c.endMessage()
 		case <-ctx.Done():
 			return
@@ -159,9 +159,10 @@ func (c *Client) endMessage() {
 	}
 }
 
-func (c *Client) handleMessage(ctx context.Context, d delivery) {
+// handleMessage tells whether the message may be acknowledged.
+func (c *Client) handleMessage(ctx context.Context, d delivery) bool {
 	if !d.current() {
-		return
+		return false
 	}
 	c.mu.Lock()
 	h := c.handlers
@@ -175,13 +176,12 @@ func (c *Client) handleMessage(ctx context.Context, d delivery) {
 	default:
 		// A stored session delivers before this program has set its handler.
 		c.o.Logger.Warn("message without a handler is not acknowledged", "input", d.input)
-		return
+		return false
 	}
 	if err != nil {
 		c.o.Logger.Warn("message is not acknowledged", "input", d.input, "err", err)
-		return
 	}
-	d.ack()
+	return err == nil
 }
 
 func (c *Client) handlePatches(ctx context.Context) {

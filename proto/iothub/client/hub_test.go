@@ -179,6 +179,13 @@ func (h *hub) publish(t topic.Topic, payload string) {
 	}
 }
 
+// count returns how many messages the client acknowledged.
+func (h *hub) count() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.acked
+}
+
 func (h *hub) bodies() []string {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -50,11 +50,12 @@ type link interface {
 	close(ctx context.Context)
 }
 
-// receiver takes what a link receives. Its methods do not block; an error ends
-// the link.
+// receiver takes what a link receives. Its methods do not block.
 type receiver interface {
-	message(delivery) error
-	desired(patch json.RawMessage, version int64) error
+	// message reports false when the queue of messages is full.
+	message(delivery) bool
+	// desired reports false when the queue of patches is full.
+	desired(patch json.RawMessage, version int64) bool
 	// method reports false when too many methods run already.
 	method(l link, id string, r iothub.MethodRequest) bool
 }
@@ -63,8 +64,9 @@ type receiver interface {
 type delivery struct {
 	input string // empty for cloud-to-device messages
 	m     *iothub.Message
-	// ack acknowledges the message; it does nothing when its link has ended.
-	ack func()
+	// done is called once, when nothing more happens to the message. If it was
+	// handled, it is acknowledged, unless its link has ended.
+	done func(handled bool)
 	// current tells whether the message may still be handled: its link is up, or it
 	// will not be delivered again.
 	current func() bool

@@ -32,21 +32,25 @@ func (t *mqttTransport) connect(ctx context.Context, cred credential, in receive
 		return nil, err
 	}
 	// The login is not made for contexts, so the end of ctx closes its connection.
-	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
+	stop := context.AfterFunc(ctx, func() { hangUp(conn) })
 	br := bufio.NewReader(idleReader{conn, t.o.KeepAlive})
 	err = t.login(conn, br, cred)
 	if !stop() {
 		err = fmt.Errorf("log in: %w", context.Cause(ctx))
 	}
 	if err != nil {
-		_ = conn.Close()
+		hangUp(conn)
 		return nil, err
 	}
 	return newMQTTLink(t.o, conn, br, in), nil
 }
 
+// hangUp closes the connection without the goodbye of TLS, which would wait for a
+// peer that does not read. MQTT has its own.
+func hangUp(conn *tls.Conn) { _ = conn.NetConn().Close() }
+
 // dial opens the connection with TLS.
-func (t *mqttTransport) dial(ctx context.Context) (net.Conn, error) {
+func (t *mqttTransport) dial(ctx context.Context) (*tls.Conn, error) {
 	address := net.JoinHostPort(t.o.Host, strconv.Itoa(t.o.Port))
 	raw, err := t.o.Dial(ctx, "tcp", address)
 	if err != nil {

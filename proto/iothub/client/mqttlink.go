@@ -4,10 +4,10 @@ import (
 	"bufio"
 	"cmp"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"slices"
 	"sync"
 	"time"
@@ -23,7 +23,7 @@ type mqttLink struct {
 	identity iothub.Identity
 	timeout  time.Duration
 	log      *slog.Logger
-	conn     net.Conn
+	conn     *tls.Conn
 	in       receiver
 
 	out       chan packets.ControlPacket // to the writer
@@ -33,17 +33,20 @@ type mqttLink struct {
 	enabling  chan struct{}              // held by the one enable under way
 	goroutine sync.WaitGroup
 
-	mu       sync.Mutex
-	reason   error // why stop is closed
-	closed   bool  // takes nothing more
-	lastID   uint16
-	sequence uint64
-	pending  map[uint16]*flight
-	subs     map[uint16]chan []byte
-	requests map[string]chan topicReply
-	lastRID  uint64
-	enabled  features
-	idlers   []chan struct{} // closed when nothing is pending any more
+	mu          sync.Mutex
+	reason      error // why stop is closed
+	leaving     bool  // DISCONNECT is under way
+	closed      bool  // takes nothing more
+	lastID      uint16
+	sequence    uint64
+	pending     map[uint16]*flight
+	subs        map[uint16]chan []byte
+	requests    map[string]chan topicReply
+	lastRID     uint64
+	undelivered int  // messages with the receiver
+	overflowed  bool // takes no more messages; ends when none is undelivered
+	enabled     features
+	idlers      []chan struct{} // closed when nothing is pending any more
 }
 
 // flight is a message that waits for its PUBACK.
@@ -55,7 +58,7 @@ type flight struct {
 // spare is the room in the writer's queue for what is no message.
 const spare = 64
 
-func newMQTTLink(o *Options, conn net.Conn, br *bufio.Reader, in receiver) *mqttLink {
+func newMQTTLink(o *Options, conn *tls.Conn, br *bufio.Reader, in receiver) *mqttLink {
 	l := &mqttLink{
 		identity: o.Identity,
 		timeout:  o.RequestTimeout,
@@ -92,16 +95,25 @@ func (l *mqttLink) fail(err error) {
 	l.mu.Lock()
 	first := l.reason == nil
 	if first {
+		switch { // the hub may hang up first
+		case l.leaving:
+			err = errGoodbye
+		case l.overflowed:
+			err = fmt.Errorf("%w: %w", ErrConnectionLost, ErrOverflow)
+		}
 		l.reason = err
 		close(l.stop)
 	}
 	l.mu.Unlock()
 	if first {
-		_ = l.conn.Close()
+		hangUp(l.conn)
 	}
 }
 
 func (l *mqttLink) close(ctx context.Context) {
+	l.mu.Lock()
+	l.leaving = true
+	l.mu.Unlock()
 	select {
 	case l.out <- packets.NewControlPacket(packets.Disconnect):
 		select {
@@ -265,6 +277,12 @@ func (l *mqttLink) write() {
 		}
 		if goodbye {
 			close(l.said)
+			l.mu.Lock()
+			overflowed := l.overflowed
+			l.mu.Unlock()
+			if overflowed {
+				l.fail(ErrOverflow)
+			}
 			return
 		}
 	}

@@ -84,8 +84,8 @@ func (l *mqttLink) deliver(p *packets.PublishPacket) error {
 		if version == 0 {
 			version, _ = iothub.Version(p.Payload)
 		}
-		if err := l.in.desired(p.Payload, version); err != nil {
-			return err
+		if !l.in.desired(p.Payload, version) {
+			return ErrOverflow
 		}
 	case topic.MethodRequest:
 		if !l.in.method(l, t.RequestID, iothub.MethodRequest{Name: t.Name, Payload: p.Payload}) {
@@ -108,30 +108,67 @@ func (l *mqttLink) deliverMessage(p *packets.PublishPacket, t topic.Topic) error
 	if t.Name != "" {
 		m.System.Set(iothub.InputName, t.Name)
 	}
-	return l.in.message(delivery{
-		input: t.Name,
-		m:     m,
-		ack: func() {
-			if p.Qos == 0 {
-				return
-			}
-			select {
-			case l.out <- puback(p.MessageID):
-			case <-l.stop:
-			}
-		},
-		current: func() bool {
-			if p.Qos == 0 {
-				return true
-			}
-			select {
-			case <-l.stop:
-				return false
-			default:
-				return true
-			}
-		},
-	})
+	l.mu.Lock()
+	full := l.overflowed
+	if !full {
+		l.undelivered++
+	}
+	l.mu.Unlock()
+	if full {
+		return nil
+	}
+	d := delivery{
+		input:   t.Name,
+		m:       m,
+		done:    func(handled bool) { l.settled(p, handled) },
+		current: func() bool { return p.Qos == 0 || l.err() == nil },
+	}
+	if !l.in.message(d) {
+		l.overflow()
+	}
+	return nil
+}
+
+// settled acknowledges a message that was handled. The last one of a link that
+// overflowed ends it.
+func (l *mqttLink) settled(p *packets.PublishPacket, handled bool) {
+	if handled && p.Qos > 0 {
+		select {
+		case l.out <- puback(p.MessageID):
+		case <-l.stop:
+		}
+	}
+	l.mu.Lock()
+	l.undelivered--
+	last := l.overflowed && l.undelivered == 0
+	l.mu.Unlock()
+	if last {
+		l.leaveOverflowed()
+	}
+}
+
+// overflow drops the message at hand and, so that order is kept, all that follow.
+// The connection ends when the handlers are done with what they have, so that
+// acknowledgements get through and the hub delivers only the rest again.
+func (l *mqttLink) overflow() {
+	l.mu.Lock()
+	l.overflowed = true
+	l.undelivered--
+	none := l.undelivered == 0
+	l.mu.Unlock()
+	l.log.Warn("too many messages wait for their handler")
+	if none {
+		l.leaveOverflowed()
+	}
+}
+
+// leaveOverflowed disconnects behind the acknowledgements; the writer then ends the
+// link with ErrOverflow. If even the queue of the writer is full there is no good
+// order to keep.
+func (l *mqttLink) leaveOverflowed() {
+	if err := l.postNow(packets.NewControlPacket(packets.Disconnect)); err != nil {
+		l.fail(err)
+	}
 }
 
 // statusBusy answers a method call for which there is no room.

@@ -58,8 +58,9 @@ type Options struct {
 	// Window is how many sent messages may be unacknowledged; 256 if 0, at most
 	// 32768.
 	Window int
-	// Queue is how many messages may wait for their handler; 1024 if 0. More end
-	// the connection (ErrOverflow).
+	// Queue is how many messages may wait for their handler; 1024 if 0. If the hub
+	// sends more, the connection ends when those are handled (ErrOverflow), and the
+	// hub delivers the others again.
 	Queue int
 	// KeepAlive is the MQTT keep-alive, in whole seconds; 60 s if 0. A hub that is
 	// silent for longer is taken for dead.
