@@ -4,7 +4,6 @@ MODULES := agent daemon deploy e2e hub proto
 TAG ?= dev
 PLATFORMS ?= linux/amd64,linux/arm64,linux/arm/v7
 TOOL := GOWORK=off go tool -modfile=$(CURDIR)/tools/go.mod
-LINT := GOWORK=off go tool -modfile=$(CURDIR)/tools/lint/go.mod golangci-lint
 
 .DEFAULT_GOAL := help
 
@@ -41,8 +40,11 @@ e2e: setup build ## The built programs, end to end, with containers and the stoc
 	@go test -tags e2e -timeout 15m -count 1 -v ./e2e/...
 
 .PHONY: lint
-lint: ## Check style, layering and formatting.
-	@for m in $(MODULES); do echo "lint $$m"; (cd $$m && $(LINT) run --config ../.golangci.yml ./...) || exit 1; done
+lint: bin/golangci-lint ## Check style, layering and formatting.
+	@for m in $(MODULES); do echo "lint $$m"; (cd $$m && ../bin/golangci-lint run --config ../.golangci.yml ./...) || exit 1; done
+
+bin/golangci-lint: tools/lint/go.mod
+	@cd tools/lint && GOWORK=off go build -o ../../$@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
 
 .PHONY: generate
 generate: ## Generate the code of the gRPC services.

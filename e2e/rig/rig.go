@@ -53,11 +53,14 @@ type Rig struct {
 	closeErr       error
 }
 
+// The devices of the rig's world.
 const (
-	lockFile = "/run/breakwater-rig.lock"
-	// EdgeID and LeafID are the devices of the rig's world.
 	EdgeID = "edge-1"
 	LeafID = "leaf-1"
+)
+
+const (
+	lockFile = "/run/breakwater-rig.lock"
 
 	registryAddr   = "127.0.0.1:5000"
 	registryPrefix = "localhost:5000/breakwater"

@@ -40,7 +40,6 @@ type sensor struct {
 	usual   time.Duration // without a twin setting
 	delay   time.Duration
 	active  bool
-	version int64 // of the desired properties in force
 }
 
 func newSensor(s settings, random *mathrand.Rand, log *slog.Logger) *sensor {

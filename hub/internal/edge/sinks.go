@@ -61,9 +61,9 @@ func (k inputSink) Deliver(m *iothub.Message, _ dispatch.Info, done func(error))
 		switch o {
 		case head.Complete:
 			once(nil)
-		case head.Abandon, head.Reject:
+		case head.Reject:
 			once(fmt.Errorf("%w: module %s has refused the message", dispatch.ErrPermanent, k.module))
-		default:
+		default: // abandoned, or lost with the connection: again when the module listens
 			once(dispatch.ErrNotReady)
 		}
 	})

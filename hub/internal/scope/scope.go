@@ -154,7 +154,7 @@ func (c *Cache) Refresh(ctx context.Context, id iothub.Identity) (bool, error) {
 	now := time.Now()
 	c.mu.Lock()
 	e, known := c.entries[id]
-	if last, ok := c.asked[id]; ok && now.Sub(last) < c.o.MinDistance && !(known && e.Auth == None) {
+	if last, ok := c.asked[id]; ok && now.Sub(last) < c.o.MinDistance && (!known || e.Auth != None) {
 		c.mu.Unlock()
 		return false, nil
 	}

@@ -24,8 +24,8 @@ type Vault interface {
 	Decrypt(ctx context.Context, ciphertext, iv []byte) ([]byte, error)
 }
 
-// ErrUnreadable: a record was not sealed with this key, for this name, or is
-// damaged.
+// ErrUnreadable tells that a record was not sealed with this key, for this name, or
+// is damaged.
 var ErrUnreadable = errors.New("record cannot be opened")
 
 const (

@@ -59,8 +59,8 @@ func FromEnvironment(environ []string) (Edge, error) {
 		StorageFolder:     r.text("StorageFolder", "/tmp"),
 		LogLevel:          r.level("RuntimeLogLevel"),
 		UpstreamProtocol:  r.text("UpstreamProtocol", ""),
-		MQTTEnabled:       r.boolean("MqttSettings__Enabled", true),
-		MetricsEnabled:    r.boolean("Metrics__Listener__MetricsEnabled", true),
+		MQTTEnabled:       r.boolean("MqttSettings__Enabled"),
+		MetricsEnabled:    r.boolean("Metrics__Listener__MetricsEnabled"),
 		MaxClients:        r.number("MaxConnectedClients", 100, 1, 1_000_000),
 		AckTimeout:        r.seconds("MessageAckTimeoutSecs", 30, 1),
 		IdleTimeout:       r.seconds("CloudConnectionIdleTimeoutSecs", 3600, 1),
@@ -68,12 +68,12 @@ func FromEnvironment(environ []string) (Edge, error) {
 		ScopeRefreshDelay: r.seconds("DeviceScopeCacheRefreshDelaySecs", 120, 0),
 		TwinPush:          r.seconds("ReportedPropertiesSyncFrequencySecs", 5, 1),
 		TwinSync:          r.seconds("MinTwinSyncPeriodSecs", 120, 0),
-		EncryptTwins:      r.boolean("EncryptTwinStore", true),
+		EncryptTwins:      r.boolean("EncryptTwinStore"),
 		ShutdownWait:      r.seconds("ShutdownWaitPeriod", 60, 1),
 	}
 	port := r.number("httpSettings__metrics_port", 9600, 1, 65535)
 	s.MetricsPort = r.number("Metrics__Listener__Port", port, 1, 65535)
-	if !r.boolean("CloseCloudConnectionOnIdleTimeout", true) {
+	if !r.boolean("CloseCloudConnectionOnIdleTimeout") {
 		s.IdleTimeout = 0
 	}
 	return s, errors.Join(r.errs...)
@@ -117,15 +117,15 @@ func (r *reader) seconds(name string, fallback, low int) time.Duration {
 	return time.Duration(r.number(name, fallback, low, tenYears)) * time.Second
 }
 
-func (r *reader) boolean(name string, fallback bool) bool {
+// boolean is true unless the variable says otherwise: all switches are on by default.
+func (r *reader) boolean(name string) bool {
 	v := r.text(name, "")
 	if v == "" {
-		return fallback
+		return true
 	}
 	b, err := strconv.ParseBool(strings.ToLower(v))
 	if err != nil {
 		r.errs = append(r.errs, fmt.Errorf("environment variable %s is %q: want true or false", name, v))
-		return fallback
 	}
 	return b
 }

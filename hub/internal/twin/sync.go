@@ -38,10 +38,7 @@ func (m *Manager) takeDirty() []iothub.Identity {
 
 // push sends what is pending for one identity. On failure it stays pending.
 func (m *Manager) push(ctx context.Context, id iothub.Identity) {
-	e, err := m.locked(id)
-	if err != nil {
-		return
-	}
+	e := m.locked(id)
 	sent := e.Pending
 	busy := e.pushing
 	e.pushing = e.pushing || len(sent) > 0
@@ -50,7 +47,7 @@ func (m *Manager) push(ctx context.Context, id iothub.Identity) {
 		return
 	}
 	call, cancel := context.WithTimeout(ctx, m.o.CallTimeout)
-	err = m.cloud.PatchReported(call, id, sent)
+	err := m.cloud.PatchReported(call, id, sent)
 	cancel()
 
 	e.mu.Lock()
@@ -78,10 +75,7 @@ func (m *Manager) push(ctx context.Context, id iothub.Identity) {
 // does not follow what is stored, the whole twin is fetched and the difference
 // made.
 func (m *Manager) DesiredChanged(ctx context.Context, id iothub.Identity, patch json.RawMessage, version int64) {
-	e, err := m.locked(id)
-	if err != nil {
-		return
-	}
+	e := m.locked(id)
 	if len(e.Desired) == 0 {
 		e.mu.Unlock()
 		m.notify(id, patch, version)
@@ -115,10 +109,7 @@ func (m *Manager) DesiredChanged(ctx context.Context, id iothub.Identity, patch 
 // often than MinSync.
 func (m *Manager) Reconnected(ctx context.Context, id iothub.Identity) {
 	m.push(ctx, id)
-	e, err := m.locked(id)
-	if err != nil {
-		return
-	}
+	e := m.locked(id)
 	// The first one after the start is always due: synced is zero.
 	due := time.Since(e.synced) >= m.o.MinSync
 	e.mu.Unlock()
@@ -147,10 +138,7 @@ func (m *Manager) sync(ctx context.Context, id iothub.Identity) {
 // take stores a whole twin and returns the patch of its desired properties against
 // what was stored, nil if nothing differs or nothing was stored.
 func (m *Manager) take(ctx context.Context, id iothub.Identity, fresh iothub.TwinProperties, before int) (json.RawMessage, int64, error) {
-	e, err := m.locked(id)
-	if err != nil {
-		return nil, 0, err
-	}
+	e := m.locked(id)
 	defer e.mu.Unlock()
 	e.synced = time.Now()
 	if e.changes != before && len(e.Desired) > 0 {

@@ -95,7 +95,7 @@ func New(cloud Cloud, records Records, notify Notify, o Options) *Manager {
 }
 
 // locked returns the entry with its mutex held and its record loaded.
-func (m *Manager) locked(id iothub.Identity) (*entry, error) {
+func (m *Manager) locked(id iothub.Identity) *entry {
 	m.mu.Lock()
 	e := m.entries[id]
 	if e == nil {
@@ -105,7 +105,7 @@ func (m *Manager) locked(id iothub.Identity) (*entry, error) {
 	m.mu.Unlock()
 	e.mu.Lock()
 	if e.loaded {
-		return e, nil
+		return e
 	}
 	raw, err := m.records.Get(id.String())
 	switch {
@@ -123,7 +123,7 @@ func (m *Manager) locked(id iothub.Identity) (*entry, error) {
 	if len(e.Pending) > 0 {
 		m.markDirty(id)
 	}
-	return e, nil
+	return e
 }
 
 // save writes the record; when that fails, memory keeps the old one.
@@ -149,10 +149,7 @@ func (m *Manager) Get(ctx context.Context, id iothub.Identity) (iothub.TwinPrope
 	if ctx.Err() != nil {
 		return iothub.TwinProperties{}, ctx.Err()
 	}
-	e, err := m.locked(id)
-	if err != nil {
-		return iothub.TwinProperties{}, err
-	}
+	e := m.locked(id)
 	defer e.mu.Unlock()
 	if cloudErr != nil {
 		m.o.Logger.Debug("twin from disk", "id", id.String(), "reason", cloudErr)
@@ -174,10 +171,7 @@ func (m *Manager) Get(ctx context.Context, id iothub.Identity) (iothub.TwinPrope
 // fetch asks the cloud for the twin. before is the entry's count of changes from
 // before the call.
 func (m *Manager) fetch(ctx context.Context, id iothub.Identity) (fresh iothub.TwinProperties, before int, err error) {
-	e, err := m.locked(id)
-	if err != nil {
-		return fresh, 0, err
-	}
+	e := m.locked(id)
 	before = e.changes
 	e.mu.Unlock()
 	call, cancel := context.WithTimeout(ctx, m.o.CallTimeout)
@@ -221,10 +215,7 @@ func (m *Manager) PatchReported(ctx context.Context, id iothub.Identity, patch j
 	if err := iothub.CheckPatch(patch); err != nil {
 		return err
 	}
-	e, err := m.locked(id)
-	if err != nil {
-		return err
-	}
+	e := m.locked(id)
 	defer e.mu.Unlock()
 	reported := e.Reported
 	if len(reported) == 0 {
@@ -257,10 +248,7 @@ func (m *Manager) markDirty(id iothub.Identity) {
 
 // Stored returns the twin as it is on disk, empty sections if there is none.
 func (m *Manager) Stored(id iothub.Identity) iothub.TwinProperties {
-	e, err := m.locked(id)
-	if err != nil {
-		return stored(record{})
-	}
+	e := m.locked(id)
 	defer e.mu.Unlock()
 	return stored(e.record)
 }
