@@ -18,7 +18,7 @@ func (h *Hub) Connect(_ context.Context, login head.Login, client head.Client) (
 			"remote", remote(login), "error", err)
 		return nil, err
 	}
-	h.log.Info("connected", "identity", login.Identity, "protocol", login.Protocol, "remote", remote(login), "actor", s.grant.Actor)
+	h.log.Debug("connected", "identity", login.Identity, "protocol", login.Protocol, "remote", remote(login), "actor", s.grant.Actor)
 	return s, nil
 }
 

@@ -121,7 +121,7 @@ func (s *session) has(f head.Feature) bool {
 
 // Close implements head.Session.
 func (s *session) Close(err error) {
-	s.h.log.Info("disconnected", "identity", s.id, "reason", err)
+	s.h.log.Debug("disconnected", "identity", s.id, "reason", err)
 	s.end()
 }
 
