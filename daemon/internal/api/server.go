@@ -21,6 +21,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/health"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/keepalive"
 
 	"github.com/breakwater-iot/breakwater/daemon/internal/peer"
 )
@@ -69,6 +70,8 @@ func New(opt Options) (*Server, error) {
 		grpc.Creds(peer.Credentials()),
 		grpc.MaxRecvMsgSize(maxMessage),
 		grpc.ConnectionTimeout(headTimeout),
+		// The agent keeps a stream open for long and may ping to see that it lives.
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 		grpc.UnaryInterceptor(gate.unary),
 		grpc.StreamInterceptor(gate.stream),
 		grpc.WaitForHandlers(true),

@@ -65,9 +65,12 @@ type Manager struct {
 
 	mu      sync.Mutex
 	locks   map[string]*lock
-	closing bool
+	closing chan struct{}  // closed, with mu held, by Refuse
 	work    sync.WaitGroup // background updates; Go is called with mu held
 }
+
+// finishTimeout bounds what is carried to its end although its caller is gone.
+const finishTimeout = 5 * time.Minute
 
 // lock is a module's lock and how many hold or wait for it.
 type lock struct {
@@ -77,14 +80,17 @@ type lock struct {
 
 // New makes a manager. Close it to wait for its background work.
 func New(opt Options) *Manager {
-	return &Manager{opt: opt, locks: map[string]*lock{}}
+	return &Manager{opt: opt, locks: map[string]*lock{}, closing: make(chan struct{})}
 }
 
-// Refuse makes all that would start something fail from now on, with ErrClosing.
+// Refuse makes all that would start something fail from now on, with ErrClosing,
+// and breaks off what is carried on without its caller.
 func (m *Manager) Refuse() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.closing = true
+	if m.refusingLocked() == nil {
+		close(m.closing)
+	}
 }
 
 // Close refuses and waits for updates in the background, which end with the
@@ -97,10 +103,32 @@ func (m *Manager) Close() {
 func (m *Manager) refusing() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.closing {
+	return m.refusingLocked()
+}
+
+func (m *Manager) refusingLocked() error {
+	select {
+	case <-m.closing:
 		return ErrClosing
+	default:
+		return nil
 	}
-	return nil
+}
+
+// finish returns a context for steps that belong together: it outlives the
+// caller, who may be the very module that is stopped, but not the daemon. The
+// caller of finish must call done.
+func (m *Manager) finish(ctx context.Context) (_ context.Context, done func()) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), finishTimeout)
+	var watch sync.WaitGroup
+	watch.Go(func() {
+		select {
+		case <-m.closing:
+			cancel()
+		case <-ctx.Done():
+		}
+	})
+	return ctx, func() { cancel(); watch.Wait() }
 }
 
 // acquire takes the lock of a module, or gives up with ctx.
@@ -176,8 +204,8 @@ func (m *Manager) UpdateLater(ctx context.Context, spec Spec, start bool) error 
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.closing {
-		return ErrClosing
+	if err := m.refusingLocked(); err != nil {
+		return err
 	}
 	m.work.Go(func() {
 		if err := m.Update(ctx, spec, start); err != nil {
@@ -203,6 +231,8 @@ func (m *Manager) Delete(ctx context.Context, name string) error {
 		if _, err := s.Get(ctx); err != nil {
 			return err
 		}
+		ctx, done := m.finish(ctx)
+		defer done()
 		return s.Remove(ctx)
 	})
 }
@@ -219,7 +249,11 @@ func (m *Manager) Start(ctx context.Context, name string) error {
 
 // Stop stops the module and then its socket.
 func (m *Manager) Stop(ctx context.Context, name string) error {
-	return m.Exclusive(ctx, name, func(s Steps) error { return s.Stop(ctx, runtime.DefaultStopTimeout) })
+	return m.Exclusive(ctx, name, func(s Steps) error {
+		ctx, done := m.finish(ctx)
+		defer done()
+		return s.Stop(ctx, runtime.DefaultStopTimeout)
+	})
 }
 
 // Restart stops and starts the module; its socket stays.
@@ -228,6 +262,8 @@ func (m *Manager) Restart(ctx context.Context, name string) error {
 		if err := m.refusing(); err != nil {
 			return err
 		}
+		ctx, done := m.finish(ctx)
+		defer done()
 		if err := m.opt.Runtime.Stop(ctx, name, runtime.DefaultStopTimeout); err != nil {
 			return err
 		}

@@ -32,6 +32,9 @@ type journal struct {
 	file  map[string]bool
 	fail  error // of Sockets.Open
 	pause func()
+	// onStop runs when a stop begins; slowStop lasts until its context ends.
+	onStop   func()
+	slowStop bool
 }
 
 func (j *journal) note(format string, args ...any) {
@@ -68,6 +71,12 @@ func (j *journal) Start(ctx context.Context, name string) error {
 
 func (j *journal) Stop(ctx context.Context, name string, d time.Duration) error {
 	j.note("stop %s", name)
+	if j.onStop != nil {
+		j.onStop()
+	}
+	if j.slowStop {
+		<-ctx.Done()
+	}
 	return j.Fake.Stop(ctx, name, d)
 }
 
@@ -263,6 +272,45 @@ func TestOneModuleOneOperation(t *testing.T) {
 		must(t, <-second)
 		j.expect(t, "pull reg/a:1", "open a", "create a", "remove a", "unlink a")
 	})
+}
+
+func TestCallerThatGivesUpLeavesNothingHalfDone(t *testing.T) {
+	m, j := newManager(t, true)
+	must(t, m.Create(t.Context(), spec("a", "reg/a:1")))
+	must(t, m.Start(t.Context(), "a"))
+	ctx, cancel := context.WithCancel(t.Context())
+	j.onStop = cancel // as when the agent stops itself
+	must(t, m.Update(ctx, spec("a", "reg/a:2"), true))
+	if st, err := m.Get(t.Context(), "a"); err != nil || st.Image != "reg/a:2" || st.Status != runtime.StatusRunning {
+		t.Fatalf("%+v, %v", st, err)
+	}
+	ctx, cancel = context.WithCancel(t.Context())
+	j.onStop = cancel
+	must(t, m.Restart(ctx, "a"))
+	ctx, cancel = context.WithCancel(t.Context())
+	j.onStop = cancel
+	must(t, m.Stop(ctx, "a"))
+	if j.open["a"] {
+		t.Fatal("socket of a stopped module is open")
+	}
+	j.onStop = nil
+	gate, cancel := context.WithCancel(t.Context())
+	cancel()
+	j.pause = func() {}
+	if err := m.Update(gate, spec("a", "reg/a:1"), true); !errors.Is(err, context.Canceled) {
+		t.Fatalf("pull for nobody: %v", err)
+	}
+}
+
+func TestRefuseBreaksOffWhatNobodyWaitsFor(t *testing.T) {
+	m, j := newManager(t, true)
+	must(t, m.Create(t.Context(), spec("a", "reg/a:1")))
+	must(t, m.Start(t.Context(), "a"))
+	j.onStop = m.Refuse
+	j.slowStop = true
+	if err := m.Update(t.Context(), spec("a", "reg/a:2"), true); !errors.Is(err, context.Canceled) {
+		t.Fatalf("got %v", err)
+	}
 }
 
 func TestUpdateLaterWorksInTheBackground(t *testing.T) {

@@ -33,7 +33,8 @@ func (s Steps) Create(ctx context.Context, spec Spec) error {
 	return s.make(ctx, opts)
 }
 
-// Replace makes the container anew: what can fail without harm comes first.
+// Replace makes the container anew: what can fail without harm comes first, and
+// what follows is finished even if the caller gives up.
 func (s Steps) Replace(ctx context.Context, spec Spec, start bool) error {
 	opts, err := s.prepare(spec)
 	if err != nil {
@@ -42,6 +43,8 @@ func (s Steps) Replace(ctx context.Context, spec Spec, start bool) error {
 	if _, err := s.m.opt.Runtime.Pull(ctx, pullRequest(spec)); err != nil {
 		return err
 	}
+	ctx, done := s.m.finish(ctx)
+	defer done()
 	if err := s.Stop(ctx, runtime.DefaultStopTimeout); err != nil && !errors.Is(err, runtime.ErrNotFound) {
 		return err
 	}

@@ -162,7 +162,11 @@ func (a *Authority) store(cert *x509.Certificate, key crypto.Signer) error {
 		return err
 	}
 	for path, mode := range map[string]fs.FileMode{a.keyPath(): 0o700, a.certPath(): 0o755} {
-		if err := os.MkdirAll(filepath.Dir(path), mode); err != nil {
+		dir := filepath.Dir(path)
+		if err := os.MkdirAll(dir, mode); err != nil {
+			return fmt.Errorf("create directory: %w", err)
+		}
+		if err := os.Chmod(dir, mode); err != nil { // whatever the umask
 			return fmt.Errorf("create directory: %w", err)
 		}
 	}

@@ -16,8 +16,8 @@ type Listener interface {
 	Listen(api.Endpoint) (*api.Socket, error)
 }
 
-// Sockets are the modules' workload sockets, <dir>/<module>.sock, mode 0666: the
-// directory lets in only root, the mounts only their module. It is safe for
+// Sockets are the modules' workload sockets, <dir>/<module>.sock, mode 0666: who
+// calls is told by the kernel, not by who may open the file. It is safe for
 // concurrent use.
 type Sockets struct {
 	server Listener
@@ -30,6 +30,9 @@ type Sockets struct {
 // NewSockets makes the directory.
 func NewSockets(server Listener, dir string) (*Sockets, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, fmt.Errorf("create socket directory: %w", err)
+	}
+	if err := os.Chmod(dir, 0o755); err != nil { // whatever the umask
 		return nil, fmt.Errorf("create socket directory: %w", err)
 	}
 	return &Sockets{server: server, dir: dir, open: map[string]*api.Socket{}}, nil
