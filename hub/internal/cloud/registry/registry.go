@@ -162,7 +162,7 @@ func (d *device) document() rest.Device {
 	doc.Authentication = cloneAuth(doc.Authentication)
 	caps := *doc.Capabilities
 	doc.Capabilities = &caps
-	doc.ParentScopes = slices.Concat([]string{}, doc.ParentScopes)
+	doc.ParentScopes = append([]string{}, doc.ParentScopes...)
 	return doc
 }
 

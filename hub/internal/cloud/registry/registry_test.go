@@ -399,6 +399,9 @@ func TestEverythingIsThereAfterReopening(t *testing.T) {
 func TestReturnedDocumentsAreTheCallers(t *testing.T) {
 	b := open(t, "")
 	d := b.must("d", leaf, registry.Absent)
+	if d.ParentScopes == nil {
+		t.Error("parentScopes would be left out")
+	}
 	d.Authentication.Type, d.Capabilities.IoTEdge = "none", true
 	if got, err := b.Device("d"); err != nil || got.Authentication.Type != "sas" || got.IsEdge() {
 		t.Errorf("changed from outside: %+v", got)
