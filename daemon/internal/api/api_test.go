@@ -316,7 +316,11 @@ func TestShutdownEndsStreamsAndSockets(t *testing.T) {
 		t.Fatal(err)
 	}
 	silent := connect(t, s) // has sent nothing yet
+	began := time.Now()
 	s.stop()
+	if d := time.Since(began); d > 3*time.Second {
+		t.Errorf("an open stream held up the end for %v", d)
+	}
 	<-watch.ended
 	if _, err := silent.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Fatalf("silent connection: %v", err)

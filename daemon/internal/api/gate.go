@@ -16,8 +16,9 @@ import (
 // gate stands before every call, of gRPC and of REST: first the limit of the
 // caller's user id, then the guard.
 type gate struct {
-	guard *peer.Guard
-	limit *limiter
+	guard   *peer.Guard
+	limit   *limiter
+	closing chan struct{} // closed when the server begins to end
 }
 
 func (g *gate) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
@@ -32,8 +33,8 @@ func (g *gate) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, n
 	return next(ctx, req)
 }
 
-// stream authorises when the stream opens; it ends with the connection, and that
-// with the peer process.
+// stream authorises when the stream opens; it ends with the connection, that with
+// the peer process, and both when the server ends.
 func (g *gate) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error {
 	leave, err := g.enter(ss.Context())
 	if err != nil {
@@ -43,8 +44,27 @@ func (g *gate) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo
 	if err := g.guard.Check(ss.Context(), info.FullMethod, nil); err != nil {
 		return err
 	}
-	return next(srv, ss)
+	ctx, cancel := context.WithCancel(ss.Context())
+	var watch sync.WaitGroup
+	watch.Go(func() {
+		select {
+		case <-g.closing:
+			cancel()
+		case <-ctx.Done():
+		}
+	})
+	defer watch.Wait()
+	defer cancel()
+	return next(srv, &endingStream{ServerStream: ss, ctx: ctx})
 }
+
+// endingStream is a stream whose context ends with the server.
+type endingStream struct {
+	grpc.ServerStream
+	ctx context.Context //nolint:containedctx // the way grpc hands it over
+}
+
+func (s *endingStream) Context() context.Context { return s.ctx }
 
 func (g *gate) enter(ctx context.Context) (leave func(), err error) {
 	caller, ok := peer.FromContext(ctx)

@@ -47,7 +47,7 @@ type Options struct {
 	Log         *slog.Logger
 }
 
-// Server serves one API. Make it with New, then Run it; Listen may be called
+// Server serves one API. Make it with New, then Run it once; Listen may be called
 // before, during, and (failing) after Run.
 type Server struct {
 	opt   Options
@@ -55,6 +55,7 @@ type Server struct {
 	http  *http.Server
 	h2    *queue // connections on their way to gRPC
 	h1    *queue // and to HTTP/1.1
+	gate  *gate
 	group sync.WaitGroup
 
 	mu      sync.Mutex
@@ -64,8 +65,8 @@ type Server struct {
 
 // New prepares a server.
 func New(opt Options) (*Server, error) {
-	s := &Server{opt: opt, h2: newQueue(), h1: newQueue(), sockets: map[*Socket]struct{}{}}
-	gate := &gate{guard: opt.Guard, limit: newLimiter(opt.MaxRequests)}
+	gate := &gate{guard: opt.Guard, limit: newLimiter(opt.MaxRequests), closing: make(chan struct{})}
+	s := &Server{opt: opt, h2: newQueue(), h1: newQueue(), gate: gate, sockets: map[*Socket]struct{}{}}
 	s.grpc = grpc.NewServer(
 		grpc.Creds(peer.Credentials()),
 		grpc.MaxRecvMsgSize(maxMessage),
@@ -104,8 +105,8 @@ func New(opt Options) (*Server, error) {
 	return s, nil
 }
 
-// Run serves until ctx ends, then closes all sockets, gives requests in progress
-// a few seconds, and returns when nothing of the server runs any more.
+// Run serves until ctx ends, then closes all sockets, ends streams, gives requests
+// in progress a few seconds, and returns when nothing of the server runs any more.
 func (s *Server) Run(ctx context.Context) error {
 	var g errgroup.Group
 	g.Go(func() error {
@@ -137,6 +138,7 @@ func (s *Server) shutdown(ctx context.Context) {
 	for _, k := range open {
 		k.stopAccepting()
 	}
+	close(s.gate.closing)
 	ctx, cancel := context.WithTimeout(ctx, drainTimeout)
 	defer cancel()
 	drained := make(chan struct{})
