@@ -209,7 +209,7 @@ func (r *Rig) WaitDeployed(ctx context.Context) (AgentReport, error) {
 	var last AgentReport
 	err := poll(ctx, time.Second, "wait for the deployment", func() (bool, error) {
 		if r.edged.Ended() {
-			return false, fmt.Errorf("edged ended: %w", r.edged.err)
+			return false, final{fmt.Errorf("edged ended: %w; see %s", r.edged.err, r.logPath("edged"))}
 		}
 		report, version, err := r.AgentReport(ctx)
 		if err != nil {

@@ -39,7 +39,7 @@ func (r *Rig) useContainerd(ctx context.Context) error {
 	defer cancel()
 	return poll(wait, 100*time.Millisecond, "wait for containerd", func() (bool, error) {
 		if p.Ended() {
-			return false, fmt.Errorf("containerd ended: %w; see %s", p.err, r.logPath("containerd"))
+			return false, final{fmt.Errorf("containerd ended: %w; see %s", p.err, r.logPath("containerd"))}
 		}
 		_, err := run(wait, "ctr", "version")
 		return err == nil, err

@@ -38,7 +38,10 @@ imagePullPolicy = "on-create"
 
 [agent.config]
 image = "{{.AgentImage}}"
-createOptions = '{"HostConfig":{"Binds":["edgeagent-data:/data"],"ExtraHosts":["{{.HubName}}:{{.HubAddr}}"]}}'
+
+[agent.config.createOptions.HostConfig]
+Binds = ["edgeagent-data:/data"]
+ExtraHosts = ["{{.HubName}}:{{.HubAddr}}"]
 
 [agent.env]
 StorageFolder = "/data"

@@ -162,7 +162,13 @@ func (w *lineWriter) flush() {
 	}
 }
 
-// poll calls check every interval until it returns true, an error, or ctx ends.
+// final is an error after which poll need not go on.
+type final struct{ error }
+
+func (f final) Unwrap() error { return f.error }
+
+// poll calls check every interval until it returns true or a final error, or ctx
+// ends. Other errors say why it is not yet so.
 func poll(ctx context.Context, interval time.Duration, what string, check func() (bool, error)) error {
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
@@ -174,6 +180,9 @@ func poll(ctx context.Context, interval time.Duration, what string, check func()
 		}
 		if err != nil {
 			last = err
+		}
+		if errors.As(err, &final{}) {
+			return fmt.Errorf("%s: %w", what, err)
 		}
 		select {
 		case <-ctx.Done():

@@ -164,7 +164,13 @@ func (r *Rig) serveRegistry() error {
 		l.Close()
 		return fmt.Errorf("registry: %w", err)
 	}
-	blobs := registry.NewDiskBlobHandler(filepath.Join(r.Dir, "registry"))
+	folder := filepath.Join(r.Dir, "registry")
+	if err := os.MkdirAll(folder, 0o700); err != nil {
+		l.Close()
+		log.Close()
+		return fmt.Errorf("registry: %w", err)
+	}
+	blobs := registry.NewDiskBlobHandler(folder)
 	r.registry = &http.Server{
 		Handler:           registry.New(registry.WithBlobHandler(blobs), registry.Logger(newLog(log))),
 		ReadHeaderTimeout: 10 * time.Second,

@@ -41,7 +41,11 @@ func (s *screen) message(identity string, body json.RawMessage) {
 // status shows the modules and the hub's counters.
 func (s *screen) status(ctx context.Context, r *rig.Rig) {
 	var parts []string
-	if list, err := r.EdgeCtl(ctx, "list"); err != nil {
+	list, err := r.EdgeCtl(ctx, "list")
+	if ctx.Err() != nil {
+		return
+	}
+	if err != nil {
 		parts = append(parts, "modules: "+err.Error())
 	} else {
 		for _, line := range strings.Split(strings.TrimSpace(list), "\n")[1:] {
