@@ -38,7 +38,7 @@ func (m *monitorCommand) Run(ctx context.Context, env environment) error {
 			err := c.Events(ctx, q, printer.print)
 			switch {
 			case err == nil, ctx.Err() != nil:
-				return nil
+				return nil //nolint:nilerr // the user ended it
 			case errors.As(err, new(outputError)):
 				return err
 			case rest.StatusOf(err) > 0 && rest.StatusOf(err) < 500, !m.Follow, !printer.any && m.Since == "now":

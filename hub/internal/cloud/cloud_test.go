@@ -263,7 +263,9 @@ func TestActorLosesItsConnectionsWithItsScope(t *testing.T) {
 	f.mu.Unlock()
 	none := ""
 	b.update(registry.DeviceChange{DeviceID: "dev", DeviceScope: &none})
-	receive(t, f.ended, "the end")
+	if reason := receive(t, f.ended, "the end"); !errors.Is(reason, head.ErrExpired) {
+		t.Error(reason)
+	}
 }
 
 func TestTokenExpiryEndsTheConnection(t *testing.T) {

@@ -165,11 +165,11 @@ func TestVersionIsCheckedBeforeAnythingElse(t *testing.T) {
 		"/devices/0000/modules?api-version=2099-01-01":         false,
 	} {
 		resp, body := s.call("GET", target, "", "")
-		is := resp.StatusCode == 400 && resp.Header.Get("iothub-errorcode") == "InvalidProtocolVersion"
+		is := resp.StatusCode == http.StatusBadRequest && resp.Header.Get("iothub-errorcode") == "InvalidProtocolVersion"
 		if is != bad {
 			t.Errorf("%s: %d %s", target, resp.StatusCode, body)
 		}
-		if !bad && resp.StatusCode != 401 {
+		if !bad && resp.StatusCode != http.StatusUnauthorized {
 			t.Errorf("%s: %d", target, resp.StatusCode)
 		}
 	}
@@ -183,7 +183,7 @@ func TestErrorBodiesHaveTheFormThatClientsSplit(t *testing.T) {
 		t.Fatal(err)
 	}
 	parts := strings.Split(doc.Message, ";")
-	if resp.StatusCode != 404 || len(parts) != 2 || parts[0] != "ErrorCode:DeviceNotFound" || strings.Contains(parts[1], ":") {
+	if resp.StatusCode != http.StatusNotFound || len(parts) != 2 || parts[0] != "ErrorCode:DeviceNotFound" || strings.Contains(parts[1], ":") {
 		t.Errorf("%d %q", resp.StatusCode, doc.Message)
 	}
 	if !strings.HasPrefix(doc.ExceptionMessage, "Tracking ID:") || resp.Header.Get("X-Ms-Request-Id") != "r1" ||
@@ -195,7 +195,7 @@ func TestErrorBodiesHaveTheFormThatClientsSplit(t *testing.T) {
 func TestPathsAndVerbs(t *testing.T) {
 	s := start(t)
 	owner := s.policyToken(access.Owner)
-	if resp, body := s.call("PUT", "/devices/D%241"+version, owner, `{"deviceId":"D$1"}`); resp.StatusCode != 200 || resp.Header.Get("ETag") == "" {
+	if resp, body := s.call("PUT", "/devices/D%241"+version, owner, `{"deviceId":"D$1"}`); resp.StatusCode != http.StatusOK || resp.Header.Get("ETag") == "" {
 		t.Fatalf("%d %s", resp.StatusCode, body)
 	}
 	for _, tt := range []struct {
@@ -222,10 +222,10 @@ func TestPathsAndVerbs(t *testing.T) {
 			t.Errorf("%s %s: %d %s", tt.method, tt.target, resp.StatusCode, body)
 		}
 	}
-	if resp, _ := s.call("GET", "/devices"+version+"&top=x", owner, ""); resp.StatusCode != 400 {
+	if resp, _ := s.call("GET", "/devices"+version+"&top=x", owner, ""); resp.StatusCode != http.StatusBadRequest {
 		t.Errorf("top=x: %d", resp.StatusCode)
 	}
-	if resp, _ := s.call("PUT", "/devices/x"+version, owner, strings.Repeat(" ", 5<<20)); resp.StatusCode != 413 {
+	if resp, _ := s.call("PUT", "/devices/x"+version, owner, strings.Repeat(" ", 5<<20)); resp.StatusCode != http.StatusRequestEntityTooLarge {
 		t.Errorf("large body: %d", resp.StatusCode)
 	}
 }
@@ -252,7 +252,7 @@ func TestRightsOfPolicies(t *testing.T) {
 		for policy := range s.policies {
 			resp, _ := s.call(op.method, op.target+version+"&follow=false", s.policyToken(policy), op.body)
 			allowed := strings.Contains(" "+op.allowed+" ", " "+policy+" ")
-			if (resp.StatusCode != 401) != allowed {
+			if (resp.StatusCode != http.StatusUnauthorized) != allowed {
 				t.Errorf("%s with %s: %d", name, policy, resp.StatusCode)
 			}
 			if !allowed && resp.Header.Get("iothub-errorcode") != "IotHubUnauthorizedAccess" {
@@ -261,11 +261,11 @@ func TestRightsOfPolicies(t *testing.T) {
 		}
 	}
 	resp, _ := s.call("GET", "/devices", "SharedAccessSignature sr=x&sig=x&se=1", "")
-	if resp.StatusCode != 400 {
+	if resp.StatusCode != http.StatusBadRequest {
 		t.Errorf("without version: %d", resp.StatusCode)
 	}
 	resp, _ = s.call("GET", "/devices"+version, "SharedAccessSignature sr=x&sig=x&se=1", "")
-	if resp.StatusCode != 401 || resp.Header.Get("iothub-errorcode") != "IotHubUnauthorized" {
+	if resp.StatusCode != http.StatusUnauthorized || resp.Header.Get("iothub-errorcode") != "IotHubUnauthorized" {
 		t.Errorf("bad token: %d %s", resp.StatusCode, resp.Header.Get("iothub-errorcode"))
 	}
 }
@@ -330,7 +330,7 @@ func TestTwinsOverHTTPS(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if resp, body := s.call("PATCH", "/twins/d"+version, s.policyToken("service"), string(raw), "If-Match", `"*"`); resp.StatusCode != 200 {
+	if resp, body := s.call("PATCH", "/twins/d"+version, s.policyToken("service"), string(raw), "If-Match", `"*"`); resp.StatusCode != http.StatusOK {
 		t.Errorf("%d %s", resp.StatusCode, body)
 	}
 	replaced := must[rest.Twin](t)(c.ReplaceTwin(t.Context(), id, rest.DesiredPatch([]byte(`{"x":1}`)), ""))

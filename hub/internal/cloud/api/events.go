@@ -43,7 +43,6 @@ func (a *API) streamEvents(r *request) (answer, error) {
 	follow := q.Get("follow") != "false"
 	r.w.Header().Set("Content-Type", "application/x-ndjson")
 	r.w.WriteHeader(http.StatusOK)
-	flush := http.NewResponseController(r.w)
 	end := a.hub.Events().Next()
 	for {
 		list, next, err := a.hub.Events().Read(from, eventBatch)
@@ -57,19 +56,20 @@ func (a *API) streamEvents(r *request) (answer, error) {
 				writeLine(&lines, &list[i])
 			}
 		}
-		if _, err := r.w.Write(lines.Bytes()); err != nil {
-			return answer{sent: true}, nil
-		}
-		if from = next; !follow && from >= end {
-			return answer{sent: true}, nil
-		}
-		if err := flush.Flush(); err != nil {
-			return answer{sent: true}, nil
-		}
-		if !a.waitEvents(r, from) {
+		from = next
+		sent := r.sendNow(lines.Bytes())
+		if done := !follow && from >= end; !sent || done || !a.waitEvents(r, from) {
 			return answer{sent: true}, nil
 		}
 	}
+}
+
+// sendNow writes and flushes; false if the client is gone.
+func (r *request) sendNow(b []byte) bool {
+	if _, err := r.w.Write(b); err != nil {
+		return false
+	}
+	return http.NewResponseController(r.w).Flush() == nil
 }
 
 // waitEvents waits for events at from, with heartbeats; false if the client is gone.
@@ -84,10 +84,7 @@ func (a *API) waitEvents(r *request, from uint64) bool {
 		case r.Context().Err() != nil || !errors.Is(err, context.DeadlineExceeded):
 			return false
 		}
-		if _, err := r.w.Write([]byte("\n")); err != nil {
-			return false
-		}
-		if err := http.NewResponseController(r.w).Flush(); err != nil {
+		if !r.sendNow([]byte("\n")) {
 			return false
 		}
 	}

@@ -3,6 +3,7 @@ package api_test
 import (
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"strings"
 	"testing"
 
@@ -151,7 +152,7 @@ func TestFlatScope(t *testing.T) {
 	for target != "" && len(pages) < 10 {
 		resp, body := n.call("GET", target, n.tokens["mid"], "")
 		var r rest.ScopeResult
-		if err := json.Unmarshal([]byte(body), &r); err != nil || resp.StatusCode != 200 {
+		if err := json.Unmarshal([]byte(body), &r); err != nil || resp.StatusCode != http.StatusOK {
 			t.Fatalf("%d %s", resp.StatusCode, body)
 		}
 		pages = append(pages, names(r))
@@ -169,7 +170,7 @@ func TestFlatScope(t *testing.T) {
 		resp, body := n.call("GET", "/devices/mid/modules/$edgeHub/deviceAndModuleInDeviceScope?"+query+"&api-version=2018-08-30-preview", n.tokens["mid"], "")
 		got := fmt.Sprint("status ", resp.StatusCode)
 		var r rest.ScopeResult
-		if resp.StatusCode == 200 && json.Unmarshal([]byte(body), &r) == nil {
+		if resp.StatusCode == http.StatusOK && json.Unmarshal([]byte(body), &r) == nil {
 			got = names(r)
 		}
 		if got != want {

@@ -231,7 +231,6 @@ type transaction struct {
 	r       *Registry
 	batch   store.Batch
 	publish map[string]*device // nil value: deleted
-	changes []Change
 	err     error
 	lives   bool // identities come or go
 }
