@@ -183,6 +183,12 @@ func checkAcked(t *testing.T, dir string, acked []int) {
 	}
 	flush(t, s)
 	if n := keys(t, s, "qm") + keys(t, s, "qb") + keys(t, s, "qr"); n != 0 {
+		for _, kind := range []string{"qd", "qn", "qc", "qm", "qb", "qr"} {
+			_ = s.Scan([]byte(kind), nil, func(k, v []byte) error {
+				t.Logf("%q: %x", k, v[:min(len(v), 60)])
+				return nil
+			})
+		}
 		t.Fatalf("%d records left after all was settled", n)
 	}
 }

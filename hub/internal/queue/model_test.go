@@ -190,6 +190,9 @@ func (m *machine) Settle(t *rapid.T) {
 }
 
 func (m *machine) Reopen(t *rapid.T) {
+	if rapid.IntRange(0, 2).Draw(t, "really") > 0 {
+		return // it takes long
+	}
 	if err := m.s.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -251,7 +254,7 @@ func (m *machine) Check(t *rapid.T) {
 	if total > 0 {
 		return
 	}
-	for range 3 {
+	for range 5 {
 		done := make(chan struct{})
 		m.s.CommitRelaxed(func(*store.Batch) {}, func(error) { close(done) })
 		<-done

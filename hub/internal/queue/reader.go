@@ -155,10 +155,8 @@ func (r *Reader) load(f *fifo, from, to uint64) error {
 			f.ahead = append(f.ahead, e)
 			f.aheadBytes += e.Size
 		}
-		if lc.c.left == 0 {
-			f.dead = append(f.dead, lc.c)
-			r.q.dirtyLocked(f)
-		}
+		// A chunk with nothing left is being deleted: a checkpoint is written only
+		// with or after the deletes that it covers.
 	}
 	if !more {
 		r.q.skipLocked(f, next, to)

@@ -141,7 +141,7 @@ func Open(dir string, o Options) (*Store, error) {
 		WithMemTableSize(memTableSize).
 		WithNumMemtables(2).
 		WithNumLevelZeroTables(2).
-		WithNumLevelZeroTablesStall(6).
+		WithNumLevelZeroTablesStall(4).
 		WithBlockCacheSize(0).
 		WithIndexCacheSize(0).
 		WithCompression(options.None).
@@ -155,6 +155,8 @@ func Open(dir string, o Options) (*Store, error) {
 		WithMetricsEnabled(false)
 	if o.InMemory {
 		bo = bo.WithDir("").WithValueDir("").WithInMemory(true)
+	} else if err := removeEmpty(dir); err != nil {
+		return nil, fmt.Errorf("open store %s: %w", dir, err)
 	}
 	db, err := badger.Open(bo)
 	if err != nil {

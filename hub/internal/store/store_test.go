@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -17,9 +18,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	// A dependency of Badger keeps one worker for the whole process.
-	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("go.opencensus.io/stats/view.(*worker).start"),
-		goleak.IgnoreTopFunction("github.com/golang/glog.(*fileSink).flushDaemon"))
+	goleak.VerifyTestMain(m)
 }
 
 func open(t testing.TB, dir string, o store.Options) *store.Store {
@@ -315,6 +314,26 @@ func TestLogsAreFollowedThroughRotation(t *testing.T) {
 	if len(logs) == 0 || filepath.Base(logs[0]) < "00005.mem" {
 		t.Errorf("logs %v: the test did not rotate them", logs)
 	}
+}
+
+func TestLogsLeftEmptyByAKillAreNoObstacle(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir, store.Options{})
+	put(t, s, "a", "1")
+	_ = s.Close()
+	for _, name := range []string{"00007.mem", "000042.vlog"} {
+		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s = open(t, dir, store.Options{})
+	if v, err := s.Get([]byte("a")); err != nil || string(v) != "1" {
+		t.Errorf("%q, %v", v, err)
+	}
+	if _, err := store.Open(dir, store.Options{Logger: slog.New(slog.DiscardHandler)}); err == nil {
+		t.Error("opened twice")
+	}
+	put(t, s, "b", "2")
 }
 
 func TestDeletedDataIsGivenBack(t *testing.T) {

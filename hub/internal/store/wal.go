@@ -51,6 +51,40 @@ func openWAL(dir string) (*wal, error) {
 	return w, w.syncDir()
 }
 
+// removeEmpty deletes logs without content, which Badger refuses to open: they stay
+// when the process is killed while Badger creates or deletes one. It does nothing
+// while another process has the database open, and leaves the error to Badger.
+func removeEmpty(dir string) error {
+	d, err := os.Open(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer d.Close() // and with it the lock, the same as Badger's
+	if unix.Flock(int(d.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil {
+		return nil
+	}
+	files, err := d.ReadDir(-1)
+	if err != nil {
+		return err
+	}
+	for _, f := range files {
+		if ext := filepath.Ext(f.Name()); ext != walExt && ext != ".vlog" {
+			continue
+		}
+		info, err := f.Info()
+		if err == nil && info.Size() == 0 {
+			err = os.Remove(filepath.Join(dir, f.Name()))
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // discover opens logs that are new since the last call.
 func (w *wal) discover() error {
 	for {
