@@ -63,7 +63,7 @@ func Dial(opts Options) (*Client, error) {
 	if c.management, err = c.dial(opts.ManagementURI, c.managementCall); err != nil {
 		return nil, fmt.Errorf("management API: %w", err)
 	}
-	if c.workload, err = c.dial(opts.WorkloadURI, retryUnavailable(time.Second, workloadTimeout)); err != nil {
+	if c.workload, err = c.dial(opts.WorkloadURI, c.retryUnavailable(time.Second, workloadTimeout)); err != nil {
 		return nil, errors.Join(fmt.Errorf("workload API: %w", err), c.management.Close())
 	}
 	c.modules = managementv1.NewModulesClient(c.management)
@@ -78,6 +78,15 @@ func (c *Client) Close() error { return errors.Join(c.management.Close(), c.work
 
 // Gone is closed when a socket refused a connection.
 func (c *Client) Gone() <-chan struct{} { return c.gone }
+
+func (c *Client) isGone() bool {
+	select {
+	case <-c.gone:
+		return true
+	default:
+		return false
+	}
+}
 
 func (c *Client) dial(uri string, call grpc.UnaryClientInterceptor) (*grpc.ClientConn, error) {
 	path, ok := strings.CutPrefix(uri, "unix://")
@@ -110,7 +119,7 @@ func (c *Client) managementCall(ctx context.Context, method string, req, reply a
 		defer cancel()
 		return invoke(ctx, method, req, reply, cc, opts...)
 	}
-	return retryUnavailable(2*time.Second, c.opts.Timeout)(ctx, method, req, reply, cc, invoke, opts...)
+	return c.retryUnavailable(2*time.Second, c.opts.Timeout)(ctx, method, req, reply, cc, invoke, opts...)
 }
 
 func (c *Client) slot(ctx context.Context) error {
@@ -129,14 +138,14 @@ func (c *Client) slot(ctx context.Context) error {
 
 // retryUnavailable repeats a call that the daemon could not answer, with growing
 // pauses. Answers of the daemon, good or bad, are final.
-func retryUnavailable(pause, timeout time.Duration) grpc.UnaryClientInterceptor {
+func (c *Client) retryUnavailable(pause, timeout time.Duration) grpc.UnaryClientInterceptor {
 	return func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
 		wait := pause
 		for attempt := 1; ; attempt++ {
 			callCtx, cancel := context.WithTimeout(ctx, timeout)
 			err := invoke(callCtx, method, req, reply, cc, opts...)
 			cancel()
-			if status.Code(err) != codes.Unavailable || attempt > retries {
+			if status.Code(err) != codes.Unavailable || attempt > retries || c.isGone() {
 				return err
 			}
 			timer := time.NewTimer(wait)

@@ -45,6 +45,7 @@ type EnvVar struct{ Key, Value string }
 type Spec struct {
 	Name          string
 	Type          string
+	Version       string // of the manifest; the daemon does not get it
 	PullPolicy    string // On-Create or Never
 	Image         string
 	Digest        string
@@ -58,7 +59,7 @@ type Spec struct {
 // for what must be added, for instance a Binds that is no list.
 func (h Host) Build(m manifest.Module, id Identity, credentials []manifest.Registry) (Spec, error) {
 	s := Spec{
-		Name: m.Name, Type: m.Type, Image: m.Image, Digest: m.Digest,
+		Name: m.Name, Type: m.Type, Version: m.Version, Image: m.Image, Digest: m.Digest,
 		PullPolicy: "On-Create", Env: h.env(m, id),
 	}
 	if m.Pull == manifest.PullNever {

@@ -104,9 +104,10 @@ func (l *Loop) reportStatus(ctx context.Context) {
 	}
 }
 
-// shutdown stops all modules but the agent, side by side, and reports meanwhile:
-// whoever ends the agent may not grant the time to do one after the other.
-func (l *Loop) shutdown(ctx context.Context) {
+// Shutdown stops all modules but the agent, side by side, and reports meanwhile
+// that the agent is not running: whoever ends the agent may not grant the time to
+// do one after the other. It is called after Run returned.
+func (l *Loop) Shutdown(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, l.opts.ShutdownTimeout)
 	defer cancel()
 	begin := time.Now()

@@ -27,6 +27,7 @@ type Options struct {
 	FirstWait       time.Duration // for the twin, at start
 	CycleTimeout    time.Duration
 	ShutdownTimeout time.Duration
+	Observe         func(Cycle) // called at the end of each cycle, if set
 	Log             *slog.Logger
 }
 
@@ -44,7 +45,7 @@ func (o *Options) setDefaults() {
 	}
 }
 
-// Loop reconciles. Only Wake may be called while Run runs.
+// Loop reconciles. Only Wake may be called while Run runs, and Shutdown after it.
 type Loop struct {
 	opts   Options
 	daemon Daemon
@@ -92,8 +93,8 @@ func (l *Loop) Wake() {
 	}
 }
 
-// Run reconciles until ctx ends; then it stops the modules, reports that the agent
-// is not running, and returns nil.
+// Run reconciles until ctx ends, and returns nil. The modules go on as they are;
+// see Shutdown.
 func (l *Loop) Run(ctx context.Context) error {
 	l.load(ctx)
 	timer := time.NewTimer(l.opts.FirstWait)
@@ -116,7 +117,6 @@ func (l *Loop) Run(ctx context.Context) error {
 		case <-l.twin.Changed():
 		}
 	}
-	l.shutdown(context.WithoutCancel(ctx))
 	return nil
 }
 
@@ -163,10 +163,13 @@ func (l *Loop) cycle(ctx context.Context) time.Time {
 		return time.Time{}
 	}
 	var next time.Time
+	var worked time.Duration
 	if wanted != nil {
+		begin := time.Now()
 		var ran bool
 		next, ran = l.apply(ctx, wanted, engines, configErr == nil)
 		if ran {
+			worked = time.Since(begin)
 			if again, err := l.daemon.Modules(ctx); err == nil {
 				engines = again
 			}
@@ -179,6 +182,7 @@ func (l *Loop) cycle(ctx context.Context) time.Time {
 	}
 	l.save(ctx)
 	l.report(ctx, engines, l.status, false)
+	l.observed(engines, worked)
 	return next
 }
 
@@ -288,4 +292,22 @@ func (l *Loop) setStatus(s report.Status) {
 		l.log.Info("deployment status", "code", s.Code, "description", s.Description)
 		l.status = s
 	}
+}
+
+// observed tells the observer about the modules that were deployed.
+func (l *Loop) observed(engines []plan.Engine, worked time.Duration) {
+	if l.opts.Observe == nil {
+		return
+	}
+	c := Cycle{Modules: map[string]Sample{}, Worked: worked}
+	current := l.current(engines)
+	for name, m := range l.taken.Deployment.Modules {
+		have, exists := current[name]
+		c.Modules[name] = Sample{
+			Version:       m.Version,
+			WantedRunning: m.Status == manifest.Running,
+			Correct:       exists && l.opts.Policy.StatusOf(have, m.Status, m.Restart) == plan.State(m.Status),
+		}
+	}
+	l.opts.Observe(c)
 }

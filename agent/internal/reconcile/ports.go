@@ -3,6 +3,7 @@ package reconcile
 import (
 	"context"
 	"encoding/json"
+	"time"
 
 	"github.com/breakwater-iot/breakwater/agent/internal/launch"
 	"github.com/breakwater-iot/breakwater/agent/internal/plan"
@@ -38,4 +39,17 @@ type Twin interface {
 	Changed() <-chan struct{}
 	Report(ctx context.Context, doc json.RawMessage) error
 	ReportPart(ctx context.Context, patch json.RawMessage) error
+}
+
+// Cycle is what one cycle saw and did, for observers.
+type Cycle struct {
+	Modules map[string]Sample
+	Worked  time.Duration // time of the plan; 0 when it was empty
+}
+
+// Sample is the state of one module at the end of a cycle.
+type Sample struct {
+	Version       string
+	WantedRunning bool
+	Correct       bool // in the wanted state
 }

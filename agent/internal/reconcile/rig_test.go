@@ -30,6 +30,7 @@ type rig struct {
 	folder string
 	opts   reconcile.Options
 	end    func()
+	kill   bool // end without shutdown
 }
 
 func newRig(t *testing.T, desired string) *rig {
@@ -66,6 +67,9 @@ func (r *rig) start(connected bool) {
 		defer close(loopDone)
 		if err := loop.Run(ctx); err != nil {
 			r.t.Error(err)
+		}
+		if !r.kill {
+			loop.Shutdown(mirrorCtx)
 		}
 	}()
 	go func() {

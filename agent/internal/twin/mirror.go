@@ -94,12 +94,13 @@ func (m *Mirror) mergeLocked(patch json.RawMessage, v int64) (json.RawMessage, e
 	return iothub.WithVersion(merged, v)
 }
 
-// HandleConnection takes a change of the connection. A new connection wants a
-// pull, because changes may have been missed, but not more than one in 30 s.
+// HandleConnection takes a change of the connection. Each new connection, also one
+// that follows another without a gap, wants a pull, because changes may have been
+// missed, but not more than one in 30 s.
 func (m *Mirror) HandleConnection(up bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if up && !m.connected {
+	if up {
 		at := time.Now()
 		if next := m.lastPull.Add(reconnectPause); !m.lastPull.IsZero() && next.After(at) {
 			at = next

@@ -1,0 +1,76 @@
+// Command edgeagent reads the device's deployment from its module twin, changes
+// the modules that differ from it, and reports what runs. The security daemon
+// starts it in a container and sets its environment; it takes no arguments.
+//
+// It ends with code 0 when it is asked to end, after stopping the other modules,
+// and with code 1 when it cannot go on; the daemon then starts it again.
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"strings"
+	"syscall"
+
+	_ "golang.org/x/crypto/x509roots/fallback" // the container has no CA files
+
+	"github.com/breakwater-iot/breakwater/agent/internal/agent"
+	"github.com/breakwater-iot/breakwater/agent/internal/cloud"
+	"github.com/breakwater-iot/breakwater/agent/internal/report"
+	"github.com/breakwater-iot/breakwater/agent/internal/settings"
+)
+
+// version is set when the program is linked.
+var version = "dev"
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := run(ctx, os.Environ(), os.Stdout)
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "edgeagent:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, environ []string, out io.Writer) error {
+	s, err := settings.Parse(environ)
+	if err != nil {
+		return err
+	}
+	log := slog.New(slog.NewTextHandler(out, &slog.HandlerOptions{Level: s.LogLevel}))
+	build := buildInfo()
+	log.Info("edgeagent starts", "version", build.Version, "device", s.Host.DeviceID, "hub", s.Host.HubName)
+	defer log.Info("edgeagent ends")
+	return agent.Run(ctx, s, build, cloud.Connect(lookup(environ)), log)
+}
+
+// lookup is os.Getenv for an environment.
+func lookup(environ []string) func(string) string {
+	values := make(map[string]string, len(environ))
+	for _, kv := range environ {
+		k, v, _ := strings.Cut(kv, "=")
+		values[k] = v
+	}
+	return func(name string) string { return values[name] }
+}
+
+func buildInfo() report.Build {
+	b := report.Build{Version: version}
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return b
+	}
+	b.Build = info.GoVersion
+	for _, s := range info.Settings {
+		if s.Key == "vcs.revision" {
+			b.Commit = s.Value
+		}
+	}
+	return b
+}

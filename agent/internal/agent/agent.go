@@ -1,0 +1,158 @@
+// Package agent puts the parts of edgeAgent together and runs them.
+//
+//	cloud client -> twin.Mirror -> reconcile.Loop -> edged.Client -> security daemon
+//	     |                             ^                   |
+//	     +-> method.Handler -----------+---- events -------+
+//
+// The cloud client and the mirror live longer than the loop: the last thing that
+// the loop does is to report that the agent no longer runs.
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/breakwater-iot/breakwater/agent/internal/edged"
+	"github.com/breakwater-iot/breakwater/agent/internal/method"
+	"github.com/breakwater-iot/breakwater/agent/internal/metrics"
+	"github.com/breakwater-iot/breakwater/agent/internal/reconcile"
+	"github.com/breakwater-iot/breakwater/agent/internal/report"
+	"github.com/breakwater-iot/breakwater/agent/internal/settings"
+	"github.com/breakwater-iot/breakwater/agent/internal/state"
+	"github.com/breakwater-iot/breakwater/agent/internal/twin"
+	"github.com/breakwater-iot/breakwater/proto/iothub"
+)
+
+const (
+	cloudTimeout = 30 * time.Second
+	infoTimeout  = 30 * time.Second
+	// startTimeout bounds the first words with the daemon. A daemon that is silent
+	// for so long has left a dead socket here; a new start gets a living one.
+	startTimeout = time.Minute
+)
+
+// Cloud is the agent's connection to the hub. Run keeps it connected until its
+// context ends; the callbacks are called one at a time and do not block.
+type Cloud interface {
+	twin.Source
+	Run(ctx context.Context) error
+	OnConnection(func(up bool))
+	OnDesired(func(patch json.RawMessage))
+	OnMethod(func(ctx context.Context, r iothub.MethodRequest) iothub.MethodResponse)
+}
+
+// Connect makes the cloud connection; product names the program to the hub.
+type Connect func(ctx context.Context, product string, log *slog.Logger) (Cloud, error)
+
+// Run is the agent until ctx ends (nil) or the daemon is gone (edged.ErrGone).
+func Run(ctx context.Context, s settings.Settings, build report.Build, connect Connect, log *slog.Logger) (err error) {
+	for _, w := range s.Warnings {
+		log.Warn("setting", "warning", w)
+	}
+	daemon, err := edged.Dial(edged.Options{
+		ManagementURI: s.Host.ManagementURI, WorkloadURI: s.Host.WorkloadURI,
+		ModuleID: s.ModuleID, Generation: s.Generation,
+		Timeout: s.ManagementTimeout, SlotTimeout: s.SlotTimeout,
+	})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, daemon.Close()) }()
+	store, warn, err := state.Open(state.Options{
+		Folder: s.StorageFolder, Backup: s.BackupFile, Volatile: s.Volatile, Sealer: daemon,
+	})
+	if err != nil {
+		return err
+	}
+	if warn != nil {
+		log.Warn("storage", "warning", warn)
+	}
+	m := metrics.New(metrics.Labels{Hub: s.Host.HubName, Device: s.Host.DeviceID, Version: build.Version})
+	connecting, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	cloud, err := connect(connecting, product(connecting, s, build, daemon, log), log.With("component", "cloud"))
+	if err != nil {
+		return fmt.Errorf("cloud: %w", err)
+	}
+	mirror := twin.New(m.Cloud(cloud), twin.Options{Refresh: s.Refresh, Timeout: cloudTimeout, Log: log.With("component", "twin")})
+	loop := reconcile.New(m.Daemon(daemon), daemon, mirror, store, reconcile.Options{
+		Host: s.Host, Build: build, Policy: s.Policy, PullsFirst: s.PullsFirst,
+		DeleteOrphans: s.DeleteOrphans, HideCredentials: s.HideCredentials,
+		Observe: m.Observe, Log: log.With("component", "reconcile"),
+	})
+	subscribe(s, cloud, mirror, m.Methods(method.New(daemon, method.Options{
+		HubName: s.Host.HubName, DeviceID: s.Host.DeviceID, Timeout: s.RequestTimeout,
+		LevelAtMost: s.LevelAtMost, Restarted: loop.Wake, Log: log.With("component", "method"),
+	}).Handle))
+	return serve(ctx, s, parts{cloud, mirror, loop, daemon, m}, log)
+}
+
+func subscribe(s settings.Settings, cloud Cloud, mirror *twin.Mirror, methods metrics.Method) {
+	cloud.OnConnection(mirror.HandleConnection)
+	if s.NoSubscriptions {
+		return
+	}
+	cloud.OnDesired(mirror.HandleDesired)
+	cloud.OnMethod(methods)
+}
+
+type parts struct {
+	cloud   Cloud
+	mirror  *twin.Mirror
+	loop    *reconcile.Loop
+	daemon  *edged.Client
+	metrics *metrics.Metrics
+}
+
+// serve runs the parts. When ctx ends the loop goes first, then the rest.
+func serve(ctx context.Context, s settings.Settings, p parts, log *slog.Logger) error {
+	outer, endOuter := context.WithCancel(context.WithoutCancel(ctx))
+	defer endOuter()
+	g, outer := errgroup.WithContext(outer)
+	inner, endInner := context.WithCancel(ctx)
+	defer endInner()
+	// A part that fails ends the loop too.
+	stop := context.AfterFunc(outer, endInner)
+	defer stop()
+
+	g.Go(func() error { return expected(outer, p.cloud.Run(outer)) })
+	g.Go(func() error { return expected(outer, p.mirror.Run(outer)) })
+	g.Go(func() error { return expected(inner, p.daemon.Watch(inner, log, p.loop.Wake)) })
+	if s.Metrics.Enabled {
+		g.Go(func() error {
+			p.metrics.Serve(inner, s.Metrics.Address, s.Metrics.Path, log)
+			return nil
+		})
+	}
+	g.Go(func() error {
+		select {
+		case <-p.daemon.Gone():
+			return edged.ErrGone
+		case <-outer.Done():
+			return nil
+		}
+	})
+	g.Go(func() error {
+		defer endOuter()
+		err := p.loop.Run(inner)
+		if err == nil && outer.Err() == nil {
+			p.loop.Shutdown(outer)
+		}
+		return err
+	})
+	return g.Wait()
+}
+
+// expected drops the error of a part that was asked to end.
+func expected(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}

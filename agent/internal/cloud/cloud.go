@@ -1,0 +1,71 @@
+// Package cloud adapts the IoT Hub client to what the agent needs of it.
+package cloud
+
+import (
+	"context"
+	"encoding/json"
+	"log/slog"
+	"sync/atomic"
+
+	"github.com/breakwater-iot/breakwater/agent/internal/agent"
+	"github.com/breakwater-iot/breakwater/proto/iothub"
+	"github.com/breakwater-iot/breakwater/proto/iothub/client"
+)
+
+// Cloud is a connection to the hub, or to the parent's edge hub.
+type Cloud struct {
+	client       *client.Client
+	onConnection atomic.Pointer[func(up bool)]
+}
+
+var _ agent.Cloud = (*Cloud)(nil)
+
+// Connect returns the function that makes a Cloud from the environment.
+func Connect(getenv func(string) string) agent.Connect {
+	return func(ctx context.Context, product string, log *slog.Logger) (agent.Cloud, error) {
+		c := &Cloud{}
+		var err error
+		c.client, err = client.FromEnvironment(ctx, getenv, client.Options{
+			ProductInfo: product, Logger: log, OnConnection: c.connection,
+		})
+		if err != nil {
+			return nil, err
+		}
+		return c, nil
+	}
+}
+
+func (c *Cloud) connection(s client.Connection) {
+	f := c.onConnection.Load()
+	// A renewal is no loss: calls made meanwhile wait, and Connected follows.
+	if f == nil || s.State == client.Connecting || s.State == client.Renewing {
+		return
+	}
+	(*f)(s.State == client.Connected)
+}
+
+// Run stays connected until ctx ends.
+func (c *Cloud) Run(ctx context.Context) error { return c.client.Run(ctx) }
+
+// Twin reads the twin.
+func (c *Cloud) Twin(ctx context.Context) (iothub.TwinProperties, error) { return c.client.Twin(ctx) }
+
+// PatchReported merges a patch into the reported section.
+func (c *Cloud) PatchReported(ctx context.Context, patch json.RawMessage) error {
+	_, err := c.client.PatchReported(ctx, patch)
+	return err
+}
+
+// OnConnection sets the function that is told of gained and lost connections. Set
+// it before Run.
+func (c *Cloud) OnConnection(f func(up bool)) { c.onConnection.Store(&f) }
+
+// OnDesired sets the function that takes changes of the desired section.
+func (c *Cloud) OnDesired(f func(patch json.RawMessage)) {
+	c.client.OnDesired(func(_ context.Context, patch json.RawMessage, _ int64) { f(patch) })
+}
+
+// OnMethod sets the function that answers direct methods.
+func (c *Cloud) OnMethod(f func(ctx context.Context, r iothub.MethodRequest) iothub.MethodResponse) {
+	c.client.OnMethod(f)
+}

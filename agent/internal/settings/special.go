@@ -1,0 +1,86 @@
+package settings
+
+import (
+	"fmt"
+	"net"
+	"strconv"
+	"strings"
+
+	"github.com/breakwater-iot/breakwater/agent/internal/manifest"
+)
+
+func (r *reader) metrics() Metrics {
+	host := r.text("Metrics__Listener__host", "*")
+	if host == "*" || host == "+" {
+		host = ""
+	}
+	port := r.number("Metrics__Listener__port", 9600, 1, 65535)
+	return Metrics{
+		Enabled: r.flag("MetricsEnabled", true),
+		Address: net.JoinHostPort(host, strconv.Itoa(port)),
+		Path:    "/" + strings.Trim(r.text("Metrics__Listener__suffix", "metrics"), "/"),
+	}
+}
+
+// registries reads DockerRegistryAuth__0__serverAddress and so on, up to the first
+// number that is not there.
+func (r *reader) registries(parent string) []manifest.Registry {
+	var list []manifest.Registry
+	for i := 0; ; i++ {
+		prefix := fmt.Sprintf("DockerRegistryAuth__%d__", i)
+		entry := manifest.Registry{
+			Name:     prefix,
+			Address:  r.text(prefix+"serverAddress", ""),
+			Username: r.text(prefix+"username", ""),
+			Password: manifest.Secret(r.text(prefix+"password", "")),
+		}
+		if entry.Address == "" && entry.Username == "" && entry.Password == "" {
+			return list
+		}
+		if entry.Address == "" || entry.Username == "" || entry.Password == "" {
+			r.fail(prefix, "serverAddress, username and password belong together")
+			continue
+		}
+		address, ok := manifest.ReplaceUpstream(entry.Address, parent)
+		if !ok {
+			r.fail(prefix+"serverAddress", "$upstream needs a parent device, and this device has none")
+		}
+		entry.Address = address
+		list = append(list, entry)
+	}
+}
+
+// refuse finds settings that ask for what this agent does not do.
+func (r *reader) refuse() {
+	if v := r.text("Mode", "iotedged"); !strings.EqualFold(v, "iotedged") {
+		r.fail("Mode", "only iotedged is supported, not %q", v)
+	}
+	if v := r.text("ConfigSource", "twin"); !strings.EqualFold(v, "twin") {
+		r.fail("ConfigSource", "only twin is supported, not %q", v)
+	}
+	switch v := r.text("UpstreamProtocol", "Mqtt"); {
+	case strings.EqualFold(v, "Mqtt"):
+	case strings.EqualFold(v, "Amqp"), strings.EqualFold(v, "AmqpWs"), strings.EqualFold(v, "MqttWs"):
+		r.warn("UpstreamProtocol %s is not supported yet: this agent connects by Mqtt (TCP port 8883)", v)
+	default:
+		r.fail("UpstreamProtocol", "must be Amqp, AmqpWs, Mqtt or MqttWs, not %q", v)
+	}
+	if r.text("https_proxy", "") != "" {
+		r.warn("https_proxy serves WebSocket connections, which are not supported yet: it is not used")
+	}
+	for _, f := range []struct{ name, what string }{
+		{"EnableNonPersistentStorageBackup", "state in memory is not backed up"},
+		{"CloseCloudConnectionOnIdleTimeout", "the cloud connection stays open"},
+		{"SendRuntimeQualityTelemetry", "no quality telemetry is sent"},
+		{"UseOfflineCheck", "reports are sent without a probe before"},
+		{"EnableStreams", "device streams do not exist"},
+	} {
+		if r.flag(f.name, false) {
+			r.warn("%s is not supported: %s", f.name, f.what)
+		}
+	}
+}
+
+func (r *reader) warn(format string, args ...any) {
+	r.warnings = append(r.warnings, fmt.Sprintf(format, args...))
+}
