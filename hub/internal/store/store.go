@@ -80,9 +80,6 @@ type Options struct {
 	// ReclaimBytes is the least amount of deleted data that is worth it. 0 means
 	// 16 MiB.
 	ReclaimBytes int64
-	// UnsafeNoSync leaves out the fsync, for measurements only: a power cut then
-	// loses acknowledged writes.
-	UnsafeNoSync bool
 	// Logger receives Badger's warnings and errors; nil means slog.Default.
 	Logger *slog.Logger
 }
