@@ -155,7 +155,7 @@ func killAll(ctx context.Context, h Host) {
 			return
 		}
 		for _, p := range pids {
-			if pid, err := strconv.Atoi(p); err == nil {
+			if pid, err := strconv.Atoi(p); err == nil && pid != os.Getpid() {
 				_ = syscall.Kill(pid, syscall.SIGKILL)
 			}
 		}
@@ -171,22 +171,34 @@ func killAll(ctx context.Context, h Host) {
 func (h Host) within(fn func() error) error {
 	result := make(chan error, 1)
 	go func() {
-		// Never unlocked: the thread ends with the goroutine, and with it the
-		// foreign namespace.
 		runtime.LockOSThread()
-		f, err := os.Open(filepath.Join("/run/netns", string(h)))
+		home, err := os.Open("/proc/thread-self/ns/net")
 		if err != nil {
+			runtime.UnlockOSThread()
 			result <- err
 			return
 		}
-		defer f.Close()
-		if err := unix.Setns(int(f.Fd()), unix.CLONE_NEWNET); err != nil {
-			result <- fmt.Errorf("enter %s: %w", h, err)
-			return
+		defer home.Close()
+		result <- h.visit(fn)
+		// A thread that cannot go home stays locked and ends with its goroutine.
+		if unix.Setns(int(home.Fd()), unix.CLONE_NEWNET) == nil {
+			runtime.UnlockOSThread()
 		}
-		result <- fn()
 	}()
 	return <-result
+}
+
+// visit runs fn in the host's network, where the thread stays.
+func (h Host) visit(fn func() error) error {
+	f, err := os.Open(filepath.Join("/run/netns", string(h)))
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := unix.Setns(int(f.Fd()), unix.CLONE_NEWNET); err != nil {
+		return fmt.Errorf("enter %s: %w", h, err)
+	}
+	return fn()
 }
 
 // Listen opens a TCP listener in the host's network.
