@@ -37,8 +37,13 @@ type run struct {
 	done      chan struct{}
 }
 
-// settleTimeout bounds the work after a module's end.
-const settleTimeout = time.Minute
+const (
+	// settleTimeout bounds the work after a module's end.
+	settleTimeout = time.Minute
+	// killGrace is how long a module may take to be gone after its engine failed to
+	// deliver a signal.
+	killGrace = 5 * time.Second
+)
 
 func (r *Runtime) find(name string) *run {
 	r.mu.Lock()
@@ -74,7 +79,6 @@ func (r *Runtime) Start(ctx context.Context, name string) error {
 	if err := r.start(ctx, c, s); err != nil {
 		return fmt.Errorf("start module %s: %w", name, err)
 	}
-	r.events.publish(runtime.Event{Type: runtime.EventStarted, Module: name, Time: time.Now()})
 	return nil
 }
 
@@ -111,6 +115,8 @@ func (r *Runtime) start(ctx context.Context, c client.Container, s stored) error
 	if err := r.launch(ctx, run); err != nil {
 		return errors.Join(err, r.abort(run))
 	}
+	// Before the watch, which may publish the end at once.
+	r.events.publish(runtime.Event{Type: runtime.EventStarted, Module: s.name, Time: run.last.Started})
 	r.watch(run)
 	return nil
 }
@@ -277,10 +283,19 @@ func kill(ctx context.Context, run *run, sig syscall.Signal) error {
 		opts = append(opts, client.WithKillAll) // those that share the host's pid namespace, too
 	}
 	err := run.task.Kill(ctx, sig, opts...)
-	if err != nil && !errdefs.IsNotFound(err) {
-		return fmt.Errorf("stop module %s: %w", run.name, translate(err))
+	if err == nil || errdefs.IsNotFound(err) {
+		return nil
 	}
-	return nil
+	// The module may have ended so fast that its shim is gone before it could answer.
+	timer := time.NewTimer(killGrace)
+	defer timer.Stop()
+	select {
+	case <-run.done:
+		return nil
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+	return fmt.Errorf("stop module %s: %w", run.name, translate(err))
 }
 
 // Remove implements runtime.Modules.

@@ -14,8 +14,8 @@ type Options struct {
 	Env []string `json:",omitempty"`
 	// Cmd and Entrypoint are nil when they are not given, which is different from
 	// empty.
-	Cmd        Args              `json:",omitempty"`
-	Entrypoint Args              `json:",omitempty"`
+	Cmd        Args              `json:",omitzero"`
+	Entrypoint Args              `json:",omitzero"`
 	Labels     map[string]string `json:",omitempty"`
 
 	Hostname   string `json:",omitempty"`

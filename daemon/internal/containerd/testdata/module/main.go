@@ -6,7 +6,7 @@
 //	cat=FILE env=NAME id     print a file, a variable, user and groups
 //	touch=FILE               create a file
 //	listen=PORT              answer every connection with the host name, from now on
-//	get=HOST:PORT            print the answer, tried for 10 seconds
+//	get=HOST:PORT            print the answer, tried for half a minute
 //	watch=FILE~TEXT          wait until the file has the text
 //	stubborn                 ignore SIGTERM
 //	exit=N                   exit; -1 waits for SIGTERM
@@ -55,7 +55,9 @@ func main() {
 		case "touch":
 			check(os.WriteFile(value, []byte("touched\n"), 0o644))
 		case "listen":
-			go listen(value)
+			l, err := net.Listen("tcp", ":"+value)
+			check(err)
+			go serve(l)
 		case "get":
 			get(value)
 		case "watch":
@@ -98,7 +100,7 @@ func number(s string) int {
 
 func retry(f func() error) {
 	var err error
-	for range 100 {
+	for range 300 {
 		if err = f(); err == nil {
 			return
 		}
@@ -107,9 +109,7 @@ func retry(f func() error) {
 	check(err)
 }
 
-func listen(port string) {
-	l, err := net.Listen("tcp", ":"+port)
-	check(err)
+func serve(l net.Listener) {
 	name, err := os.Hostname()
 	check(err)
 	for {

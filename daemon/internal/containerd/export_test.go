@@ -1,0 +1,27 @@
+package containerd
+
+import "github.com/breakwater-iot/breakwater/daemon/internal/runtime"
+
+var (
+	ParseRef        = parseRef
+	RegistryHost    = registryHost
+	ParseCgroups    = parseCgroups
+	ParseStartTicks = parseStartTicks
+	NewHub          = newHub
+	PullCause       = pullCause
+)
+
+func (c cgroups) Within(init cgroups, own string) bool { return c.within(init, own) }
+
+type (
+	Hub       = hub
+	KeyedLock = keyedLock
+)
+
+func (h *hub) Publish(e runtime.Event) { h.publish(e) }
+
+func (h *hub) Close() { h.close() }
+
+var Subscribe = (*hub).subscribe
+
+var Lock = (*keyedLock).lock
