@@ -120,10 +120,19 @@ func New(o Options) (*Hub, error) {
 	if h.queue, err = queue.New(o.Store, queue.Options{Logger: o.Logger, Expired: h.expired}); err != nil {
 		return nil, fmt.Errorf("open queue: %w", err)
 	}
+	o.Metrics.WatchQueues(h.queueLengths)
 	h.engine = dispatch.New(h.queue, dispatch.Options{Logger: o.Logger, Hooks: h.hooks()})
 	h.table.Store(route.NewTable(nil, o.Device))
 	h.ttl.Store(-1)
 	return h, nil
+}
+
+func (h *Hub) queueLengths() []metrics.QueueLength {
+	var list []metrics.QueueLength
+	for _, l := range h.queue.Lengths() {
+		list = append(list, metrics.QueueLength{Endpoint: l.Endpoint, Priority: l.Priority, Messages: l.Messages})
+	}
+	return list
 }
 
 // Configured is closed when the hub has a configuration, the last one from disk or

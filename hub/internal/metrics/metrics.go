@@ -27,7 +27,7 @@ type Metrics struct {
 	retry, offline                   *prometheus.CounterVec
 	connectFailed, connected         *prometheus.CounterVec
 	disconnected                     *prometheus.CounterVec
-	queueLength                      *prometheus.GaugeVec
+	queueLength                      *prometheus.Desc
 	clients                          prometheus.Gauge
 	size                             *prometheus.SummaryVec
 }
@@ -67,8 +67,8 @@ func New(iothub, device string) *Metrics {
 
 	l := labels(true)
 	l["instance_number"] = instance
-	m.queueLength = prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "edgehub_queue_length",
-		Help: "Messages stored for an endpoint", ConstLabels: l}, []string{"endpoint", "priority"})
+	m.queueLength = prometheus.NewDesc("edgehub_queue_length", "Messages stored for an endpoint",
+		[]string{"endpoint", "priority"}, l)
 	plain := labels(false)
 	plain["instance_number"] = instance
 	m.clients = prometheus.NewGauge(prometheus.GaugeOpts{Name: "edgehub_connected_clients",
@@ -76,7 +76,7 @@ func New(iothub, device string) *Metrics {
 	m.size = prometheus.NewSummaryVec(prometheus.SummaryOpts{Name: "edgehub_message_size_bytes",
 		Help: "Size of the messages received", ConstLabels: plain, MaxAge: time.Hour,
 		Objectives: map[float64]float64{0.5: 0.05, 0.9: 0.01, 0.99: 0.001}}, []string{"id"})
-	m.registry.MustRegister(m.queueLength, m.clients, m.size)
+	m.registry.MustRegister(m.clients, m.size)
 	return m
 }
 
@@ -129,9 +129,33 @@ func (m *Metrics) Disconnected(id string, n int) {
 	m.clients.Set(float64(n))
 }
 
-// QueueLength sets the number of messages stored for an endpoint.
-func (m *Metrics) QueueLength(endpoint string, priority uint32, n int) {
-	m.queueLength.WithLabelValues(endpoint, fmt.Sprint(priority)).Set(float64(n))
+// QueueLength is how many messages wait in one queue.
+type QueueLength struct {
+	Endpoint string
+	Priority uint32
+	Messages int
+}
+
+// WatchQueues makes the page show the lengths of the queues as they are when it is
+// read. It may be called once.
+func (m *Metrics) WatchQueues(lengths func() []QueueLength) {
+	m.registry.MustRegister(queues{desc: m.queueLength, lengths: lengths})
+}
+
+// queues is a collector that asks.
+type queues struct {
+	desc    *prometheus.Desc
+	lengths func() []QueueLength
+}
+
+// Describe names the series.
+func (q queues) Describe(c chan<- *prometheus.Desc) { c <- q.desc }
+
+// Collect reads the lengths.
+func (q queues) Collect(c chan<- prometheus.Metric) {
+	for _, l := range q.lengths() {
+		c <- prometheus.MustNewConstMetric(q.desc, prometheus.GaugeValue, float64(l.Messages), l.Endpoint, fmt.Sprint(l.Priority))
+	}
 }
 
 // Size notes the size of a message.
