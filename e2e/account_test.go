@@ -5,9 +5,6 @@ package e2e
 import (
 	"context"
 	"fmt"
-	"io"
-	"net"
-	"net/http"
 	"os"
 	"os/exec"
 	"strings"
@@ -16,33 +13,6 @@ import (
 
 	"github.com/breakwater-iot/breakwater/e2e/rig"
 )
-
-// foreignSocket calls the workload API of the filter from outside of it: as root on
-// the device, and from within another module's namespaces.
-func (p *path) foreignSocket(t *testing.T) {
-	socket := p.ModuleSocket("filter")
-	client := &http.Client{Transport: &http.Transport{
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			var d net.Dialer
-			return d.DialContext(ctx, "unix", socket)
-		},
-		DisableKeepAlives: true,
-	}}
-	const path = "/modules/filter/genid/1/sign?api-version=2018-06-28"
-	body := strings.NewReader(`{"keyId":"primary","algo":"HMACSHA256","data":"aGVsbG8="}`)
-	resp, err := client.Post("http://workload"+path, "application/json", body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	text, err := io.ReadAll(resp.Body)
-	resp.Body.Close()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if resp.StatusCode != http.StatusForbidden || strings.Contains(string(text), "digest") {
-		t.Errorf("a process outside got %s %s", resp.Status, text)
-	}
-}
 
 func (p *path) accountIsEven(t *testing.T) {
 	ctx := p.within(t, 2*time.Minute)
