@@ -3,6 +3,7 @@ module github.com/breakwater-iot/breakwater/hub
 go 1.26.6
 
 require (
+	github.com/Azure/go-amqp v1.7.0
 	github.com/alecthomas/kong v1.17.0
 	github.com/coder/websocket v1.8.15
 	github.com/dgraph-io/badger/v4 v4.9.6
