@@ -74,7 +74,7 @@ func TestSend(t *testing.T) {
 			t.Errorf("received %+v", got)
 		}
 		in := h.logins[0]
-		if in.clean || in.user.ClientType != "test/1" || in.user.AuthChain != "" || in.token.Expiry.Sub(time.Now()) != time.Hour {
+		if in.clean || in.user.ClientType != "test/1" || in.user.AuthChain != "" || time.Until(in.token.Expiry) != time.Hour {
 			t.Errorf("login %+v", in)
 		}
 		for name, large := range map[string]*iothub.Message{
