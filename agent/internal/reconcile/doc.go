@@ -2,9 +2,9 @@
 // with the modules that run, changes what differs, and reports the outcome (spec
 // edgeagent 6). One goroutine, the caller of Run, owns all of its state.
 //
-// A cycle begins five seconds after the last one ended, and at once when the twin
-// changes, when the daemon tells of a module that ended, and when a module's
-// back-off is over.
+// A cycle begins five seconds after the last one ended, at once when the twin
+// changes and when a module's back-off is over, and within a second when the daemon
+// tells of a module that changed.
 //
 // Two points differ from the original on purpose. While the twin holds a manifest
 // that must be refused, the last good one is still enforced, so that crashed

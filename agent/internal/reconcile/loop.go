@@ -15,6 +15,10 @@ import (
 	"github.com/breakwater-iot/breakwater/agent/internal/state"
 )
 
+// minInterval lies between cycles that modules cause: the loop's own commands make
+// events too, and a module that can never be as it is wanted must not make it spin.
+const minInterval = time.Second
+
 // Options of the loop. Zero durations get the values of spec edgeagent 6.1.
 type Options struct {
 	Host            launch.Host
@@ -109,12 +113,19 @@ func (l *Loop) Run(ctx context.Context) error {
 	}
 	for ctx.Err() == nil {
 		next := l.cycle(ctx)
+		ended := time.Now()
 		timer.Reset(l.pause(next))
 		select {
 		case <-ctx.Done():
 		case <-timer.C:
-		case <-l.wake:
 		case <-l.twin.Changed():
+		case <-l.wake:
+			timer.Reset(time.Until(ended.Add(minInterval)))
+			select {
+			case <-ctx.Done():
+			case <-timer.C:
+			case <-l.twin.Changed():
+			}
 		}
 	}
 	return nil
