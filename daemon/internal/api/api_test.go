@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -66,22 +67,26 @@ func (s *stream) Watch(_ *managementv1.WatchRequest, st grpc.ServerStreamingServ
 	return st.Context().Err()
 }
 
-type temp struct{}
+// who is the module that every new process belongs to.
+type who struct{ name atomic.Value }
 
-func (temp) ModuleOfPid(context.Context, int) (runtime.Process, error) {
-	return runtime.Process{Module: "temp"}, nil
+func (w *who) ModuleOfPid(context.Context, int) (runtime.Process, error) {
+	return runtime.Process{Module: w.name.Load().(string)}, nil
 }
 
 type server struct {
 	*api.Server
 	socket *api.Socket
 	path   string
+	caller *who
 	stop   func()
 }
 
 func start(t *testing.T, svc *service, watch *stream, limit int, rest func(context.Context, grpc.ClientConnInterface) (http.Handler, error)) *server {
 	t.Helper()
 	log := slog.New(slog.DiscardHandler)
+	caller := &who{}
+	caller.name.Store("temp")
 	s, err := api.New(api.Options{
 		Register: func(r grpc.ServiceRegistrar) {
 			workloadv1.RegisterWorkloadServer(r, svc)
@@ -90,7 +95,7 @@ func start(t *testing.T, svc *service, watch *stream, limit int, rest func(conte
 			}
 		},
 		REST: rest, MaxRequests: limit, Log: log,
-		Guard: &peer.Guard{Log: log, Resolver: temp{}, AdminGroup: -1, Policy: peer.Policy{
+		Guard: &peer.Guard{Log: log, Resolver: caller, AdminGroup: -1, Policy: peer.Policy{
 			workloadv1.Workload_Sign_FullMethodName:        peer.Self,
 			managementv1.Modules_Watch_FullMethodName:      peer.Anybody,
 			workloadv1.Workload_ListModules_FullMethodName: peer.Anybody,
@@ -103,7 +108,7 @@ func start(t *testing.T, svc *service, watch *stream, limit int, rest func(conte
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx) }()
 	stopped := false
-	out := &server{Server: s, path: filepath.Join(t.TempDir(), "s")}
+	out := &server{Server: s, path: filepath.Join(t.TempDir(), "s"), caller: caller}
 	out.stop = func() {
 		if stopped {
 			return
@@ -229,7 +234,7 @@ func TestUnlistedMethodIsRefused(t *testing.T) {
 	}
 }
 
-func TestRequestsOfOneUserAreBounded(t *testing.T) {
+func TestRequestsOfOneCallerAreBounded(t *testing.T) {
 	svc := &service{entered: make(chan struct{}), gate: make(chan struct{})}
 	s := start(t, svc, nil, 2, api.WorkloadREST)
 	client := workloadv1.NewWorkloadClient(dial(t, s))
@@ -260,6 +265,38 @@ func TestRequestsOfOneUserAreBounded(t *testing.T) {
 	go func() { <-svc.entered }()
 	if _, err := client.Sign(t.Context(), &workloadv1.SignRequest{ModuleId: "temp"}); err != nil {
 		t.Fatalf("afterwards: %v", err)
+	}
+}
+
+func TestModulesHaveTheirOwnBounds(t *testing.T) {
+	svc := &service{entered: make(chan struct{}), gate: make(chan struct{})}
+	s := start(t, svc, nil, 1, api.WorkloadREST)
+	other := &server{path: filepath.Join(t.TempDir(), "s")}
+	if _, err := s.Listen(api.Endpoint{Path: other.path, Module: "filter", Mode: 0o600, Group: -1}); err != nil {
+		t.Fatal(err)
+	}
+	results := make(chan error, 2)
+	for _, c := range []struct {
+		name string
+		at   *server
+	}{{"temp", s}, {"filter", other}} { // all processes here have one user id
+		s.caller.name.Store(c.name)
+		client := workloadv1.NewWorkloadClient(dial(t, c.at))
+		go func() {
+			_, err := client.Sign(t.Context(), &workloadv1.SignRequest{ModuleId: c.name})
+			results <- err
+		}()
+		select {
+		case <-svc.entered:
+		case err := <-results:
+			t.Fatalf("%s: %v", c.name, err)
+		}
+	}
+	close(svc.gate)
+	for range 2 {
+		if err := <-results; err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 

@@ -14,7 +14,7 @@ import (
 )
 
 // gate stands before every call, of gRPC and of REST: first the limit of the
-// caller's user id, then the guard.
+// caller (its module, or its user id on the host), then the guard.
 type gate struct {
 	guard   *peer.Guard
 	limit   *limiter
@@ -71,37 +71,38 @@ func (g *gate) enter(ctx context.Context) (leave func(), err error) {
 	if !ok {
 		return func() {}, nil // the guard refuses it and says so in the log
 	}
-	if !g.limit.enter(caller.UID) {
+	who := g.guard.Subject(ctx, caller)
+	if !g.limit.enter(who) {
 		return nil, status.Error(codes.ResourceExhausted, "too many simultaneous requests")
 	}
-	return func() { g.limit.leave(caller.UID) }, nil
+	return func() { g.limit.leave(who) }, nil
 }
 
-// limiter bounds simultaneous requests per user id.
+// limiter bounds simultaneous requests per subject, see peer.Guard.Subject.
 type limiter struct {
 	max int
 
 	mu  sync.Mutex
-	now map[int]int
+	now map[string]int
 }
 
-func newLimiter(limit int) *limiter { return &limiter{max: limit, now: map[int]int{}} }
+func newLimiter(limit int) *limiter { return &limiter{max: limit, now: map[string]int{}} }
 
-func (l *limiter) enter(uid int) bool {
+func (l *limiter) enter(who string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.now[uid] >= l.max {
+	if l.now[who] >= l.max {
 		return false
 	}
-	l.now[uid]++
+	l.now[who]++
 	return true
 }
 
-func (l *limiter) leave(uid int) {
+func (l *limiter) leave(who string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.now[uid]--; l.now[uid] == 0 {
-		delete(l.now, uid)
+	if l.now[who]--; l.now[who] == 0 {
+		delete(l.now, who)
 	}
 }
 

@@ -42,7 +42,8 @@ type Options struct {
 	REST func(ctx context.Context, conn grpc.ClientConnInterface) (http.Handler, error)
 	// Guard authorises every call.
 	Guard *peer.Guard
-	// MaxRequests bounds the simultaneous requests of one user id.
+	// MaxRequests bounds the simultaneous requests of one module, or of one user
+	// id of the host.
 	MaxRequests int
 	Log         *slog.Logger
 }

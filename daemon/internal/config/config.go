@@ -53,7 +53,7 @@ type Config struct {
 	Device Device `toml:"-"`
 }
 
-// MaxRequests bounds simultaneous requests per user id.
+// MaxRequests bounds simultaneous requests per module, or per user id of the host.
 type MaxRequests struct {
 	Management int `toml:"management"`
 	Workload   int `toml:"workload"`

@@ -14,12 +14,13 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
 
 // Caller is the process that opened a connection. It is immutable, apart from the
-// process's end, and safe for concurrent use.
+// process's end and from what is remembered about it, and safe for concurrent use.
 type Caller struct {
 	Pid, UID, GID int
 	// Groups are the supplementary groups, where the kernel tells them.
@@ -38,6 +39,7 @@ type handle struct {
 		Read(func(fd uintptr) bool) error
 		Control(func(fd uintptr)) error
 	}
+	module atomic.Pointer[string] // of the process, once known; see Guard.Subject
 }
 
 // errGone says that the process of a connection has ended.

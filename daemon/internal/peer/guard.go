@@ -130,6 +130,24 @@ func (g *Guard) moduleOf(ctx context.Context, c *Caller) (string, error) {
 	return p.Module, nil
 }
 
+// Subject names whom the requests of a caller count for: the module that its
+// process belongs to or, for a process of the host, its user id. The module is
+// remembered with the caller, because a process cannot leave its container; this
+// is for counting only, Check looks it up anew.
+func (g *Guard) Subject(ctx context.Context, c *Caller) string {
+	if c.handle != nil {
+		if m := c.handle.module.Load(); m != nil {
+			return "module " + *m
+		}
+	}
+	module, err := g.moduleOf(ctx, c)
+	if err != nil || module == "" {
+		return fmt.Sprintf("uid %d", c.UID)
+	}
+	c.handle.module.Store(&module)
+	return "module " + module
+}
+
 // self compares the module that a request names with the caller's.
 func self(module string, req any) error {
 	named, ok := req.(interface{ GetModuleId() string })

@@ -233,6 +233,39 @@ func TestGuardWithoutAdminGroupTakesNoGroup(t *testing.T) {
 	}
 }
 
+// changing is a resolver whose answer the test changes.
+type changing struct{ resolver }
+
+func (c *changing) ModuleOfPid(ctx context.Context, pid int) (runtime.Process, error) {
+	return c.resolver.ModuleOfPid(ctx, pid)
+}
+
+func TestRequestsCountForTheModuleOrTheUser(t *testing.T) {
+	who := &changing{}
+	g := &peer.Guard{Resolver: who, Log: slog.New(slog.DiscardHandler)}
+	first, _ := accept(t, "temp")
+	second, _ := accept(t, "temp")
+	uid := fmt.Sprintf("uid %d", os.Getuid())
+	for _, c := range []struct {
+		name   string
+		conn   *peer.Conn
+		answer resolver
+		want   string
+	}{
+		{"host process", first, resolver{err: runtime.ErrNotFound}, uid},
+		{"engine fails", first, resolver{err: errors.New("down")}, uid},
+		{"module without a name", first, resolver{}, uid},
+		{"module", first, resolver{module: "temp"}, "module temp"},
+		{"module is remembered", first, resolver{err: errors.New("down")}, "module temp"},
+		{"another process is not", second, resolver{module: "filter"}, "module filter"},
+	} {
+		who.resolver = c.answer
+		if got := g.Subject(t.Context(), c.conn.Caller()); got != c.want {
+			t.Errorf("%s: %q, want %q", c.name, got, c.want)
+		}
+	}
+}
+
 func TestUnknownPeerIsRefusedAndEveryDecisionLogged(t *testing.T) {
 	var out strings.Builder
 	log := slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{Level: slog.LevelDebug}))
