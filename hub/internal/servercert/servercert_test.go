@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"log/slog"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -14,14 +15,14 @@ import (
 
 func TestCertificateIsRenewedAfterFourFifthsAndRetriedEveryMinute(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var issued byte
-		var fail bool
+		var issued atomic.Int32
+		var fail atomic.Bool
 		issue := func(context.Context) (tls.Certificate, time.Time, error) {
-			if fail {
+			if fail.Load() {
 				return tls.Certificate{}, time.Time{}, errors.New("daemon is away")
 			}
-			issued++
-			return tls.Certificate{Certificate: [][]byte{{issued}}}, time.Now().Add(100 * time.Hour), nil
+			n := byte(issued.Add(1))
+			return tls.Certificate{Certificate: [][]byte{{n}}}, time.Now().Add(100 * time.Hour), nil
 		}
 		h, err := servercert.New(t.Context(), issue, slog.New(slog.DiscardHandler))
 		if err != nil {
@@ -42,10 +43,10 @@ func TestCertificateIsRenewedAfterFourFifthsAndRetriedEveryMinute(t *testing.T) 
 		check(1)
 		time.Sleep(2 * time.Hour)
 		check(2)
-		fail = true
+		fail.Store(true)
 		time.Sleep(81 * time.Hour)
 		check(2)
-		fail = false
+		fail.Store(false)
 		time.Sleep(time.Minute)
 		check(3)
 		cancel()
