@@ -25,7 +25,7 @@ func TestPath(t *testing.T) {
 		t.Fatal(err)
 	}
 	begin := time.Now()
-	ctx, cancel := context.WithTimeout(context.Background(), 12*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Minute)
 	t.Cleanup(cancel)
 	r, err := rig.New(ctx, rig.Options{Root: root, Say: func(s string) {
 		t.Logf("%6.1fs %s", time.Since(begin).Seconds(), s)
@@ -219,7 +219,7 @@ func (p *path) killedModule(t *testing.T) {
 }
 
 func (p *path) killedHub(t *testing.T) {
-	ctx := p.within(t, 150*time.Second)
+	ctx := p.within(t, 5*time.Minute)
 	for range 2 {
 		before := p.pids(t)
 		acked, _ := p.LeafAcked.Count(rig.LeafID)
