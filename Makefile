@@ -37,7 +37,7 @@ integration: setup ## Tests against a real containerd (as root).
 
 .PHONY: e2e
 e2e: setup build ## The built programs, end to end, with containers and the stock SDK (as root).
-	@go test -tags e2e -timeout 30m -count 1 -v ./e2e/...
+	@go test -tags e2e -timeout 30m -count 1 -p 1 -v ./e2e/...
 
 .PHONY: lint
 lint: bin/golangci-lint ## Check style, layering and formatting.

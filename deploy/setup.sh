@@ -19,6 +19,7 @@ want /usr/lib/cni/bridge containernetworking-plugins
 want iptables iptables
 want ip iproute2
 want gcc gcc
+want /usr/include/stdlib.h libc6-dev
 want node nodejs
 want npm npm
 
