@@ -52,3 +52,4 @@ require (
 )
 
 replace github.com/breakwater-iot/breakwater/proto => ../proto
+

@@ -94,10 +94,23 @@ func (p *program) open(ctx context.Context) (err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("storage folder: %w", err)
 	}
-	if p.store, err = store.Open(dir, store.Options{Logger: p.log}); err != nil {
+	if p.store, err = store.Open(dir, p.storeOptions()); err != nil {
 		return fmt.Errorf("storage folder: %w", err)
 	}
 	return nil
+}
+
+// noSyncVariable lets the crash tests prove that they notice a missing fsync. It is
+// no setting: who sets it loses messages.
+const noSyncVariable = "BREAKWATER_TEST_UNSAFE_NO_SYNC"
+
+func (p *program) storeOptions() store.Options {
+	o := store.Options{Logger: p.log}
+	if os.Getenv(noSyncVariable) != "" {
+		o.UnsafeNoSync = true
+		p.log.Error("STORAGE IS NOT SYNCED: acknowledged messages are lost in a power cut", "variable", noSyncVariable)
+	}
+	return o
 }
 
 func (p *program) self() iothub.Identity {
@@ -142,11 +155,15 @@ func (p *program) wire(ctx context.Context) error {
 	if p.set.EncryptTwins {
 		records = seal.Bucket{Bucket: p.store.Bucket("sealed-twins"), Sealer: sealer}
 	}
+	idle := p.set.IdleTimeout
+	if idle == 0 {
+		idle = -1 // never, as the settings say
+	}
 	anchors := x509.NewCertPool()
 	anchors.AppendCertsFromPEM(p.bundle)
 	p.hub, err = edge.New(edge.Options{
 		HubName: p.set.HubName, Device: p.set.DeviceID, Hostname: p.set.GatewayName, Version: version,
-		MaxClients: p.set.MaxClients, AckTimeout: p.set.AckTimeout, Idle: p.set.IdleTimeout,
+		MaxClients: p.set.MaxClients, AckTimeout: p.set.AckTimeout, Idle: idle,
 		Dial: upstream.ByClient(upstream.ClientOptions{
 			Self:  p.self(),
 			Chain: func(id iothub.Identity) (string, bool) { return p.scope.Chain(id, p.set.DeviceID) },
@@ -180,6 +197,13 @@ func (p *program) run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return p.cert.Run(ctx) })
 	g.Go(func() error { return p.hub.Run(ctx) })
+	g.Go(func() error {
+		err := p.store.Watch(ctx)
+		if err != nil {
+			p.log.Error("storage has failed; edgehub ends, so that it starts anew from what is on disk", "error", err)
+		}
+		return err
+	})
 	if p.set.MetricsEnabled {
 		l, err := net.Listen("tcp", ":"+strconv.Itoa(p.set.MetricsPort))
 		if err != nil {

@@ -265,7 +265,7 @@ func (s *Store) syncGroup(needSync bool) error {
 		return nil
 	}
 	sync := s.wal.written
-	if needSync {
+	if needSync && !s.opts.UnsafeNoSync {
 		sync = s.wal.sync
 	}
 	if err := sync(); err != nil {

@@ -80,6 +80,9 @@ type Options struct {
 	// ReclaimBytes is the least amount of deleted data that is worth it. 0 means
 	// 16 MiB.
 	ReclaimBytes int64
+	// UnsafeNoSync leaves out the fsync, so that tests with a simulated power cut
+	// can prove that they would notice: acknowledged writes are then lost.
+	UnsafeNoSync bool
 	// Logger receives Badger's warnings and errors; nil means slog.Default.
 	Logger *slog.Logger
 }
@@ -183,6 +186,8 @@ func Open(dir string, o Options) (*Store, error) {
 
 // Close refuses new writes, commits those that wait, and closes the database. It
 // may be called more than once. It must not be called from a callback of Commit.
+// After a failure it leaves the database open, since Badger would go on trying to
+// write what is in memory: the program must end.
 func (s *Store) Close() error {
 	s.once.Do(func() {
 		close(s.stop)
@@ -195,6 +200,9 @@ func (s *Store) Close() error {
 		if s.wal != nil {
 			s.wal.close()
 		}
+		if s.failureErr() != nil {
+			return
+		}
 		if err := s.db.Close(); err != nil {
 			s.closeErr = fmt.Errorf("close store: %w", err)
 		}
@@ -205,6 +213,17 @@ func (s *Store) Close() error {
 // Failed is closed when a write or sync has gone wrong: from then on every write
 // ends with ErrFailed, and the program should end and start again.
 func (s *Store) Failed() <-chan struct{} { return s.failed }
+
+// Watch waits until the store fails, and returns why, or until ctx ends, and returns
+// nil. A program runs it beside its other parts, so that it ends with the store.
+func (s *Store) Watch(ctx context.Context) error {
+	select {
+	case <-s.failed:
+		return s.failureErr()
+	case <-ctx.Done():
+		return nil
+	}
+}
 
 // Get returns a copy of the value, or ErrNotFound.
 func (s *Store) Get(key []byte) ([]byte, error) {

@@ -64,7 +64,7 @@ func Run(ctx context.Context, c Config) (err error) {
 	if err != nil {
 		return err
 	}
-	return serve(ctx, c, hub, certificates, sessions)
+	return serve(ctx, c, s, hub, certificates, sessions)
 }
 
 func writeLogin(c Config, policies access.Policies) error {
@@ -73,7 +73,7 @@ func writeLogin(c Config, policies access.Policies) error {
 	return atomicfile.Write(filepath.Join(c.Data, ConnectionStringFile), []byte(login.Reveal()+"\n"), 0o600)
 }
 
-func serve(ctx context.Context, c Config, hub *cloud.Hub, certificates *pki.Server, sessions *sessionStore) error {
+func serve(ctx context.Context, c Config, s *store.Store, hub *cloud.Hub, certificates *pki.Server, sessions *sessionStore) error {
 	devices, err := mqtt.New(mqtt.Options{Backend: hub, Flavor: mqtt.Cloud, TLS: certificates.TLS(), Sessions: sessions,
 		Logger: c.Logger.With("component", "mqtt")})
 	if err != nil {
@@ -101,6 +101,13 @@ func serve(ctx context.Context, c Config, hub *cloud.Hub, certificates *pki.Serv
 		TLSNextProto: map[string]func(*http.Server, *tls.Conn, http.Handler){},
 	}
 	g.Go(func() error { return hub.Run(ctx, c.Grace) })
+	g.Go(func() error {
+		err := s.Watch(ctx)
+		if err != nil {
+			c.Logger.Error("storage has failed; iothub ends, so that it starts anew from what is on disk", "error", err)
+		}
+		return err
+	})
 	g.Go(func() error { return devices.Serve(ctx, mqttListener) })
 	g.Go(func() error {
 		if err := https.ServeTLS(httpsListener, "", ""); !errors.Is(err, http.ErrServerClosed) {
