@@ -84,8 +84,10 @@ func (s *screen) summary(balances []rig.Balance, m rig.Metrics, report rig.Agent
 		}
 	}
 	w.Flush()
-	fmt.Fprintf(s.w, "\nedgeHub: received %.0f, sent %.0f, dropped %.0f\n", m.Sum("edgehub_messages_received_total"),
-		m.Sum("edgehub_messages_sent_total"), m.Sum("edgehub_messages_dropped_total"))
+	noRoute := m.Sum("edgehub_messages_dropped_total", `reason="no_route"`)
+	fmt.Fprintf(s.w, "\nedgeHub: received %.0f, sent %.0f, without a route %.0f, dropped %.0f\n",
+		m.Sum("edgehub_messages_received_total"), m.Sum("edgehub_messages_sent_total"),
+		noRoute, m.Sum("edgehub_messages_dropped_total")-noRoute)
 	restarts := 0
 	all := report.All()
 	for _, name := range slices.Sorted(maps.Keys(all)) {
