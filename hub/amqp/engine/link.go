@@ -1,0 +1,284 @@
+package engine
+
+import (
+	"errors"
+	"slices"
+
+	"github.com/breakwater-iot/breakwater/hub/amqp/wire"
+)
+
+type linkState uint8
+
+const (
+	linkAttaching linkState = iota // the application decides
+	linkAttached
+	linkDetaching // our detach is sent, the client's is awaited
+	linkGone
+)
+
+// ErrLinkGone is returned for links that are not attached.
+var ErrLinkGone = errors.New("amqp: link is not attached")
+
+// Link is one link of a session. Its role is ours: the server's.
+type Link struct {
+	// Data belongs to the application.
+	Data any
+
+	s             *Session
+	c             *Conn
+	role          wire.Role
+	state         linkState
+	local, remote uint32
+	attach        *wire.Attach
+	told          bool // EventDetach was emitted or is not owed
+
+	deliveryCount uint32
+	credit        uint32
+
+	// As receiver.
+	maxMessage  uint64
+	window      uint32    // credit that we want the client to have
+	outstanding uint32    // deliveries that the application has not settled
+	partial     *Delivery // the message that is coming in
+	creditDue   bool      // is in c.credits
+
+	// As sender.
+	queue     []*Outgoing // not sent, or in part
+	head      int         // first one of queue
+	unsettled int
+	begun     uint64 // messages sent, at least in part
+	drain     bool   // the client wants its credit used up
+	drainable bool   // the application has nothing more to send
+	isReady   bool   // is in c.ready
+	isDrain   bool   // is in c.drains
+	tag       uint32
+}
+
+// Role returns the server's role on the link.
+func (l *Link) Role() wire.Role { return l.role }
+
+// Session returns the session of the link.
+func (l *Link) Session() *Session { return l.s }
+
+// Attach returns the client's attach, which must not be changed.
+func (l *Link) Attach() *wire.Attach { return l.attach }
+
+// Attached tells whether the link is attached.
+func (l *Link) Attached() bool { return l.state == linkAttached }
+
+// attach handles the client's attach.
+func (s *Session) attach(p *wire.Attach) {
+	c := s.c
+	if p.Handle > c.o.HandleMax {
+		c.fail(wire.Errorf(wire.CondFramingError, "handle %d, allowed are %d", p.Handle, c.o.HandleMax))
+		return
+	}
+	if s.handles[p.Handle] != nil {
+		s.End(wire.Errorf(wire.CondHandleInUse, "handle %d", p.Handle))
+		return
+	}
+	local := slices.Index(s.locals, nil)
+	if local < 0 {
+		local = len(s.locals)
+	}
+	if uint32(local) > s.handleMax {
+		s.End(wire.Errorf(wire.CondResourceLimitExceeded, "no handle is free"))
+		return
+	}
+	l := &Link{s: s, c: c, role: !p.Role, local: uint32(local), remote: p.Handle, attach: p}
+	if l.role == wire.RoleReceiver {
+		l.deliveryCount = p.InitialDeliveryCount.Or(0)
+	}
+	var refusal *wire.Error
+	key := linkName{p.Name, l.role}
+	old := s.names[key]
+	switch {
+	case c.links >= c.o.MaxLinks:
+		refusal = wire.Errorf(wire.CondResourceLimitExceeded, "more than %d links", c.o.MaxLinks)
+	case p.Target != nil && p.Target.Coordinator:
+		refusal = wire.Errorf(wire.CondNotImplemented, "transactions")
+	case old != nil && c.o.Steal != nil && !c.o.Steal(old):
+		refusal = wire.Errorf(wire.CondResourceLocked, "link %q is attached", p.Name)
+	case old != nil:
+		old.Detach(wire.Errorf(wire.CondStolen, "attached again"))
+	}
+	if local == len(s.locals) {
+		s.locals = append(s.locals, nil)
+	}
+	s.locals[local], s.handles[p.Handle] = l, l
+	c.links++
+	if refusal != nil {
+		l.refuse(refusal)
+		return
+	}
+	s.names[key] = l
+	c.emit(Event{Kind: EventAttach, Session: s, Link: l})
+}
+
+// AttachReply is how a link is accepted. Nil Source and Target echo those of
+// the client.
+type AttachReply struct {
+	Source              *wire.Source
+	Target              *wire.Target
+	Properties          wire.Map
+	OfferedCapabilities []string
+	// MaxMessageSize is the largest message from the client; 0: that of the
+	// Options. For a sending link it is announced only.
+	MaxMessageSize uint64
+	// Window is how many deliveries a receiving link may have with the
+	// application or on the way.
+	Window uint32
+}
+
+// AcceptAttach attaches the link of an EventAttach. It returns ErrLinkGone
+// when the link has gone meanwhile.
+func (l *Link) AcceptAttach(r AttachReply) error {
+	if l.state != linkAttaching {
+		return ErrLinkGone
+	}
+	a := l.attach
+	reply := &wire.Attach{
+		Name: a.Name, Handle: l.local, Role: l.role, SenderMode: a.SenderMode, ReceiverMode: a.ReceiverMode,
+		Source: a.Source, Target: a.Target, Properties: r.Properties, OfferedCapabilities: r.OfferedCapabilities,
+		MaxMessageSize: r.MaxMessageSize,
+	}
+	if r.Source != nil {
+		reply.Source = r.Source
+	}
+	if r.Target != nil {
+		reply.Target = r.Target
+	}
+	if reply.MaxMessageSize == 0 {
+		reply.MaxMessageSize = l.c.o.MaxMessageSize
+	}
+	l.maxMessage = reply.MaxMessageSize
+	if l.role == wire.RoleSender {
+		reply.InitialDeliveryCount = wire.Some(uint32(0))
+		if a.MaxMessageSize > 0 {
+			reply.MaxMessageSize = min(reply.MaxMessageSize, a.MaxMessageSize)
+		}
+	}
+	l.state = linkAttached
+	l.c.append(l.s.local, reply)
+	if l.role == wire.RoleReceiver {
+		l.SetWindow(r.Window)
+	} else if l.credit > 0 || l.drain {
+		l.c.emit(Event{Kind: EventCredit, Session: l.s, Link: l})
+	}
+	return nil
+}
+
+// RefuseAttach refuses the link of an EventAttach with an error: the client
+// sees it attached without the terminus it asked for, and detached at once.
+func (l *Link) RefuseAttach(err *wire.Error) error {
+	if l.state != linkAttaching {
+		return ErrLinkGone
+	}
+	l.told = true
+	l.refuse(err)
+	return nil
+}
+
+func (l *Link) refuse(err *wire.Error) {
+	l.told = true
+	l.refusedAttach()
+	l.sendDetach(true, err)
+}
+
+// refusedAttach writes the attach that must precede the detach of a link that
+// does not come to be.
+func (l *Link) refusedAttach() {
+	a := l.attach
+	reply := &wire.Attach{Name: a.Name, Handle: l.local, Role: l.role, SenderMode: a.SenderMode, ReceiverMode: a.ReceiverMode}
+	if l.role == wire.RoleSender {
+		reply.InitialDeliveryCount = wire.Some(uint32(0))
+		reply.Target = a.Target
+	} else {
+		reply.Source = a.Source
+	}
+	l.c.append(l.s.local, reply)
+}
+
+func (l *Link) sendDetach(closed bool, err *wire.Error) {
+	l.s.flushRun()
+	l.c.append(l.s.local, &wire.Detach{Handle: l.local, Closed: closed, Error: err})
+	l.gone(err)
+	l.state = linkDetaching
+}
+
+// Detach closes the link with an error or nil. Deliveries not settled are lost
+// on both sides.
+func (l *Link) Detach(err *wire.Error) {
+	switch l.state {
+	case linkAttaching:
+		l.refusedAttach()
+	case linkAttached:
+	default:
+		return
+	}
+	l.sendDetach(true, err)
+}
+
+func (s *Session) onDetach(p *wire.Detach) {
+	l := s.handles[p.Handle]
+	if l == nil {
+		s.End(wire.Errorf(wire.CondUnattachedHandle, "detach of handle %d", p.Handle))
+		return
+	}
+	if l.state != linkDetaching {
+		if l.state == linkAttaching {
+			l.refusedAttach()
+		}
+		s.flushRun()
+		s.c.append(s.local, &wire.Detach{Handle: l.local, Closed: p.Closed})
+		l.gone(p.Error)
+	}
+	s.release(l)
+}
+
+// gone drops all that the link holds and tells the application.
+func (l *Link) gone(err *wire.Error) {
+	if l.state == linkGone || l.state == linkDetaching {
+		return
+	}
+	l.state = linkGone
+	if key := (linkName{l.attach.Name, l.role}); l.s.names[key] == l {
+		delete(l.s.names, key)
+	}
+	l.dropIncoming()
+	l.dropOutgoing()
+	if !l.told {
+		l.told = true
+		l.c.emit(Event{Kind: EventDetach, Session: l.s, Link: l, Err: err})
+	}
+}
+
+// release frees the handles.
+func (s *Session) release(l *Link) {
+	if s.locals[l.local] != l {
+		return
+	}
+	l.state = linkGone
+	s.locals[l.local] = nil
+	delete(s.handles, l.remote)
+	s.c.links--
+}
+
+// onFlow handles the link's part of a flow.
+func (l *Link) onFlow(p *wire.Flow) {
+	if l.state == linkDetaching {
+		return
+	}
+	if l.role == wire.RoleSender {
+		l.onCredit(p)
+	} else if p.DeliveryCount.Set {
+		if used := p.DeliveryCount.V - l.deliveryCount; used <= l.credit {
+			l.deliveryCount += used
+			l.credit -= used
+			l.refill()
+		}
+	}
+	if p.Echo && l.state == linkAttached {
+		l.s.sendFlow(l, false)
+	}
+}
