@@ -23,8 +23,9 @@ import (
 var version = "dev"
 
 const (
-	exitFailure   = 1
-	exitBadConfig = 153
+	exitFailure     = 1
+	exitBadConfig   = 153
+	exitReprovision = 154 // to be started again
 )
 
 type cli struct {

@@ -40,7 +40,11 @@ func serve(ctx context.Context, c cli, stderr io.Writer) int {
 		fmt.Fprintf(stderr, "edged: %s: %v\n", c.Config, err)
 		return exitBadConfig
 	}
-	if err := start(ctx, cfg, log); err != nil {
+	switch err := start(ctx, cfg, log); {
+	case errors.Is(err, daemon.ErrReprovision):
+		log.Warn("edged ends to be provisioned anew", "reason", err)
+		return exitReprovision
+	case err != nil:
 		log.Error("edged ends", "error", err)
 		return exitFailure
 	}

@@ -23,6 +23,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/breakwater-iot/breakwater/daemon/internal/api"
 	"github.com/breakwater-iot/breakwater/daemon/internal/peer"
@@ -82,7 +83,7 @@ type server struct {
 	stop   func()
 }
 
-func start(t *testing.T, svc *service, watch *stream, limit int, rest func(context.Context, grpc.ClientConnInterface) (http.Handler, error)) *server {
+func start(t *testing.T, svc *service, watch *stream, limit int, rest func(context.Context, api.Local) (http.Handler, error)) *server {
 	t.Helper()
 	log := slog.New(slog.DiscardHandler)
 	caller := &who{}
@@ -195,14 +196,23 @@ func TestBytesMayArriveOneByOne(t *testing.T) {
 }
 
 func TestSlowBodyIs408(t *testing.T) {
-	s := start(t, &service{}, nil, 4, api.WorkloadRESTWithin(50*time.Millisecond))
-	c := connect(t, s)
-	whole := post(`{"data":"YQ=="}`)
-	if _, err := io.WriteString(c, whole[:len(whole)-3]); err != nil {
-		t.Fatal(err)
-	}
-	if code, body := answer(t, c, bufio.NewReader(c)); code != 408 || body != `{"message":"request timeout"}` {
-		t.Fatalf("%d %s", code, body)
+	const patience = 50 * time.Millisecond
+	for name, c := range map[string]struct {
+		rest func(context.Context, api.Local) (http.Handler, error)
+		line string
+	}{
+		"workload":   {api.WorkloadRESTWithin(patience), "POST /modules/temp/genid/1/sign"},
+		"management": {api.ManagementRESTWithin(patience), "PUT /modules/temp"},
+	} {
+		s := start(t, &service{}, nil, 4, c.rest)
+		conn := connect(t, s)
+		_, err := io.WriteString(conn, c.line+"?api-version=2022-08-03 HTTP/1.1\r\nHost: x\r\nContent-Length: 15\r\n\r\n{\"data\":")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if code, body := answer(t, conn, bufio.NewReader(conn)); code != 408 || body != `{"message":"request timeout"}` {
+			t.Errorf("%s: %d %s", name, code, body)
+		}
 	}
 }
 
@@ -455,6 +465,10 @@ func (direct) NewStream(context.Context, *grpc.StreamDesc, string, ...grpc.CallO
 	return nil, errors.New("no streams")
 }
 
+func (direct) Stream(context.Context, string, proto.Message, func(), func(proto.Message) error) error {
+	return status.Error(codes.NotFound, "no streams")
+}
+
 func FuzzREST(f *testing.F) {
 	handler, err := api.WorkloadREST(context.Background(), direct{&service{}})
 	if err != nil {
@@ -466,6 +480,27 @@ func FuzzREST(f *testing.F) {
 	f.Add("POST", "/modules/a:b/certificate/identity"+v, []byte(``))
 	f.Add("GET", "/modules/"+v, []byte(nil))
 	f.Add("PUT", "/trust-bundle"+v+"&x=%zz", []byte(`[]`))
+	fuzzREST(f, handler)
+}
+
+func FuzzManagementREST(f *testing.F) {
+	handler, err := api.ManagementREST(context.Background(), direct{&service{}})
+	if err != nil {
+		f.Fatal(err)
+	}
+	const v = "?api-version=2022-08-03"
+	f.Add("POST", "/modules"+v, []byte(`{"name":"a","type":"docker","config":{"settings":{"image":"x","createOptions":{}},"env":[{"key":"A","value":"b"}]}}`))
+	f.Add("PUT", "/modules/%24a"+v+"&start=true", []byte(`{"config":{"settings":null}}`))
+	f.Add("PUT", "/identities/a%2fb"+v, []byte(`{"generationId":5}`))
+	f.Add("POST", "/modules/a/start"+v, []byte(`not json`))
+	f.Add("GET", "/modules/%zz/logs"+v+"&follow=yes", []byte(nil))
+	f.Add("DELETE", "/identities/"+v, []byte(nil))
+	fuzzREST(f, handler)
+}
+
+// fuzzREST sends anything; whatever is not understood must be refused in the
+// API's form.
+func fuzzREST(f *testing.F, handler http.Handler) {
 	f.Fuzz(func(t *testing.T, method, target string, body []byte) {
 		req, err := http.NewRequest(method, "http://x", bytes.NewReader(body))
 		if err != nil {

@@ -4,14 +4,19 @@ import (
 	"context"
 	"net/http"
 	"time"
-
-	"google.golang.org/grpc"
 )
 
 // WorkloadRESTWithin is WorkloadREST with another patience for bodies.
-func WorkloadRESTWithin(timeout time.Duration) func(context.Context, grpc.ClientConnInterface) (http.Handler, error) {
-	return func(ctx context.Context, conn grpc.ClientConnInterface) (http.Handler, error) {
-		return workloadREST(ctx, conn, timeout)
+func WorkloadRESTWithin(timeout time.Duration) func(context.Context, Local) (http.Handler, error) {
+	return func(ctx context.Context, local Local) (http.Handler, error) {
+		return workloadREST(ctx, local, timeout)
+	}
+}
+
+// ManagementRESTWithin is the same of ManagementREST.
+func ManagementRESTWithin(timeout time.Duration) func(context.Context, Local) (http.Handler, error) {
+	return func(ctx context.Context, local Local) (http.Handler, error) {
+		return managementREST(ctx, local, timeout)
 	}
 }
 

@@ -2,13 +2,11 @@ package api
 
 import (
 	"context"
-	"fmt"
 	"sync"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/breakwater-iot/breakwater/daemon/internal/peer"
 )
@@ -104,57 +102,4 @@ func (l *limiter) leave(who string) {
 	if l.now[who]--; l.now[who] == 0 {
 		delete(l.now, who)
 	}
-}
-
-// inProcess is a gRPC client connection to services in this process: unary calls
-// run the server's handler, with the interceptor that a network call would meet,
-// in the caller's goroutine and context.
-type inProcess struct {
-	intercept grpc.UnaryServerInterceptor
-	methods   map[string]method
-}
-
-type method struct {
-	impl    any
-	handler grpc.MethodHandler
-}
-
-func newInProcess(intercept grpc.UnaryServerInterceptor) *inProcess {
-	return &inProcess{intercept: intercept, methods: map[string]method{}}
-}
-
-// RegisterService implements grpc.ServiceRegistrar.
-func (p *inProcess) RegisterService(d *grpc.ServiceDesc, impl any) {
-	for _, m := range d.Methods {
-		p.methods["/"+d.ServiceName+"/"+m.MethodName] = method{impl: impl, handler: m.Handler}
-	}
-}
-
-// Invoke implements grpc.ClientConnInterface. Call options are ignored.
-func (p *inProcess) Invoke(ctx context.Context, name string, in, out any, _ ...grpc.CallOption) error {
-	m, ok := p.methods[name]
-	if !ok {
-		return status.Error(codes.Unimplemented, "no such method")
-	}
-	decode := func(v any) error { return copyMessage(v, in) }
-	res, err := m.handler(m.impl, ctx, decode, p.intercept)
-	if err != nil {
-		return err
-	}
-	return copyMessage(out, res)
-}
-
-// NewStream implements grpc.ClientConnInterface; streams are for gRPC clients.
-func (p *inProcess) NewStream(context.Context, *grpc.StreamDesc, string, ...grpc.CallOption) (grpc.ClientStream, error) {
-	return nil, status.Error(codes.Unimplemented, "streams need gRPC")
-}
-
-func copyMessage(to, from any) error {
-	dst, ok := to.(proto.Message)
-	src, alsoOK := from.(proto.Message)
-	if !ok || !alsoOK {
-		return status.Error(codes.Internal, fmt.Sprintf("%T is not a message", from))
-	}
-	proto.Merge(dst, src)
-	return nil
 }

@@ -5,86 +5,83 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"mime"
 	"net/http"
+	"net/url"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protojson"
-	"google.golang.org/protobuf/proto"
-
-	workloadv1 "github.com/breakwater-iot/breakwater/proto/workload/v1"
 )
 
 // bodyTimeout is how long a client may take to send a body (spec security-daemon 2).
 const bodyTimeout = 5 * time.Second
 
-// versions are the api-versions of the original; every workload route exists in
-// all of them.
+// versions are the api-versions of the original.
 var versions = map[string]bool{
 	"2018-06-28": true, "2019-01-30": true, "2019-10-22": true, "2019-11-05": true,
 	"2020-07-07": true, "2021-12-07": true, "2022-08-03": true,
 }
 
-// WorkloadREST makes the handler of the workload API's REST paths, as the
-// original serves them (spec security-daemon 2, 3, 14.3).
-func WorkloadREST(ctx context.Context, conn grpc.ClientConnInterface) (http.Handler, error) {
-	return workloadREST(ctx, conn, bodyTimeout)
-}
-
-func workloadREST(ctx context.Context, conn grpc.ClientConnInterface, timeout time.Duration) (http.Handler, error) {
-	mux := runtime.NewServeMux(
-		runtime.WithMarshalerOption(runtime.MIMEWildcard, newMarshaler()),
+// gateway makes the part of a REST handler that translates single calls.
+func gateway(more ...runtime.ServeMuxOption) *runtime.ServeMux {
+	return runtime.NewServeMux(append([]runtime.ServeMuxOption{
 		runtime.WithUnescapingMode(runtime.UnescapingModeAllExceptSlash),
-		runtime.WithErrorHandler(writeStatus),
 		runtime.WithRoutingErrorHandler(routingError),
-		runtime.WithForwardResponseOption(created),
 		runtime.WithIncomingHeaderMatcher(noHeaders),
 		runtime.WithOutgoingHeaderMatcher(noHeaders),
 		runtime.WithDisableHTTPMethodOverride(),
 		runtime.WithDisablePathLengthFallback(),
-	)
-	if err := workloadv1.RegisterWorkloadHandlerClient(ctx, mux, workloadv1.NewWorkloadClient(conn)); err != nil {
-		return nil, err
-	}
-	return checkVersion(checkBody(buffered(mux), timeout)), nil
+	}, more...)...)
 }
 
 // noHeaders lets no header become metadata, nor the other way round.
 func noHeaders(string) (string, bool) { return "", false }
 
-// created sets the status of calls that make something.
-func created(_ context.Context, w http.ResponseWriter, m proto.Message) error {
-	if _, ok := m.(*workloadv1.Certificate); ok {
-		w.WriteHeader(http.StatusCreated)
-	}
-	return nil
-}
-
-func checkVersion(next http.Handler) http.Handler {
+// checkVersion refuses unknown api-versions, and hides what is newer than the
+// version that the client speaks: since tells the first version of a path.
+func checkVersion(since func(path []string) string, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		switch v := r.URL.Query().Get("api-version"); {
+		v := r.URL.Query().Get("api-version")
+		switch {
 		case v == "":
 			writeError(w, http.StatusBadRequest, "api-version not specified")
 			return
 		case !versions[v]:
 			writeError(w, http.StatusBadRequest, "invalid api-version")
 			return
+		case v < since(segments(r)):
+			notFound(w, r)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// segments are the parts of the path, still escaped.
+func segments(r *http.Request) []string {
+	return strings.Split(strings.TrimPrefix(r.URL.EscapedPath(), "/"), "/")
+}
+
+// narrow leaves of a request what the gateway may see: of the query only the named
+// members, of the headers only those of the body.
+func narrow(next http.Handler, members ...string) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		query, left := r.URL.Query(), url.Values{}
+		for _, m := range members {
+			if query.Has(m) {
+				left.Set(m, query.Get(m))
+			}
 		}
 		r = r.Clone(r.Context())
-		// The gateway takes what is left of the query for message fields.
-		r.URL.RawQuery = ""
-		if r.URL.Path == "/modules/" {
-			r.URL.Path = "/modules"
-		}
+		// The gateway takes the query for message fields.
+		r.URL.RawQuery = left.Encode()
 		// Always the escaped form, so that an id with "%" is not unescaped twice.
 		r.URL.RawPath = r.URL.EscapedPath()
 		keep := http.Header{}
@@ -98,10 +95,22 @@ func checkVersion(next http.Handler) http.Handler {
 	})
 }
 
-// checkBody reads the body in time and refuses what is no JSON object.
-func checkBody(next http.Handler, timeout time.Duration) http.Handler {
+// trailingSlash accepts the named paths also with a slash behind.
+func trailingSlash(next http.Handler, paths ...string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Method != http.MethodPost && r.Method != http.MethodPut {
+		if p, ok := strings.CutSuffix(r.URL.Path, "/"); ok && slices.Contains(paths, p) {
+			r = r.Clone(r.Context())
+			r.URL.Path, r.URL.RawPath = p, ""
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// checkBody reads the body in time, where the request has one by has, and refuses
+// what check refuses.
+func checkBody(next http.Handler, timeout time.Duration, has func(*http.Request) bool, check func([]byte) error) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !has(r) {
 			r.Body = http.NoBody
 			next.ServeHTTP(w, r)
 			return
@@ -117,7 +126,7 @@ func checkBody(next http.Handler, timeout time.Duration) http.Handler {
 			writeError(w, code, strings.ToLower(http.StatusText(code)))
 			return
 		}
-		if err := checkJSON(body); err != nil {
+		if err := check(body); err != nil {
 			writeError(w, http.StatusUnprocessableEntity, err.Error())
 			return
 		}
@@ -132,6 +141,11 @@ func buffered(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		b := &bufferedWriter{header: w.Header(), code: http.StatusOK}
 		next.ServeHTTP(b, r)
+		if b.code == http.StatusNoContent {
+			w.Header().Del("Content-Type")
+			w.WriteHeader(b.code)
+			return
+		}
 		w.Header().Set("Content-Length", strconv.Itoa(b.body.Len()))
 		w.WriteHeader(b.code)
 		// A client that is gone needs no answer.
@@ -172,29 +186,16 @@ func readBody(w http.ResponseWriter, r *http.Request, timeout time.Duration) ([]
 	return body, 0
 }
 
-// checkJSON accepts an object whose members, where the API knows them, are
-// strings: all members of all workload requests are. An empty body is an empty
-// object.
-func checkJSON(body []byte) error {
-	if len(bytes.TrimSpace(body)) == 0 {
-		return nil
-	}
+// errNoObject refuses a body.
+var errNoObject = errors.New("malformed JSON: want an object")
+
+// object reads the members of a JSON object.
+func object(body []byte) (map[string]json.RawMessage, error) {
 	var members map[string]json.RawMessage
 	if err := json.Unmarshal(body, &members); err != nil || members == nil {
-		return errors.New("malformed JSON: want an object")
+		return nil, errNoObject
 	}
-	for name, value := range members {
-		if known[name] && value[0] != '"' && string(value) != "null" {
-			return fmt.Errorf("malformed JSON: %s must be a string", name)
-		}
-	}
-	return nil
-}
-
-// known are the members of the workload requests.
-var known = map[string]bool{
-	"keyId": true, "algo": true, "data": true, "plaintext": true, "ciphertext": true,
-	"initializationVector": true, "commonName": true, "expiration": true,
+	return members, nil
 }
 
 // marshaler writes protobuf JSON without the random spaces of the library.
@@ -242,16 +243,6 @@ func httpStatus(c codes.Code) int {
 		return http.StatusRequestTimeout
 	}
 	return http.StatusInternalServerError
-}
-
-func writeStatus(_ context.Context, _ *runtime.ServeMux, _ runtime.Marshaler, w http.ResponseWriter, _ *http.Request, err error) {
-	st := status.Convert(err)
-	message := st.Message()
-	if st.Code() == codes.InvalidArgument && strings.HasPrefix(message, "proto:") {
-		// The library's text varies on purpose; the only fault left is bad base64.
-		message = "invalid parameter: not base64"
-	}
-	writeError(w, httpStatus(st.Code()), message)
 }
 
 func routingError(_ context.Context, _ *runtime.ServeMux, _ runtime.Marshaler, w http.ResponseWriter, _ *http.Request, code int) {

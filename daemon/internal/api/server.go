@@ -37,9 +37,9 @@ const (
 type Options struct {
 	// Register adds the services.
 	Register func(grpc.ServiceRegistrar)
-	// REST makes the handler of HTTP/1.1 requests; conn reaches the registered
-	// services in-process. nil answers 404 to all.
-	REST func(ctx context.Context, conn grpc.ClientConnInterface) (http.Handler, error)
+	// REST makes the handler of HTTP/1.1 requests, WorkloadREST or ManagementREST;
+	// local reaches the registered services. nil answers 404 to all.
+	REST func(ctx context.Context, local Local) (http.Handler, error)
 	// Guard authorises every call.
 	Guard *peer.Guard
 	// MaxRequests bounds the simultaneous requests of one module, or of one user
@@ -78,7 +78,7 @@ func New(opt Options) (*Server, error) {
 		grpc.StreamInterceptor(gate.stream),
 		grpc.WaitForHandlers(true),
 	)
-	local := newInProcess(gate.unary)
+	local := newInProcess(gate)
 	both := registrars{s.grpc, local}
 	opt.Register(both)
 	healthv1.RegisterHealthServer(s.grpc, health.NewServer())

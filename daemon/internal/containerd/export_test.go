@@ -25,3 +25,9 @@ func (h *hub) Close() { h.close() }
 var Subscribe = (*hub).subscribe
 
 var Lock = (*keyedLock).lock
+
+// The readers of what modules use.
+var (
+	ReadMetrics = readMetrics
+	ParseNetDev = parseNetDev
+)

@@ -47,13 +47,19 @@ type Options struct {
 	Ready func()
 }
 
+// ErrReprovision ends the daemon when reprovisioning was asked for: it is to be
+// started again.
+var ErrReprovision = errors.New("reprovisioning was asked for")
+
 // Run is the whole life of the daemon. It returns nil after ctx ended and all
-// modules were stopped, and an error when it cannot start or go on; modules are
-// then left as they are, for the next start to stop. The caller holds LockHome.
+// modules were stopped, ErrReprovision after it did the same on request and forgot
+// what it knew of its identity, and another error when it cannot start or go on;
+// modules are then left as they are, for the next start to stop. The caller holds
+// LockHome.
 func Run(ctx context.Context, opt Options) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	d, err := assemble(ctx, opt)
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	d, err := assemble(ctx, opt, func() { cancel(ErrReprovision) })
 	if err != nil {
 		return err
 	}
@@ -67,29 +73,37 @@ func Run(ctx context.Context, opt Options) error {
 	if err == nil {
 		err = d.serve(ctx)
 	}
-	cancel()
+	again := errors.Is(context.Cause(ctx), ErrReprovision)
+	cancel(nil)
 	d.manager.Close()
 	if err == nil {
 		d.stopModules(serving)
 	}
 	stopServing()
-	return errors.Join(err, back.Wait())
+	err = errors.Join(err, back.Wait())
+	if err == nil && again {
+		return d.forget()
+	}
+	return err
 }
 
 // daemon is the assembled program.
 type daemon struct {
 	Options
 	home       string
+	started    time.Time
 	authority  *pki.Authority
 	identities *identity.Manager
 	manager    *module.Manager
 	sockets    *workload.Sockets
 	workload   *api.Server
 	management *api.Server
+	// reprovision ends the daemon with ErrReprovision.
+	reprovision func()
 }
 
-func assemble(ctx context.Context, opt Options) (*daemon, error) {
-	d := &daemon{Options: opt, home: opt.Config.HomeDir}
+func assemble(ctx context.Context, opt Options, reprovision func()) (*daemon, error) {
+	d := &daemon{Options: opt, home: opt.Config.HomeDir, started: time.Now(), reprovision: reprovision}
 	if d.Resolver == nil {
 		d.Resolver = opt.Runtime
 	}
@@ -121,7 +135,7 @@ func assemble(ctx context.Context, opt Options) (*daemon, error) {
 		Runtime: opt.Runtime, Sockets: d.sockets, AllowElevated: opt.Config.AllowElevated, Log: part(opt.Log, "module"),
 	})
 	svc.Modules = d.manager
-	d.management, err = d.server("management", management.Policy(), opt.Config.MaxRequests.Management, nil, d.manage(ctx))
+	d.management, err = d.server("management", management.Policy(), opt.Config.MaxRequests.Management, api.ManagementREST, d.manage(ctx))
 	return d, err
 }
 
@@ -177,7 +191,7 @@ func Trust(cfg config.Config) (*x509.CertPool, []byte, error) {
 	return roots, bundle, nil
 }
 
-type restFunc = func(context.Context, grpc.ClientConnInterface) (http.Handler, error)
+type restFunc = func(context.Context, api.Local) (http.Handler, error)
 
 func (d *daemon) server(name string, p peer.Policy, limit int, rest restFunc, register func(grpc.ServiceRegistrar)) (*api.Server, error) {
 	log := part(d.Log, name+"-api")
@@ -197,8 +211,9 @@ func (d *daemon) manage(background context.Context) func(grpc.ServiceRegistrar) 
 		})
 		managementv1.RegisterIdentitiesServer(r, &management.Identities{Registrar: d.identities, Log: log})
 		managementv1.RegisterSystemServer(r, &management.System{
-			Observer: d.Runtime, Version: d.Version, Additional: d.Config.AdditionalInfo,
-			DeviceID: d.Config.Device.DeviceID, HubName: d.Config.Device.HubName, Hostname: d.Config.Hostname, Log: log,
+			Observer: d.Runtime, Version: d.Version, Started: d.started, Additional: d.Config.AdditionalInfo,
+			DeviceID: d.Config.Device.DeviceID, HubName: d.Config.Device.HubName, Hostname: d.Config.Hostname,
+			OnReprovision: d.reprovision, Log: log,
 		})
 	}
 }

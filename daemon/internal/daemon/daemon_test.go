@@ -359,6 +359,30 @@ func TestEndStopsAllModules(t *testing.T) {
 	}
 }
 
+func TestReprovisioningForgetsIdentitiesAndEnds(t *testing.T) {
+	d := newDevice(t)
+	stop := d.run(t)
+	d.until(t, "edgeAgent", runtime.StatusRunning)
+	d.engine.AddProcess(os.Getpid(), "edgeAgent")
+	cache := filepath.Join(d.dir, "home", "cache")
+	if _, err := os.Stat(filepath.Join(cache, "provisioning_state")); err != nil {
+		t.Fatal(err)
+	}
+	_, err := managementv1.NewSystemClient(d.dial(t, "run/mgmt.sock")).Reprovision(t.Context(), &managementv1.ReprovisionRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := stop(); !errors.Is(err, daemon.ErrReprovision) {
+		t.Fatalf("ended with %v", err)
+	}
+	if _, err := os.Stat(cache); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("cache: %v", err)
+	}
+	if st, err := d.engine.Get(t.Context(), "edgeAgent"); err != nil || st.Status == runtime.StatusRunning {
+		t.Errorf("agent %v, %v", st.Status, err)
+	}
+}
+
 func TestRestartKeepsModulesAndAnotherIdentityRemovesThem(t *testing.T) {
 	d := newDevice(t)
 	stop := d.run(t)

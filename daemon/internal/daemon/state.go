@@ -70,6 +70,15 @@ func (d *daemon) checkProvisioning(ctx context.Context) error {
 	return nil
 }
 
+// forget removes what is remembered of the device's and its modules' identities.
+// The next start registers them anew, without the modules that run now.
+func (d *daemon) forget() error {
+	if err := os.RemoveAll(filepath.Join(d.home, "cache")); err != nil {
+		return errors.Join(ErrReprovision, fmt.Errorf("forget identities: %w", err))
+	}
+	return ErrReprovision
+}
+
 // longestWait bounds a timer, so that a changed clock is noticed within a day.
 const longestWait = 24 * time.Hour
 

@@ -28,6 +28,10 @@ func (s *Modules) Logs(r *managementv1.LogsRequest, stream grpc.ServerStreamingS
 	if _, err := s.Manager.Get(ctx, r.GetName()); err != nil {
 		return fail(ctx, s.Log, err)
 	}
+	// Whoever follows a silent module learns that the call was accepted.
+	if err := stream.SendHeader(metadata.MD{}); err != nil {
+		return err
+	}
 	inLine := map[runtime.Stream]bool{} // a piece of the stream's line was sent already
 	for e, err := range s.Observer.Logs(ctx, r.GetName(), opts) {
 		if err != nil {

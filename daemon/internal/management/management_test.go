@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -21,6 +22,7 @@ import (
 	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/breakwater-iot/breakwater/daemon/internal/api"
+	"github.com/breakwater-iot/breakwater/daemon/internal/hostinfo"
 	"github.com/breakwater-iot/breakwater/daemon/internal/identity"
 	"github.com/breakwater-iot/breakwater/daemon/internal/management"
 	"github.com/breakwater-iot/breakwater/daemon/internal/module"
@@ -85,11 +87,14 @@ type fixture struct {
 	identities managementv1.IdentitiesClient
 	system     managementv1.SystemClient
 	log        *strings.Builder
+	path       string
+	// reprovisions counts the requests to do so.
+	reprovisions *atomic.Int32
 }
 
 func serve(t *testing.T, caller string) *fixture {
 	t.Helper()
-	f := &fixture{Fake: runtimetest.New("reg/a:1", "reg/a:2"), registrar: &registrar{}, log: &strings.Builder{}}
+	f := &fixture{Fake: runtimetest.New("reg/a:1", "reg/a:2"), registrar: &registrar{}, log: &strings.Builder{}, reprovisions: &atomic.Int32{}}
 	log := slog.New(slog.NewTextHandler(f.log, nil))
 	f.manager = module.New(module.Options{Runtime: f.Fake, Sockets: noSockets{}, AllowElevated: true, Log: log})
 	server, err := api.New(api.Options{
@@ -98,10 +103,12 @@ func serve(t *testing.T, caller string) *fixture {
 			managementv1.RegisterIdentitiesServer(r, &management.Identities{Registrar: f.registrar, Log: log})
 			managementv1.RegisterSystemServer(r, &management.System{
 				Observer: f.Fake, Version: "1.2.3", Additional: map[string]string{"site": "x"},
-				DeviceID: "edge1", HubName: "hub", Hostname: "gw", Log: log,
+				DeviceID: "edge1", HubName: "hub", Hostname: "gw", Log: log, Started: time.Now(),
+				Host:          hostinfo.Host{Root: "testdata/host"},
+				OnReprovision: func() { f.reprovisions.Add(1) },
 			})
 		},
-		MaxRequests: 10, Log: log,
+		REST: api.ManagementREST, MaxRequests: 10, Log: log,
 		Guard: &peer.Guard{Policy: management.Policy(), Resolver: who(caller), AdminGroup: -1, Log: slog.New(slog.DiscardHandler)},
 	})
 	if err != nil {
@@ -111,6 +118,7 @@ func serve(t *testing.T, caller string) *fixture {
 	done := make(chan error, 1)
 	go func() { done <- server.Run(ctx) }()
 	path := filepath.Join(t.TempDir(), "m.sock")
+	f.path = path
 	if _, err := server.Listen(api.Endpoint{Path: path, Mode: 0o660, Group: -1}); err != nil {
 		t.Fatal(err)
 	}
@@ -328,6 +336,8 @@ func TestWhoMayDoWhat(t *testing.T) {
 			"update identity": {writes, func() error { _, err := f.identities.Update(ctx, &managementv1.UpdateIdentityRequest{}); return err }},
 			"delete identity": {writes, func() error { _, err := f.identities.Delete(ctx, &managementv1.DeleteIdentityRequest{}); return err }},
 			"info":            {reads, func() error { _, err := f.system.GetInfo(ctx, &managementv1.GetInfoRequest{}); return err }},
+			"resources":       {reads, func() error { _, err := f.system.GetResources(ctx, &managementv1.GetResourcesRequest{}); return err }},
+			"reprovision":     {reads, func() error { _, err := f.system.Reprovision(ctx, &managementv1.ReprovisionRequest{}); return err }},
 			"logs": {reads, func() error {
 				s, err := f.modules.Logs(ctx, &managementv1.LogsRequest{Name: "x"})
 				if err == nil {

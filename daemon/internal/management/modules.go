@@ -40,6 +40,8 @@ func Policy() peer.Policy {
 		managementv1.Identities_Update_FullMethodName:     peer.Agent,
 		managementv1.Identities_Delete_FullMethodName:     peer.Agent,
 		managementv1.System_GetInfo_FullMethodName:        peer.AgentOrAdmin,
+		managementv1.System_GetResources_FullMethodName:   peer.AgentOrAdmin,
+		managementv1.System_Reprovision_FullMethodName:    peer.AgentOrAdmin,
 		healthv1.Health_Check_FullMethodName:              peer.Anybody,
 	}
 }

@@ -1,32 +1,40 @@
 package management
 
 import (
-	"bufio"
 	"context"
 	"fmt"
-	"io"
 	"log/slog"
-	"os"
 	goruntime "runtime"
-	"strings"
+	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/breakwater-iot/breakwater/daemon/internal/hostinfo"
 	"github.com/breakwater-iot/breakwater/daemon/internal/runtime"
 	managementv1 "github.com/breakwater-iot/breakwater/proto/management/v1"
 )
 
-// System implements the System service. All fields are needed.
+// System implements the System service. All fields are needed but Host.
 type System struct {
 	managementv1.UnimplementedSystemServer
 
 	Observer runtime.Observer
-	// Version is the daemon's.
+	// Host is the machine; the zero value is this one.
+	Host hostinfo.Host
+	// Version is the daemon's, Started when it was started.
 	Version string
+	Started time.Time
 	// Additional is [additional_info] of the config.
 	Additional                  map[string]string
 	DeviceID, HubName, Hostname string
-	Log                         *slog.Logger
+	// OnReprovision asks the daemon to end and provision itself anew; it does not
+	// wait for that.
+	OnReprovision func()
+	Log           *slog.Logger
+
+	mu   sync.Mutex
+	last sample
 }
 
 var _ managementv1.SystemServer = (*System)(nil)
@@ -37,21 +45,27 @@ func (s *System) GetInfo(ctx context.Context, _ *managementv1.GetInfoRequest) (*
 	if err != nil {
 		return nil, fail(ctx, s.Log, err)
 	}
+	release := s.Host.Release()
+	vendor, product := s.Host.Product()
 	info := &managementv1.SystemInfo{
 		OsType: goruntime.GOOS, Architecture: goruntime.GOARCH,
 		Version: s.Version, ServerVersion: engine.Version,
-		Cpus: uint32(goruntime.NumCPU()), Virtualized: "unknown",
-		Additional: s.Additional,
-		DeviceId:   s.DeviceID, IothubHostname: s.HubName, Hostname: s.Hostname,
+		OperatingSystem: release["ID"], OperatingSystemVersion: release["VERSION_ID"],
+		OperatingSystemVariant: release["VARIANT_ID"], OperatingSystemBuild: release["BUILD_ID"],
+		Cpus: uint32(goruntime.NumCPU()), Virtualized: s.Host.Virtualized(),
+		ProductName: product, SystemVendor: vendor,
+		Provisioning: &managementv1.ProvisioningInfo{Type: "ProvisioningType", DynamicReprovisioning: true},
+		Additional:   s.Additional,
+		DeviceId:     s.DeviceID, IothubHostname: s.HubName, Hostname: s.Hostname,
 	}
-	if err := host(info); err != nil {
+	if err := kernel(info); err != nil {
 		return nil, fail(ctx, s.Log, err)
 	}
 	return info, nil
 }
 
-// host fills in what the kernel and os-release say.
-func host(info *managementv1.SystemInfo) error {
+// kernel fills in what system calls say.
+func kernel(info *managementv1.SystemInfo) error {
 	var u unix.Utsname
 	if err := unix.Uname(&u); err != nil {
 		return fmt.Errorf("uname: %w", err)
@@ -63,45 +77,12 @@ func host(info *managementv1.SystemInfo) error {
 		return fmt.Errorf("sysinfo: %w", err)
 	}
 	info.TotalMemory = float64(mem.Totalram) * float64(mem.Unit)
-	if f, err := os.Open("/proc/cpuinfo"); err == nil {
-		info.Virtualized = virtualized(f)
-		f.Close()
-	}
-	f, err := os.Open("/etc/os-release")
-	if err != nil {
-		return nil // it need not exist
-	}
-	defer f.Close()
-	release := osRelease(f)
-	info.OperatingSystem, info.OperatingSystemVersion = release["ID"], release["VERSION_ID"]
 	return nil
 }
 
-// virtualized looks for the flag that hypervisors set.
-func virtualized(cpuinfo io.Reader) string {
-	for lines := bufio.NewScanner(cpuinfo); lines.Scan(); {
-		name, value, _ := strings.Cut(lines.Text(), ":")
-		if strings.TrimSpace(name) != "flags" {
-			continue
-		}
-		for _, flag := range strings.Fields(value) {
-			if flag == "hypervisor" {
-				return "yes"
-			}
-		}
-		return "no"
-	}
-	return "unknown"
-}
-
-// osRelease reads KEY=value lines with optional quotes.
-func osRelease(r io.Reader) map[string]string {
-	out := map[string]string{}
-	for lines := bufio.NewScanner(r); lines.Scan(); {
-		key, value, ok := strings.Cut(strings.TrimSpace(lines.Text()), "=")
-		if ok && !strings.HasPrefix(key, "#") {
-			out[key] = strings.Trim(value, `"'`)
-		}
-	}
-	return out
+// Reprovision answers and has the daemon provision itself anew.
+func (s *System) Reprovision(ctx context.Context, _ *managementv1.ReprovisionRequest) (*managementv1.ReprovisionResponse, error) {
+	s.Log.WarnContext(ctx, "reprovisioning was asked for")
+	s.OnReprovision()
+	return &managementv1.ReprovisionResponse{}, nil
 }

@@ -76,6 +76,9 @@ type Observer interface {
 	// module's; to be sure that it is still the peer of a connection the caller
 	// holds a pidfd or compares Process.StartTicks.
 	ModuleOfPid(ctx context.Context, pid int) (Process, error)
+	// Stats measures all running modules, ordered by name. One that ends meanwhile
+	// is left out.
+	Stats(ctx context.Context) ([]Stats, error)
 	// Info describes the engine.
 	Info(ctx context.Context) (Info, error)
 }

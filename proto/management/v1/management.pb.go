@@ -1819,6 +1819,8 @@ func (*GetInfoRequest) Descriptor() ([]byte, []int) {
 	return file_management_v1_management_proto_rawDescGZIP(), []int{33}
 }
 
+// In JSON the names are those of the original: mostly not in camel case, numbers
+// as numbers. The pairs of additional stand beside the fields.
 type SystemInfo struct {
 	state        protoimpl.MessageState `protogen:"open.v1"`
 	OsType       string                 `protobuf:"bytes,1,opt,name=os_type,json=osType,proto3" json:"os_type,omitempty"`
@@ -1826,22 +1828,27 @@ type SystemInfo struct {
 	// Version of the daemon.
 	Version string `protobuf:"bytes,3,opt,name=version,proto3" json:"version,omitempty"`
 	// Version of containerd.
-	ServerVersion          string  `protobuf:"bytes,4,opt,name=server_version,json=serverVersion,proto3" json:"server_version,omitempty"`
-	KernelRelease          string  `protobuf:"bytes,5,opt,name=kernel_release,json=kernelRelease,proto3" json:"kernel_release,omitempty"`
-	KernelVersion          string  `protobuf:"bytes,6,opt,name=kernel_version,json=kernelVersion,proto3" json:"kernel_version,omitempty"`
-	OperatingSystem        string  `protobuf:"bytes,7,opt,name=operating_system,json=operatingSystem,proto3" json:"operating_system,omitempty"`
-	OperatingSystemVersion string  `protobuf:"bytes,8,opt,name=operating_system_version,json=operatingSystemVersion,proto3" json:"operating_system_version,omitempty"`
+	ServerVersion          string  `protobuf:"bytes,4,opt,name=server_version,proto3" json:"server_version,omitempty"`
+	KernelRelease          string  `protobuf:"bytes,5,opt,name=kernel_release,proto3" json:"kernel_release,omitempty"`
+	KernelVersion          string  `protobuf:"bytes,6,opt,name=kernel_version,proto3" json:"kernel_version,omitempty"`
+	OperatingSystem        string  `protobuf:"bytes,7,opt,name=operating_system,proto3" json:"operating_system,omitempty"`
+	OperatingSystemVersion string  `protobuf:"bytes,8,opt,name=operating_system_version,proto3" json:"operating_system_version,omitempty"`
 	Cpus                   uint32  `protobuf:"varint,9,opt,name=cpus,proto3" json:"cpus,omitempty"`
-	TotalMemory            float64 `protobuf:"fixed64,10,opt,name=total_memory,json=totalMemory,proto3" json:"total_memory,omitempty"`
+	TotalMemory            float64 `protobuf:"fixed64,10,opt,name=total_memory,proto3" json:"total_memory,omitempty"`
 	Virtualized            string  `protobuf:"bytes,11,opt,name=virtualized,proto3" json:"virtualized,omitempty"`
 	// From config.toml [additional_info].
 	Additional map[string]string `protobuf:"bytes,12,rep,name=additional,proto3" json:"additional,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// The device as the daemon was provisioned.
-	DeviceId       string `protobuf:"bytes,13,opt,name=device_id,json=deviceId,proto3" json:"device_id,omitempty"`
-	IothubHostname string `protobuf:"bytes,14,opt,name=iothub_hostname,json=iothubHostname,proto3" json:"iothub_hostname,omitempty"`
-	Hostname       string `protobuf:"bytes,15,opt,name=hostname,proto3" json:"hostname,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	DeviceId               string            `protobuf:"bytes,13,opt,name=device_id,proto3" json:"device_id,omitempty"`
+	IothubHostname         string            `protobuf:"bytes,14,opt,name=iothub_hostname,proto3" json:"iothub_hostname,omitempty"`
+	Hostname               string            `protobuf:"bytes,15,opt,name=hostname,proto3" json:"hostname,omitempty"`
+	OperatingSystemVariant string            `protobuf:"bytes,16,opt,name=operating_system_variant,proto3" json:"operating_system_variant,omitempty"`
+	OperatingSystemBuild   string            `protobuf:"bytes,17,opt,name=operating_system_build,proto3" json:"operating_system_build,omitempty"`
+	ProductName            string            `protobuf:"bytes,18,opt,name=product_name,proto3" json:"product_name,omitempty"`
+	SystemVendor           string            `protobuf:"bytes,19,opt,name=system_vendor,proto3" json:"system_vendor,omitempty"`
+	Provisioning           *ProvisioningInfo `protobuf:"bytes,20,opt,name=provisioning,proto3" json:"provisioning,omitempty"`
+	unknownFields          protoimpl.UnknownFields
+	sizeCache              protoimpl.SizeCache
 }
 
 func (x *SystemInfo) Reset() {
@@ -1979,6 +1986,382 @@ func (x *SystemInfo) GetHostname() string {
 	return ""
 }
 
+func (x *SystemInfo) GetOperatingSystemVariant() string {
+	if x != nil {
+		return x.OperatingSystemVariant
+	}
+	return ""
+}
+
+func (x *SystemInfo) GetOperatingSystemBuild() string {
+	if x != nil {
+		return x.OperatingSystemBuild
+	}
+	return ""
+}
+
+func (x *SystemInfo) GetProductName() string {
+	if x != nil {
+		return x.ProductName
+	}
+	return ""
+}
+
+func (x *SystemInfo) GetSystemVendor() string {
+	if x != nil {
+		return x.SystemVendor
+	}
+	return ""
+}
+
+func (x *SystemInfo) GetProvisioning() *ProvisioningInfo {
+	if x != nil {
+		return x.Provisioning
+	}
+	return nil
+}
+
+type ProvisioningInfo struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The literal "ProvisioningType", as the original sends.
+	Type                       string `protobuf:"bytes,1,opt,name=type,proto3" json:"type,omitempty"`
+	DynamicReprovisioning      bool   `protobuf:"varint,2,opt,name=dynamic_reprovisioning,json=dynamicReprovisioning,proto3" json:"dynamic_reprovisioning,omitempty"`
+	AlwaysReprovisionOnStartup bool   `protobuf:"varint,3,opt,name=always_reprovision_on_startup,json=alwaysReprovisionOnStartup,proto3" json:"always_reprovision_on_startup,omitempty"`
+	unknownFields              protoimpl.UnknownFields
+	sizeCache                  protoimpl.SizeCache
+}
+
+func (x *ProvisioningInfo) Reset() {
+	*x = ProvisioningInfo{}
+	mi := &file_management_v1_management_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProvisioningInfo) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProvisioningInfo) ProtoMessage() {}
+
+func (x *ProvisioningInfo) ProtoReflect() protoreflect.Message {
+	mi := &file_management_v1_management_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProvisioningInfo.ProtoReflect.Descriptor instead.
+func (*ProvisioningInfo) Descriptor() ([]byte, []int) {
+	return file_management_v1_management_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *ProvisioningInfo) GetType() string {
+	if x != nil {
+		return x.Type
+	}
+	return ""
+}
+
+func (x *ProvisioningInfo) GetDynamicReprovisioning() bool {
+	if x != nil {
+		return x.DynamicReprovisioning
+	}
+	return false
+}
+
+func (x *ProvisioningInfo) GetAlwaysReprovisionOnStartup() bool {
+	if x != nil {
+		return x.AlwaysReprovisionOnStartup
+	}
+	return false
+}
+
+type GetResourcesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetResourcesRequest) Reset() {
+	*x = GetResourcesRequest{}
+	mi := &file_management_v1_management_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetResourcesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetResourcesRequest) ProtoMessage() {}
+
+func (x *GetResourcesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_management_v1_management_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetResourcesRequest.ProtoReflect.Descriptor instead.
+func (*GetResourcesRequest) Descriptor() ([]byte, []int) {
+	return file_management_v1_management_proto_rawDescGZIP(), []int{36}
+}
+
+// Times are seconds, sizes are bytes.
+type SystemResources struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	HostUptime    float64                `protobuf:"fixed64,1,opt,name=host_uptime,proto3" json:"host_uptime,omitempty"`
+	ProcessUptime float64                `protobuf:"fixed64,2,opt,name=process_uptime,proto3" json:"process_uptime,omitempty"`
+	// Percent of all processors, since the call before.
+	UsedCpu  float64 `protobuf:"fixed64,3,opt,name=used_cpu,proto3" json:"used_cpu,omitempty"`
+	UsedRam  float64 `protobuf:"fixed64,4,opt,name=used_ram,proto3" json:"used_ram,omitempty"`
+	TotalRam float64 `protobuf:"fixed64,5,opt,name=total_ram,proto3" json:"total_ram,omitempty"`
+	Disks    []*Disk `protobuf:"bytes,6,rep,name=disks,proto3" json:"disks,omitempty"`
+	// A JSON array of what Docker's statistics call answers for each running module.
+	DockerStats   string `protobuf:"bytes,7,opt,name=docker_stats,proto3" json:"docker_stats,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SystemResources) Reset() {
+	*x = SystemResources{}
+	mi := &file_management_v1_management_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SystemResources) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SystemResources) ProtoMessage() {}
+
+func (x *SystemResources) ProtoReflect() protoreflect.Message {
+	mi := &file_management_v1_management_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SystemResources.ProtoReflect.Descriptor instead.
+func (*SystemResources) Descriptor() ([]byte, []int) {
+	return file_management_v1_management_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *SystemResources) GetHostUptime() float64 {
+	if x != nil {
+		return x.HostUptime
+	}
+	return 0
+}
+
+func (x *SystemResources) GetProcessUptime() float64 {
+	if x != nil {
+		return x.ProcessUptime
+	}
+	return 0
+}
+
+func (x *SystemResources) GetUsedCpu() float64 {
+	if x != nil {
+		return x.UsedCpu
+	}
+	return 0
+}
+
+func (x *SystemResources) GetUsedRam() float64 {
+	if x != nil {
+		return x.UsedRam
+	}
+	return 0
+}
+
+func (x *SystemResources) GetTotalRam() float64 {
+	if x != nil {
+		return x.TotalRam
+	}
+	return 0
+}
+
+func (x *SystemResources) GetDisks() []*Disk {
+	if x != nil {
+		return x.Disks
+	}
+	return nil
+}
+
+func (x *SystemResources) GetDockerStats() string {
+	if x != nil {
+		return x.DockerStats
+	}
+	return ""
+}
+
+type Disk struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Name           string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	AvailableSpace float64                `protobuf:"fixed64,2,opt,name=available_space,proto3" json:"available_space,omitempty"`
+	TotalSpace     float64                `protobuf:"fixed64,3,opt,name=total_space,proto3" json:"total_space,omitempty"`
+	FileSystem     string                 `protobuf:"bytes,4,opt,name=file_system,proto3" json:"file_system,omitempty"`
+	// SSD, HDD or Unknown.
+	FileType      string `protobuf:"bytes,5,opt,name=file_type,proto3" json:"file_type,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Disk) Reset() {
+	*x = Disk{}
+	mi := &file_management_v1_management_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Disk) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Disk) ProtoMessage() {}
+
+func (x *Disk) ProtoReflect() protoreflect.Message {
+	mi := &file_management_v1_management_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Disk.ProtoReflect.Descriptor instead.
+func (*Disk) Descriptor() ([]byte, []int) {
+	return file_management_v1_management_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *Disk) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Disk) GetAvailableSpace() float64 {
+	if x != nil {
+		return x.AvailableSpace
+	}
+	return 0
+}
+
+func (x *Disk) GetTotalSpace() float64 {
+	if x != nil {
+		return x.TotalSpace
+	}
+	return 0
+}
+
+func (x *Disk) GetFileSystem() string {
+	if x != nil {
+		return x.FileSystem
+	}
+	return ""
+}
+
+func (x *Disk) GetFileType() string {
+	if x != nil {
+		return x.FileType
+	}
+	return ""
+}
+
+type ReprovisionRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReprovisionRequest) Reset() {
+	*x = ReprovisionRequest{}
+	mi := &file_management_v1_management_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReprovisionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReprovisionRequest) ProtoMessage() {}
+
+func (x *ReprovisionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_management_v1_management_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReprovisionRequest.ProtoReflect.Descriptor instead.
+func (*ReprovisionRequest) Descriptor() ([]byte, []int) {
+	return file_management_v1_management_proto_rawDescGZIP(), []int{39}
+}
+
+type ReprovisionResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReprovisionResponse) Reset() {
+	*x = ReprovisionResponse{}
+	mi := &file_management_v1_management_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReprovisionResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReprovisionResponse) ProtoMessage() {}
+
+func (x *ReprovisionResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_management_v1_management_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReprovisionResponse.ProtoReflect.Descriptor instead.
+func (*ReprovisionResponse) Descriptor() ([]byte, []int) {
+	return file_management_v1_management_proto_rawDescGZIP(), []int{40}
+}
+
 var File_management_v1_management_proto protoreflect.FileDescriptor
 
 const file_management_v1_management_proto_rawDesc = "" +
@@ -2102,30 +2485,56 @@ const file_management_v1_management_proto_rawDesc = "" +
 	"\x15DeleteIdentityRequest\x12\x1b\n" +
 	"\tmodule_id\x18\x01 \x01(\tR\bmoduleId\"\x18\n" +
 	"\x16DeleteIdentityResponse\"\x10\n" +
-	"\x0eGetInfoRequest\"\x8d\x05\n" +
+	"\x0eGetInfoRequest\"\xa4\a\n" +
 	"\n" +
 	"SystemInfo\x12\x17\n" +
 	"\aos_type\x18\x01 \x01(\tR\x06osType\x12\"\n" +
 	"\farchitecture\x18\x02 \x01(\tR\farchitecture\x12\x18\n" +
-	"\aversion\x18\x03 \x01(\tR\aversion\x12%\n" +
-	"\x0eserver_version\x18\x04 \x01(\tR\rserverVersion\x12%\n" +
-	"\x0ekernel_release\x18\x05 \x01(\tR\rkernelRelease\x12%\n" +
-	"\x0ekernel_version\x18\x06 \x01(\tR\rkernelVersion\x12)\n" +
-	"\x10operating_system\x18\a \x01(\tR\x0foperatingSystem\x128\n" +
-	"\x18operating_system_version\x18\b \x01(\tR\x16operatingSystemVersion\x12\x12\n" +
-	"\x04cpus\x18\t \x01(\rR\x04cpus\x12!\n" +
+	"\aversion\x18\x03 \x01(\tR\aversion\x12&\n" +
+	"\x0eserver_version\x18\x04 \x01(\tR\x0eserver_version\x12&\n" +
+	"\x0ekernel_release\x18\x05 \x01(\tR\x0ekernel_release\x12&\n" +
+	"\x0ekernel_version\x18\x06 \x01(\tR\x0ekernel_version\x12*\n" +
+	"\x10operating_system\x18\a \x01(\tR\x10operating_system\x12:\n" +
+	"\x18operating_system_version\x18\b \x01(\tR\x18operating_system_version\x12\x12\n" +
+	"\x04cpus\x18\t \x01(\rR\x04cpus\x12\"\n" +
 	"\ftotal_memory\x18\n" +
-	" \x01(\x01R\vtotalMemory\x12 \n" +
+	" \x01(\x01R\ftotal_memory\x12 \n" +
 	"\vvirtualized\x18\v \x01(\tR\vvirtualized\x12T\n" +
 	"\n" +
 	"additional\x18\f \x03(\v24.breakwater.management.v1.SystemInfo.AdditionalEntryR\n" +
-	"additional\x12\x1b\n" +
-	"\tdevice_id\x18\r \x01(\tR\bdeviceId\x12'\n" +
-	"\x0fiothub_hostname\x18\x0e \x01(\tR\x0eiothubHostname\x12\x1a\n" +
-	"\bhostname\x18\x0f \x01(\tR\bhostname\x1a=\n" +
+	"additional\x12\x1c\n" +
+	"\tdevice_id\x18\r \x01(\tR\tdevice_id\x12(\n" +
+	"\x0fiothub_hostname\x18\x0e \x01(\tR\x0fiothub_hostname\x12\x1a\n" +
+	"\bhostname\x18\x0f \x01(\tR\bhostname\x12:\n" +
+	"\x18operating_system_variant\x18\x10 \x01(\tR\x18operating_system_variant\x126\n" +
+	"\x16operating_system_build\x18\x11 \x01(\tR\x16operating_system_build\x12\"\n" +
+	"\fproduct_name\x18\x12 \x01(\tR\fproduct_name\x12$\n" +
+	"\rsystem_vendor\x18\x13 \x01(\tR\rsystem_vendor\x12N\n" +
+	"\fprovisioning\x18\x14 \x01(\v2*.breakwater.management.v1.ProvisioningInfoR\fprovisioning\x1a=\n" +
 	"\x0fAdditionalEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x012\xfd\a\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xa0\x01\n" +
+	"\x10ProvisioningInfo\x12\x12\n" +
+	"\x04type\x18\x01 \x01(\tR\x04type\x125\n" +
+	"\x16dynamic_reprovisioning\x18\x02 \x01(\bR\x15dynamicReprovisioning\x12A\n" +
+	"\x1dalways_reprovision_on_startup\x18\x03 \x01(\bR\x1aalwaysReprovisionOnStartup\"\x15\n" +
+	"\x13GetResourcesRequest\"\x8b\x02\n" +
+	"\x0fSystemResources\x12 \n" +
+	"\vhost_uptime\x18\x01 \x01(\x01R\vhost_uptime\x12&\n" +
+	"\x0eprocess_uptime\x18\x02 \x01(\x01R\x0eprocess_uptime\x12\x1a\n" +
+	"\bused_cpu\x18\x03 \x01(\x01R\bused_cpu\x12\x1a\n" +
+	"\bused_ram\x18\x04 \x01(\x01R\bused_ram\x12\x1c\n" +
+	"\ttotal_ram\x18\x05 \x01(\x01R\ttotal_ram\x124\n" +
+	"\x05disks\x18\x06 \x03(\v2\x1e.breakwater.management.v1.DiskR\x05disks\x12\"\n" +
+	"\fdocker_stats\x18\a \x01(\tR\fdocker_stats\"\xa6\x01\n" +
+	"\x04Disk\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12(\n" +
+	"\x0favailable_space\x18\x02 \x01(\x01R\x0favailable_space\x12 \n" +
+	"\vtotal_space\x18\x03 \x01(\x01R\vtotal_space\x12 \n" +
+	"\vfile_system\x18\x04 \x01(\tR\vfile_system\x12\x1c\n" +
+	"\tfile_type\x18\x05 \x01(\tR\tfile_type\"\x14\n" +
+	"\x12ReprovisionRequest\"\x15\n" +
+	"\x13ReprovisionResponse2\xfd\a\n" +
 	"\aModules\x12U\n" +
 	"\x04List\x12%.breakwater.management.v1.ListRequest\x1a&.breakwater.management.v1.ListResponse\x12T\n" +
 	"\x03Get\x12$.breakwater.management.v1.GetRequest\x1a'.breakwater.management.v1.ModuleDetails\x12Z\n" +
@@ -2143,9 +2552,11 @@ const file_management_v1_management_proto_rawDesc = "" +
 	"\x04List\x12/.breakwater.management.v1.ListIdentitiesRequest\x1a0.breakwater.management.v1.ListIdentitiesResponse\x12]\n" +
 	"\x06Create\x12/.breakwater.management.v1.CreateIdentityRequest\x1a\".breakwater.management.v1.Identity\x12]\n" +
 	"\x06Update\x12/.breakwater.management.v1.UpdateIdentityRequest\x1a\".breakwater.management.v1.Identity\x12k\n" +
-	"\x06Delete\x12/.breakwater.management.v1.DeleteIdentityRequest\x1a0.breakwater.management.v1.DeleteIdentityResponse2c\n" +
+	"\x06Delete\x12/.breakwater.management.v1.DeleteIdentityRequest\x1a0.breakwater.management.v1.DeleteIdentityResponse2\xb9\x02\n" +
 	"\x06System\x12Y\n" +
-	"\aGetInfo\x12(.breakwater.management.v1.GetInfoRequest\x1a$.breakwater.management.v1.SystemInfoBGZEgithub.com/breakwater-iot/breakwater/proto/management/v1;managementv1b\x06proto3"
+	"\aGetInfo\x12(.breakwater.management.v1.GetInfoRequest\x1a$.breakwater.management.v1.SystemInfo\x12h\n" +
+	"\fGetResources\x12-.breakwater.management.v1.GetResourcesRequest\x1a).breakwater.management.v1.SystemResources\x12j\n" +
+	"\vReprovision\x12,.breakwater.management.v1.ReprovisionRequest\x1a-.breakwater.management.v1.ReprovisionResponseBGZEgithub.com/breakwater-iot/breakwater/proto/management/v1;managementv1b\x06proto3"
 
 var (
 	file_management_v1_management_proto_rawDescOnce sync.Once
@@ -2160,7 +2571,7 @@ func file_management_v1_management_proto_rawDescGZIP() []byte {
 }
 
 var file_management_v1_management_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_management_v1_management_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
+var file_management_v1_management_proto_msgTypes = make([]protoimpl.MessageInfo, 42)
 var file_management_v1_management_proto_goTypes = []any{
 	(LogChunk_Stream)(0),           // 0: breakwater.management.v1.LogChunk.Stream
 	(ModuleEvent_Kind)(0),          // 1: breakwater.management.v1.ModuleEvent.Kind
@@ -2199,13 +2610,19 @@ var file_management_v1_management_proto_goTypes = []any{
 	(*DeleteIdentityResponse)(nil), // 34: breakwater.management.v1.DeleteIdentityResponse
 	(*GetInfoRequest)(nil),         // 35: breakwater.management.v1.GetInfoRequest
 	(*SystemInfo)(nil),             // 36: breakwater.management.v1.SystemInfo
-	nil,                            // 37: breakwater.management.v1.SystemInfo.AdditionalEntry
-	(*structpb.Struct)(nil),        // 38: google.protobuf.Struct
-	(*timestamppb.Timestamp)(nil),  // 39: google.protobuf.Timestamp
+	(*ProvisioningInfo)(nil),       // 37: breakwater.management.v1.ProvisioningInfo
+	(*GetResourcesRequest)(nil),    // 38: breakwater.management.v1.GetResourcesRequest
+	(*SystemResources)(nil),        // 39: breakwater.management.v1.SystemResources
+	(*Disk)(nil),                   // 40: breakwater.management.v1.Disk
+	(*ReprovisionRequest)(nil),     // 41: breakwater.management.v1.ReprovisionRequest
+	(*ReprovisionResponse)(nil),    // 42: breakwater.management.v1.ReprovisionResponse
+	nil,                            // 43: breakwater.management.v1.SystemInfo.AdditionalEntry
+	(*structpb.Struct)(nil),        // 44: google.protobuf.Struct
+	(*timestamppb.Timestamp)(nil),  // 45: google.protobuf.Timestamp
 }
 var file_management_v1_management_proto_depIdxs = []int32{
 	3,  // 0: breakwater.management.v1.ModuleSpec.config:type_name -> breakwater.management.v1.ModuleConfig
-	38, // 1: breakwater.management.v1.ModuleConfig.settings:type_name -> google.protobuf.Struct
+	44, // 1: breakwater.management.v1.ModuleConfig.settings:type_name -> google.protobuf.Struct
 	4,  // 2: breakwater.management.v1.ModuleConfig.env:type_name -> breakwater.management.v1.EnvVar
 	3,  // 3: breakwater.management.v1.ModuleDetails.config:type_name -> breakwater.management.v1.ModuleConfig
 	6,  // 4: breakwater.management.v1.ModuleDetails.status:type_name -> breakwater.management.v1.ModuleStatus
@@ -2216,48 +2633,54 @@ var file_management_v1_management_proto_depIdxs = []int32{
 	2,  // 9: breakwater.management.v1.UpdateRequest.spec:type_name -> breakwater.management.v1.ModuleSpec
 	2,  // 10: breakwater.management.v1.PrepareUpdateRequest.spec:type_name -> breakwater.management.v1.ModuleSpec
 	0,  // 11: breakwater.management.v1.LogChunk.stream:type_name -> breakwater.management.v1.LogChunk.Stream
-	39, // 12: breakwater.management.v1.LogChunk.time:type_name -> google.protobuf.Timestamp
+	45, // 12: breakwater.management.v1.LogChunk.time:type_name -> google.protobuf.Timestamp
 	1,  // 13: breakwater.management.v1.ModuleEvent.kind:type_name -> breakwater.management.v1.ModuleEvent.Kind
-	39, // 14: breakwater.management.v1.ModuleEvent.time:type_name -> google.protobuf.Timestamp
+	45, // 14: breakwater.management.v1.ModuleEvent.time:type_name -> google.protobuf.Timestamp
 	28, // 15: breakwater.management.v1.ListIdentitiesResponse.identities:type_name -> breakwater.management.v1.Identity
-	37, // 16: breakwater.management.v1.SystemInfo.additional:type_name -> breakwater.management.v1.SystemInfo.AdditionalEntry
-	9,  // 17: breakwater.management.v1.Modules.List:input_type -> breakwater.management.v1.ListRequest
-	11, // 18: breakwater.management.v1.Modules.Get:input_type -> breakwater.management.v1.GetRequest
-	12, // 19: breakwater.management.v1.Modules.Create:input_type -> breakwater.management.v1.CreateRequest
-	13, // 20: breakwater.management.v1.Modules.Update:input_type -> breakwater.management.v1.UpdateRequest
-	14, // 21: breakwater.management.v1.Modules.Delete:input_type -> breakwater.management.v1.DeleteRequest
-	16, // 22: breakwater.management.v1.Modules.Start:input_type -> breakwater.management.v1.StartRequest
-	18, // 23: breakwater.management.v1.Modules.Stop:input_type -> breakwater.management.v1.StopRequest
-	20, // 24: breakwater.management.v1.Modules.Restart:input_type -> breakwater.management.v1.RestartRequest
-	22, // 25: breakwater.management.v1.Modules.PrepareUpdate:input_type -> breakwater.management.v1.PrepareUpdateRequest
-	24, // 26: breakwater.management.v1.Modules.Logs:input_type -> breakwater.management.v1.LogsRequest
-	26, // 27: breakwater.management.v1.Modules.Watch:input_type -> breakwater.management.v1.WatchRequest
-	29, // 28: breakwater.management.v1.Identities.List:input_type -> breakwater.management.v1.ListIdentitiesRequest
-	31, // 29: breakwater.management.v1.Identities.Create:input_type -> breakwater.management.v1.CreateIdentityRequest
-	32, // 30: breakwater.management.v1.Identities.Update:input_type -> breakwater.management.v1.UpdateIdentityRequest
-	33, // 31: breakwater.management.v1.Identities.Delete:input_type -> breakwater.management.v1.DeleteIdentityRequest
-	35, // 32: breakwater.management.v1.System.GetInfo:input_type -> breakwater.management.v1.GetInfoRequest
-	10, // 33: breakwater.management.v1.Modules.List:output_type -> breakwater.management.v1.ListResponse
-	5,  // 34: breakwater.management.v1.Modules.Get:output_type -> breakwater.management.v1.ModuleDetails
-	5,  // 35: breakwater.management.v1.Modules.Create:output_type -> breakwater.management.v1.ModuleDetails
-	5,  // 36: breakwater.management.v1.Modules.Update:output_type -> breakwater.management.v1.ModuleDetails
-	15, // 37: breakwater.management.v1.Modules.Delete:output_type -> breakwater.management.v1.DeleteResponse
-	17, // 38: breakwater.management.v1.Modules.Start:output_type -> breakwater.management.v1.StartResponse
-	19, // 39: breakwater.management.v1.Modules.Stop:output_type -> breakwater.management.v1.StopResponse
-	21, // 40: breakwater.management.v1.Modules.Restart:output_type -> breakwater.management.v1.RestartResponse
-	23, // 41: breakwater.management.v1.Modules.PrepareUpdate:output_type -> breakwater.management.v1.PrepareUpdateResponse
-	25, // 42: breakwater.management.v1.Modules.Logs:output_type -> breakwater.management.v1.LogChunk
-	27, // 43: breakwater.management.v1.Modules.Watch:output_type -> breakwater.management.v1.ModuleEvent
-	30, // 44: breakwater.management.v1.Identities.List:output_type -> breakwater.management.v1.ListIdentitiesResponse
-	28, // 45: breakwater.management.v1.Identities.Create:output_type -> breakwater.management.v1.Identity
-	28, // 46: breakwater.management.v1.Identities.Update:output_type -> breakwater.management.v1.Identity
-	34, // 47: breakwater.management.v1.Identities.Delete:output_type -> breakwater.management.v1.DeleteIdentityResponse
-	36, // 48: breakwater.management.v1.System.GetInfo:output_type -> breakwater.management.v1.SystemInfo
-	33, // [33:49] is the sub-list for method output_type
-	17, // [17:33] is the sub-list for method input_type
-	17, // [17:17] is the sub-list for extension type_name
-	17, // [17:17] is the sub-list for extension extendee
-	0,  // [0:17] is the sub-list for field type_name
+	43, // 16: breakwater.management.v1.SystemInfo.additional:type_name -> breakwater.management.v1.SystemInfo.AdditionalEntry
+	37, // 17: breakwater.management.v1.SystemInfo.provisioning:type_name -> breakwater.management.v1.ProvisioningInfo
+	40, // 18: breakwater.management.v1.SystemResources.disks:type_name -> breakwater.management.v1.Disk
+	9,  // 19: breakwater.management.v1.Modules.List:input_type -> breakwater.management.v1.ListRequest
+	11, // 20: breakwater.management.v1.Modules.Get:input_type -> breakwater.management.v1.GetRequest
+	12, // 21: breakwater.management.v1.Modules.Create:input_type -> breakwater.management.v1.CreateRequest
+	13, // 22: breakwater.management.v1.Modules.Update:input_type -> breakwater.management.v1.UpdateRequest
+	14, // 23: breakwater.management.v1.Modules.Delete:input_type -> breakwater.management.v1.DeleteRequest
+	16, // 24: breakwater.management.v1.Modules.Start:input_type -> breakwater.management.v1.StartRequest
+	18, // 25: breakwater.management.v1.Modules.Stop:input_type -> breakwater.management.v1.StopRequest
+	20, // 26: breakwater.management.v1.Modules.Restart:input_type -> breakwater.management.v1.RestartRequest
+	22, // 27: breakwater.management.v1.Modules.PrepareUpdate:input_type -> breakwater.management.v1.PrepareUpdateRequest
+	24, // 28: breakwater.management.v1.Modules.Logs:input_type -> breakwater.management.v1.LogsRequest
+	26, // 29: breakwater.management.v1.Modules.Watch:input_type -> breakwater.management.v1.WatchRequest
+	29, // 30: breakwater.management.v1.Identities.List:input_type -> breakwater.management.v1.ListIdentitiesRequest
+	31, // 31: breakwater.management.v1.Identities.Create:input_type -> breakwater.management.v1.CreateIdentityRequest
+	32, // 32: breakwater.management.v1.Identities.Update:input_type -> breakwater.management.v1.UpdateIdentityRequest
+	33, // 33: breakwater.management.v1.Identities.Delete:input_type -> breakwater.management.v1.DeleteIdentityRequest
+	35, // 34: breakwater.management.v1.System.GetInfo:input_type -> breakwater.management.v1.GetInfoRequest
+	38, // 35: breakwater.management.v1.System.GetResources:input_type -> breakwater.management.v1.GetResourcesRequest
+	41, // 36: breakwater.management.v1.System.Reprovision:input_type -> breakwater.management.v1.ReprovisionRequest
+	10, // 37: breakwater.management.v1.Modules.List:output_type -> breakwater.management.v1.ListResponse
+	5,  // 38: breakwater.management.v1.Modules.Get:output_type -> breakwater.management.v1.ModuleDetails
+	5,  // 39: breakwater.management.v1.Modules.Create:output_type -> breakwater.management.v1.ModuleDetails
+	5,  // 40: breakwater.management.v1.Modules.Update:output_type -> breakwater.management.v1.ModuleDetails
+	15, // 41: breakwater.management.v1.Modules.Delete:output_type -> breakwater.management.v1.DeleteResponse
+	17, // 42: breakwater.management.v1.Modules.Start:output_type -> breakwater.management.v1.StartResponse
+	19, // 43: breakwater.management.v1.Modules.Stop:output_type -> breakwater.management.v1.StopResponse
+	21, // 44: breakwater.management.v1.Modules.Restart:output_type -> breakwater.management.v1.RestartResponse
+	23, // 45: breakwater.management.v1.Modules.PrepareUpdate:output_type -> breakwater.management.v1.PrepareUpdateResponse
+	25, // 46: breakwater.management.v1.Modules.Logs:output_type -> breakwater.management.v1.LogChunk
+	27, // 47: breakwater.management.v1.Modules.Watch:output_type -> breakwater.management.v1.ModuleEvent
+	30, // 48: breakwater.management.v1.Identities.List:output_type -> breakwater.management.v1.ListIdentitiesResponse
+	28, // 49: breakwater.management.v1.Identities.Create:output_type -> breakwater.management.v1.Identity
+	28, // 50: breakwater.management.v1.Identities.Update:output_type -> breakwater.management.v1.Identity
+	34, // 51: breakwater.management.v1.Identities.Delete:output_type -> breakwater.management.v1.DeleteIdentityResponse
+	36, // 52: breakwater.management.v1.System.GetInfo:output_type -> breakwater.management.v1.SystemInfo
+	39, // 53: breakwater.management.v1.System.GetResources:output_type -> breakwater.management.v1.SystemResources
+	42, // 54: breakwater.management.v1.System.Reprovision:output_type -> breakwater.management.v1.ReprovisionResponse
+	37, // [37:55] is the sub-list for method output_type
+	19, // [19:37] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_management_v1_management_proto_init() }
@@ -2275,7 +2698,7 @@ func file_management_v1_management_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_management_v1_management_proto_rawDesc), len(file_management_v1_management_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   36,
+			NumMessages:   42,
 			NumExtensions: 0,
 			NumServices:   3,
 		},

@@ -747,16 +747,22 @@ var Identities_ServiceDesc = grpc.ServiceDesc{
 }
 
 const (
-	System_GetInfo_FullMethodName = "/breakwater.management.v1.System/GetInfo"
+	System_GetInfo_FullMethodName      = "/breakwater.management.v1.System/GetInfo"
+	System_GetResources_FullMethodName = "/breakwater.management.v1.System/GetResources"
+	System_Reprovision_FullMethodName  = "/breakwater.management.v1.System/Reprovision"
 )
 
 // SystemClient is the client API for System service.
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// System tells about the host.
+// System tells about the host and has orders for the daemon itself.
 type SystemClient interface {
 	GetInfo(ctx context.Context, in *GetInfoRequest, opts ...grpc.CallOption) (*SystemInfo, error)
+	GetResources(ctx context.Context, in *GetResourcesRequest, opts ...grpc.CallOption) (*SystemResources, error)
+	// Reprovision answers, then the daemon forgets what it knows of its identity and
+	// ends, to be started again by its supervisor.
+	Reprovision(ctx context.Context, in *ReprovisionRequest, opts ...grpc.CallOption) (*ReprovisionResponse, error)
 }
 
 type systemClient struct {
@@ -777,13 +783,37 @@ func (c *systemClient) GetInfo(ctx context.Context, in *GetInfoRequest, opts ...
 	return out, nil
 }
 
+func (c *systemClient) GetResources(ctx context.Context, in *GetResourcesRequest, opts ...grpc.CallOption) (*SystemResources, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SystemResources)
+	err := c.cc.Invoke(ctx, System_GetResources_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *systemClient) Reprovision(ctx context.Context, in *ReprovisionRequest, opts ...grpc.CallOption) (*ReprovisionResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ReprovisionResponse)
+	err := c.cc.Invoke(ctx, System_Reprovision_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // SystemServer is the server API for System service.
 // All implementations must embed UnimplementedSystemServer
 // for forward compatibility.
 //
-// System tells about the host.
+// System tells about the host and has orders for the daemon itself.
 type SystemServer interface {
 	GetInfo(context.Context, *GetInfoRequest) (*SystemInfo, error)
+	GetResources(context.Context, *GetResourcesRequest) (*SystemResources, error)
+	// Reprovision answers, then the daemon forgets what it knows of its identity and
+	// ends, to be started again by its supervisor.
+	Reprovision(context.Context, *ReprovisionRequest) (*ReprovisionResponse, error)
 	mustEmbedUnimplementedSystemServer()
 }
 
@@ -796,6 +826,12 @@ type UnimplementedSystemServer struct{}
 
 func (UnimplementedSystemServer) GetInfo(context.Context, *GetInfoRequest) (*SystemInfo, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetInfo not implemented")
+}
+func (UnimplementedSystemServer) GetResources(context.Context, *GetResourcesRequest) (*SystemResources, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetResources not implemented")
+}
+func (UnimplementedSystemServer) Reprovision(context.Context, *ReprovisionRequest) (*ReprovisionResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Reprovision not implemented")
 }
 func (UnimplementedSystemServer) mustEmbedUnimplementedSystemServer() {}
 func (UnimplementedSystemServer) testEmbeddedByValue()                {}
@@ -836,6 +872,42 @@ func _System_GetInfo_Handler(srv interface{}, ctx context.Context, dec func(inte
 	return interceptor(ctx, in, info, handler)
 }
 
+func _System_GetResources_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetResourcesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SystemServer).GetResources(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: System_GetResources_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SystemServer).GetResources(ctx, req.(*GetResourcesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _System_Reprovision_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReprovisionRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SystemServer).Reprovision(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: System_Reprovision_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SystemServer).Reprovision(ctx, req.(*ReprovisionRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // System_ServiceDesc is the grpc.ServiceDesc for System service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -846,6 +918,14 @@ var System_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "GetInfo",
 			Handler:    _System_GetInfo_Handler,
+		},
+		{
+			MethodName: "GetResources",
+			Handler:    _System_GetResources_Handler,
+		},
+		{
+			MethodName: "Reprovision",
+			Handler:    _System_Reprovision_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

@@ -359,6 +359,31 @@ func (f *Fake) Info(ctx context.Context) (runtime.Info, error) {
 	return runtime.Info{Name: "fake", Version: "1.0"}, err
 }
 
+// Stats implements runtime.Observer: every running module has used one second of
+// processor time and a mebibyte.
+func (f *Fake) Stats(ctx context.Context) ([]runtime.Stats, error) {
+	err := f.begin(ctx, "Stats")
+	defer f.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	var out []runtime.Stats
+	for _, name := range slices.Sorted(maps.Keys(f.modules)) {
+		m := f.modules[name]
+		if m.state.Status != runtime.StatusRunning {
+			continue
+		}
+		out = append(out, runtime.Stats{
+			Module: name, Instance: m.state.Instance, Read: f.Now(), Processes: 1,
+			CPUTotal: 1e9, CPUUser: 6e8, CPUKernel: 4e8, MemoryUsage: 1 << 20, MemoryLimit: 1 << 30,
+			Memory:   map[string]uint64{"inactive_file": 4096},
+			Networks: map[string]runtime.NetworkStats{"eth0": {RxBytes: 10, TxBytes: 20}},
+			Block:    []runtime.BlockStats{{Major: 254, Op: "Read", Value: 512}},
+		})
+	}
+	return out, nil
+}
+
 // ModuleOfPid implements runtime.Observer.
 func (f *Fake) ModuleOfPid(ctx context.Context, pid int) (runtime.Process, error) {
 	err := f.begin(ctx, "ModuleOfPid")

@@ -46,6 +46,7 @@ func Run(t *testing.T, h Harness) {
 		{"following a log ends with the module", suite.follow},
 		{"events come in order", suite.events},
 		{"a process is resolved to its module", suite.process},
+		{"what runs is measured", suite.stats},
 		{"an image in use stays", suite.images},
 		{"operations on unknown modules fail", suite.unknown},
 	} {
@@ -355,6 +356,27 @@ func (s suite) process(t *testing.T) {
 	for _, pid := range []int{pid, os.Getpid(), 1, 0, -1, 1 << 30} {
 		_, err := s.Runtime.ModuleOfPid(s.ctx, pid)
 		wantErr(t, err, runtime.ErrNotFound)
+	}
+}
+
+func (s suite) stats(t *testing.T) {
+	s.module(t, "first", Program{Exit: -1})
+	s.module(t, "second", Program{Exit: -1})
+	s.module(t, "stopped", Program{Exit: -1})
+	must(t, s.Runtime.Start(s.ctx, "second"))
+	must(t, s.Runtime.Start(s.ctx, "first"))
+	got, err := s.Runtime.Stats(s.ctx)
+	must(t, err)
+	if len(got) != 2 || got[0].Module != "first" || got[1].Module != "second" {
+		t.Fatalf("measured %+v", got)
+	}
+	st := got[0]
+	if st.Instance != s.state(t, "first").Instance || st.Processes == 0 || st.CPUTotal == 0 || st.Read.IsZero() ||
+		st.MemoryUsage == 0 || st.MemoryLimit <= st.MemoryUsage {
+		t.Errorf("measured %+v", st)
+	}
+	if _, ok := st.Memory["inactive_file"]; !ok || len(st.Networks) != 1 {
+		t.Errorf("measured %+v", st)
 	}
 }
 
