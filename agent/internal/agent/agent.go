@@ -151,8 +151,8 @@ func serve(ctx context.Context, s settings.Settings, p parts, log *slog.Logger) 
 
 // expected drops the error of a part that was asked to end.
 func expected(ctx context.Context, err error) error {
-	if ctx.Err() != nil {
-		return nil
+	if ctx.Err() == nil {
+		return err
 	}
-	return err
+	return nil
 }

@@ -184,8 +184,10 @@ func (c *collector) finish() ([]line, error) {
 
 func (c *collector) wanted(l line) bool {
 	level, _, _ := parseLine(string(l.text))
-	if want := c.filter.LogLevel; want != nil && level != *want && !(c.atMost && level <= *want) {
-		return false
+	if want := c.filter.LogLevel; want != nil {
+		if level > *want || level < *want && !c.atMost {
+			return false
+		}
 	}
 	return c.filter.pattern == nil || c.filter.pattern.Match(l.text)
 }

@@ -148,15 +148,17 @@ func TestAgentKilledMidPlanConverges(t *testing.T) {
 		mods := []mod{{name: "a"}, {name: "b"}, {name: "c"}}
 		r := newRig(t, desired(1, mods...))
 		r.kill = true
+		reached := make(chan struct{}, 1)
 		r.daemon.FailWith(func(call string) error {
 			if call == "create b" {
-				go r.end() // ends the process while its plan runs
+				reached <- struct{}{}
 				return errors.New("cut off")
 			}
 			return nil
 		})
 		r.start(true)
-		r.pass(time.Second)
+		<-reached
+		r.end() // the process ends while its plan runs
 		r.daemon.FailWith(nil)
 		r.start(true)
 		r.pass(time.Minute)

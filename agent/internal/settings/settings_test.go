@@ -1,0 +1,102 @@
+package settings_test
+
+import (
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/breakwater-iot/breakwater/agent/internal/settings"
+)
+
+var base = []string{
+	"IOTEDGE_MODULEID=$edgeAgent", "IOTEDGE_MODULEGENERATIONID=g", "IOTEDGE_IOTHUBHOSTNAME=hub", "IOTEDGE_DEVICEID=dev",
+	"IOTEDGE_WORKLOADURI=unix:///w", "IOTEDGE_MANAGEMENTURI=unix:///m", "PATH=/bin", "Unrelated=x",
+}
+
+func TestDefaults(t *testing.T) {
+	s, err := settings.Parse(base)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.Refresh != time.Hour || s.ManagementTimeout != 300*time.Second || s.SlotTimeout != 240*time.Second || s.RequestTimeout != 600*time.Second ||
+		s.Policy.Unit != 10*time.Second || s.Policy.MaxRestarts != 20 || s.Policy.IntensiveCare != 10*time.Minute {
+		t.Errorf("%+v", s)
+	}
+	if s.Volatile || s.PullsFirst || s.DeleteOrphans || s.HideCredentials || s.LevelAtMost || s.NoSubscriptions || s.LogLevel != slog.LevelInfo || len(s.Warnings) != 0 {
+		t.Errorf("%+v", s)
+	}
+	if filepath.Base(s.StorageFolder) != "edgeAgent" || s.Host.APIVersion != "2022-08-03" || s.Host.LogLevel != "info" {
+		t.Errorf("%+v", s)
+	}
+	if s.Metrics != (settings.Metrics{Enabled: true, Address: ":9600", Path: "/metrics"}) {
+		t.Errorf("%+v", s.Metrics)
+	}
+}
+
+func TestValues(t *testing.T) {
+	s, err := settings.Parse(append([]string{
+		"storagefolder=/data", "BACKUPCONFIGFILEPATH=/b/x.json", "UsePersistentStorage=False", "CoolOffTimeUnitInSeconds=0", "MaxRestartCount=3",
+		"IntensiveCareTimeInMinutes=1", "ConfigRefreshFrequencySecs=60", "ModuleUpdateMode=waitforallpulls", "ModuleRequestThrottleTimeout=-1",
+		"RuntimeLogLevel=Verbose", "LogFilterLevelMode=atMost", "Metrics__Listener__port=9700", "Metrics__Listener__suffix=/m/",
+		"experimentalFeatures__enabled=true", "experimentalFeatures__disableCloudSubscriptions=true",
+		"DockerRegistryAuth__0__serverAddress=$upstream:443", "dockerregistryauth__0__USERNAME=u", "DockerRegistryAuth__0__password=hush",
+		"IOTEDGE_GATEWAYHOSTNAME=parent",
+	}, base...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.StorageFolder != "/data/edgeAgent" || s.BackupFile != "/b/x.json" || !s.Volatile || s.Policy.Unit != 0 || s.Policy.MaxRestarts != 3 ||
+		s.Policy.IntensiveCare != time.Minute || s.Refresh != time.Minute || !s.PullsFirst || s.SlotTimeout >= 0 ||
+		s.LogLevel != slog.LevelDebug || !s.LevelAtMost || s.Metrics.Address != ":9700" || s.Metrics.Path != "/m" || !s.NoSubscriptions {
+		t.Errorf("%+v", s)
+	}
+	if r := s.Host.Registries; len(r) != 1 || r[0].Address != "parent:443" || r[0].Username != "u" || string(r[0].Password) != "hush" {
+		t.Errorf("registries %v", r)
+	}
+	if text := fmt.Sprintf("%+v %#v", s, s); strings.Contains(text, "hush") {
+		t.Error("password printed")
+	}
+}
+
+func TestRefusedSettings(t *testing.T) {
+	for _, kv := range []string{
+		"CoolOffTimeUnitInSeconds=301", "CoolOffTimeUnitInSeconds=x", "MaxRestartCount=-1", "UsePersistentStorage=maybe", "ConfigRefreshFrequencySecs=0",
+		"ModuleUpdateMode=Sometimes", "Mode=kubernetes", "ConfigSource=local", "UpstreamProtocol=Http", "Metrics__Listener__port=0",
+		"DockerRegistryAuth__0__username=u", "IOTEDGE_DEVICEID=",
+	} {
+		name, _, _ := strings.Cut(kv, "=")
+		if _, err := settings.Parse(append(base[:len(base):len(base)], kv)); err == nil || !strings.Contains(err.Error(), strings.TrimSuffix(name, "username")) {
+			t.Errorf("%s: %v", kv, err)
+		}
+	}
+	_, err := settings.Parse(nil)
+	for _, name := range []string{"IOTEDGE_MODULEID", "IOTEDGE_WORKLOADURI", "IOTEDGE_MANAGEMENTURI", "IOTEDGE_DEVICEID", "IOTEDGE_IOTHUBHOSTNAME", "IOTEDGE_MODULEGENERATIONID"} {
+		if err == nil || !strings.Contains(err.Error(), name) {
+			t.Errorf("%s is not named: %v", name, err)
+		}
+	}
+}
+
+func TestWhatIsNotSupportedIsSaid(t *testing.T) {
+	for _, kv := range []string{
+		"UpstreamProtocol=Amqp", "UpstreamProtocol=AmqpWs", "UpstreamProtocol=mqttws", "https_proxy=http://p", "SendRuntimeQualityTelemetry=true",
+		"EnableNonPersistentStorageBackup=true", "UseOfflineCheck=true", "RuntimeLogLevel=loud", "CloseCloudConnectionOnIdleTimeout=true",
+	} {
+		name, value, _ := strings.Cut(kv, "=")
+		s, err := settings.Parse(append(base[:len(base):len(base)], kv))
+		if err != nil || len(s.Warnings) != 1 || !strings.Contains(s.Warnings[0], name) {
+			t.Errorf("%s: %v %q", kv, err, s.Warnings)
+		}
+		if name == "UpstreamProtocol" && (!strings.Contains(s.Warnings[0], value) || s.Host.Upstream != value) {
+			t.Errorf("%q", s.Warnings)
+		}
+	}
+	for _, kv := range []string{"UpstreamProtocol=Mqtt", "UpstreamProtocol=", "UseOfflineCheck=false"} {
+		if s, err := settings.Parse(append(base[:len(base):len(base)], kv)); err != nil || len(s.Warnings) != 0 {
+			t.Errorf("%s: %v %q", kv, err, s.Warnings)
+		}
+	}
+}
