@@ -77,8 +77,11 @@ func Run(ctx context.Context, s settings.Settings, build report.Build, connect C
 	connecting, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	cloud, err := connect(connecting, product(connecting, s, build, daemon, log), log.With("component", "cloud"))
-	if err != nil {
+	if err != nil && ctx.Err() == nil {
 		return fmt.Errorf("cloud: %w", err)
+	}
+	if err != nil {
+		return expected(ctx, err) // asked to end before anything began
 	}
 	mirror := twin.New(m.Cloud(cloud), twin.Options{Refresh: s.Refresh, Timeout: cloudTimeout, Log: log.With("component", "twin")})
 	loop := reconcile.New(m.Daemon(daemon), daemon, mirror, store, reconcile.Options{
