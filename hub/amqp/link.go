@@ -58,10 +58,15 @@ func (r *Receiver) Detach(err *wire.Error) {
 
 // Delivery is a message from the client.
 type Delivery struct {
-	c    *Conn
-	d    *engine.Delivery
-	done atomic.Bool
+	c       *Conn
+	d       *engine.Delivery
+	settled bool
+	done    atomic.Bool
 }
+
+// Settled tells whether the client has sent the message settled and so does not
+// wait for an outcome.
+func (d *Delivery) Settled() bool { return d.settled }
 
 // Payload returns the encoded message, which the application may keep but not
 // change.

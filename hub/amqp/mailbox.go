@@ -108,7 +108,7 @@ func (c *Conn) event(e *engine.Event) {
 		e.Link.Data.(*linkData).detached(e.Err)
 	case engine.EventDelivery:
 		if r := e.Link.Data.(*linkData).receiver; r != nil {
-			r.handler.OnDelivery(&Delivery{c: c, d: e.Delivery})
+			r.handler.OnDelivery(&Delivery{c: c, d: e.Delivery, settled: e.Delivery.Settled()})
 		}
 	case engine.EventCredit:
 		if s := e.Link.Data.(*linkData).sender; s != nil {
