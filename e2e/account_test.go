@@ -4,9 +4,9 @@ package e2e
 
 import (
 	"context"
-	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -40,8 +40,8 @@ func (p *path) accountIsEven(t *testing.T) {
 	}
 }
 
-// nothingLeft checks that the rig has cleaned up.
-func nothingLeft(t *testing.T) {
+// nothingLeft checks that the rig, whose files were in dir, has cleaned up.
+func nothingLeft(t *testing.T, dir string) {
 	t.Helper()
 	for _, h := range []rig.Host{rig.Cloud, rig.Device, rig.Leaf} {
 		if _, err := os.Stat("/run/netns/" + string(h)); err == nil {
@@ -53,7 +53,7 @@ func nothingLeft(t *testing.T) {
 		t.Fatal(err)
 	}
 	for line := range strings.Lines(string(mounts)) {
-		if strings.Contains(line, "breakwater") {
+		if strings.Contains(line, dir) || strings.Contains(line, "task/breakwater/") {
 			t.Errorf("mount is left: %s", line)
 		}
 	}
@@ -62,7 +62,18 @@ func nothingLeft(t *testing.T) {
 			t.Errorf("containers are left: %v", left)
 		}
 	}
-	if out, err := exec.Command("pgrep", "-a", "-x", "edged|iothub|edgehub|edgeagent").Output(); err == nil {
-		t.Errorf("processes are left: %s", fmt.Sprint(string(out)))
+	left, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range left {
+		cmdline, err1 := os.ReadFile(file)
+		groups, err2 := os.ReadFile(filepath.Join(filepath.Dir(file), "cgroup"))
+		if err1 != nil || err2 != nil {
+			continue // it has ended meanwhile
+		}
+		if strings.Contains(string(cmdline), dir) || strings.Contains(string(groups), ":/breakwater/") {
+			t.Errorf("process is left: %s", strings.ReplaceAll(string(cmdline), "\x00", " "))
+		}
 	}
 }

@@ -40,7 +40,7 @@ func TestPath(t *testing.T) {
 		if err := r.Close(); err != nil {
 			t.Errorf("taking the rig down: %v", err)
 		}
-		nothingLeft(t)
+		nothingLeft(t, r.Dir)
 	})
 	p := &path{Rig: r, ctx: ctx}
 	for _, step := range []struct {
