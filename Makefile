@@ -59,6 +59,10 @@ push: build ## Build the images and push them: make push REGISTRY=host/path TAG=
 	@test -n "$(REGISTRY)" || { echo "push: REGISTRY is not set, as in: make push REGISTRY=localhost:5000/breakwater" >&2; exit 2; }
 	@bin/images push --version $(TAG) --platform $(PLATFORMS) $(REGISTRY)
 
+.PHONY: crash
+crash: setup build ## Kill edgehub CYCLES (200) times, and as often on a bad disk: nothing may be lost (as root).
+	@bin/crash --cycles $(or $(CYCLES),200) $(if $(SEED),--seed $(SEED))
+
 .PHONY: bench
 bench: ## Benchmarks of the message path.
 	@go test -run '^$$' -bench . -benchmem ./hub/internal/...

@@ -36,9 +36,9 @@ type Client struct {
 	r    *bufio.Reader
 
 	mu      sync.Mutex
-	w       *bufio.Writer   // guarded by mu
+	w       *bufio.Writer     // guarded by mu
 	waiting map[uint16]func() // guarded by mu: by packet id
-	nextID  uint16          // guarded by mu
+	nextID  uint16            // guarded by mu
 
 	suback chan byte
 	done   chan struct{}
@@ -49,7 +49,9 @@ type Client struct {
 // RefusedError is the return code of a CONNACK that is not 0.
 type RefusedError byte
 
-func (e RefusedError) Error() string { return fmt.Sprintf("server refused the connection: code %d", byte(e)) }
+func (e RefusedError) Error() string {
+	return fmt.Sprintf("server refused the connection: code %d", byte(e))
+}
 
 const (
 	connack   = 2 << 4
@@ -232,8 +234,8 @@ func (c *Client) Publish(topic string, payload []byte, acked func()) error {
 	var head [16]byte
 	b := header(head[:0], publish|2, 4+len(topic)+len(payload))
 	b = binary.BigEndian.AppendUint16(b, uint16(len(topic)))
-	c.w.Write(b)           //nolint:errcheck // Flush reports it
-	c.w.WriteString(topic) //nolint:errcheck // Flush reports it
+	c.w.Write(b)                                           //nolint:errcheck // Flush reports it
+	c.w.WriteString(topic)                                 //nolint:errcheck // Flush reports it
 	c.w.Write([]byte{byte(c.nextID >> 8), byte(c.nextID)}) //nolint:errcheck // Flush reports it
 	_, err := c.w.Write(payload)
 	return err

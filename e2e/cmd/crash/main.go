@@ -19,9 +19,9 @@ import (
 type options struct {
 	Bin    string `default:"bin" help:"Folder of the built programs."`
 	Dir    string `help:"Folder for data and logs (a new one by default, which is removed when all is well)."`
-	Cycles int    `default:"200" help:"How often to kill on a real disk; half as many power cuts follow."`
+	Cycles int    `default:"200" help:"How often to kill on a real disk; as many cycles on a fault disk follow."`
 	Seed   uint64 `help:"Of the random choices (the time by default)."`
-	Names  string `default:"ordered" enum:"ordered,own,strict" help:"When new file names are durable: after any sync (ordered: ext4, XFS), a sync of the file (own: btrfs) or of its folder only (strict)."`
+	Names  string `default:"strict" enum:"ordered,own,strict" help:"When new file names are durable: after any sync (ordered: ext4, XFS), a sync of the file (own: btrfs) or of its folder only (strict)."`
 }
 
 func main() {

@@ -263,6 +263,9 @@ func TestFailureIsReportedAndFinal(t *testing.T) {
 	default:
 		t.Error("Failed is not closed")
 	}
+	if err := s.Watch(t.Context()); !errors.Is(err, store.ErrFailed) {
+		t.Errorf("Watch returned %v, want ErrFailed", err)
+	}
 }
 
 func TestFullDiskRefusesPutsAndTakesDeletes(t *testing.T) {

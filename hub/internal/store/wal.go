@@ -48,7 +48,12 @@ func openWAL(dir string) (*wal, error) {
 	if len(w.open) == 0 {
 		return nil, errors.New("no write-ahead log")
 	}
-	return w, w.syncDir()
+	// The folder itself may be new too.
+	err = syncFolder(filepath.Dir(dir))
+	if errors.Is(err, fs.ErrPermission) {
+		err = nil // then somebody else has made it, and before
+	}
+	return w, errors.Join(err, syncFolder(dir))
 }
 
 // removeEmpty deletes logs without content, which Badger refuses to open: they stay
@@ -130,7 +135,7 @@ func (w *wal) sync() error {
 		}
 	}
 	if len(w.open) > 1 { // the folder has got a new one
-		if err := w.syncDir(); err != nil {
+		if err := syncFolder(w.dir); err != nil {
 			return err
 		}
 	}
@@ -151,8 +156,9 @@ func fdatasync(f *os.File) error {
 	}
 }
 
-func (w *wal) syncDir() error {
-	d, err := os.Open(w.dir)
+// syncFolder brings the names in a folder to disk.
+func syncFolder(dir string) error {
+	d, err := os.Open(dir)
 	if err != nil {
 		return err
 	}
