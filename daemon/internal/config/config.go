@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"time"
 
 	"github.com/breakwater-iot/breakwater/proto/iothub/sas"
 )
@@ -48,6 +49,7 @@ type Config struct {
 	EdgeCA          EdgeCA            `toml:"edge_ca"`
 	Moby            Moby              `toml:"moby_runtime"`
 	Containerd      Containerd        `toml:"containerd"`
+	ImageGC         ImageGC           `toml:"image_garbage_collection"`
 
 	// Device is what [provisioning] says, after Load.
 	Device Device `toml:"-"`
@@ -145,6 +147,22 @@ type Containerd struct {
 	CNIBinDir string `toml:"cni_bin_dir"`
 }
 
+// ImageGC says when images that nobody uses are removed.
+type ImageGC struct {
+	Enabled bool `toml:"enabled"`
+	// Recurrence is a number of whole days, as in "1d".
+	Recurrence string `toml:"cleanup_recurrence"`
+	// Age is how long an image must not have been used, as in "7d".
+	Age string `toml:"image_age_cleanup_threshold"`
+	// Time is when in the local day, as in "00:00".
+	Time string `toml:"cleanup_time"`
+
+	// What the texts say, after Load.
+	Days         int           `toml:"-"`
+	MinAge       time.Duration `toml:"-"`
+	Hour, Minute int           `toml:"-"`
+}
+
 // Device is the provisioned device.
 type Device struct {
 	HubName  string
@@ -177,6 +195,7 @@ func Default() Config {
 			Namespace: "breakwater",
 			Network:   "azure-iot-edge",
 		},
+		ImageGC: ImageGC{Enabled: true, Recurrence: "1d", Age: "7d", Time: "00:00"},
 	}
 }
 

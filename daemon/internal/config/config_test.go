@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/breakwater-iot/breakwater/daemon/internal/config"
 )
@@ -80,6 +81,12 @@ namespace = "test"
 network = "modules"
 subnet = "172.30.0.0/24"
 cni_bin_dir = "/usr/lib/cni"
+
+[image_garbage_collection]
+enabled = false
+cleanup_recurrence = "2 days"
+image_age_cleanup_threshold = "1d 12h"
+cleanup_time = "23:45"
 `
 
 func TestMinimalFileGetsDefaults(t *testing.T) {
@@ -125,6 +132,9 @@ func TestFullFile(t *testing.T) {
 	if c.Watchdog.MaxRetries != 3 || c.EdgeCA.Days != 30 || c.Listen.Workload != "unix:///srv/w.sock" || c.Connect.Management != "unix:///run/m.sock" {
 		t.Errorf("watchdog %+v, CA %+v", c.Watchdog, c.EdgeCA)
 	}
+	if g := c.ImageGC; g.Enabled || g.Days != 2 || g.MinAge != 36*time.Hour || g.Hour != 23 || g.Minute != 45 {
+		t.Errorf("image garbage collection: %+v", g)
+	}
 	if c.Containerd != (config.Containerd{Address: "/run/other.sock", Namespace: "test", Network: "modules", Subnet: "172.30.0.0/24", CNIBinDir: "/usr/lib/cni"}) {
 		t.Errorf("containerd: %+v", c.Containerd)
 	}
@@ -136,6 +146,10 @@ func TestErrorsNameLineAndKey(t *testing.T) {
 		{"misspelt nested key", minimal + "[agent.config]\nimagee = \"x\"", "line 5: agent.config.imagee: unknown key"},
 		{"unknown table", minimal + "[agnet]\nname = \"x\"", "line 4: agnet: unknown key"},
 		{"nesting", "parent_hostname = \"up\"\n" + minimal, "line 1: parent_hostname: not supported by this version"},
+		{"recurrence of hours", minimal + "[image_garbage_collection]\ncleanup_recurrence = \"36h\"", "line 5: image_garbage_collection.cleanup_recurrence: must be"},
+		{"recurrence of nothing", minimal + "[image_garbage_collection]\ncleanup_recurrence = \"\"", "line 5: image_garbage_collection.cleanup_recurrence: must be"},
+		{"age", minimal + "[image_garbage_collection]\nimage_age_cleanup_threshold = \"old\"", "line 5: image_garbage_collection.image_age_cleanup_threshold: must be"},
+		{"time of the day", minimal + "[image_garbage_collection]\ncleanup_time = \"24:00\"", "line 5: image_garbage_collection.cleanup_time: must be"},
 		{"tpm", minimal + "[tpm]\ntcti = \"device\"", "line 4: tpm: not supported"},
 		{"dps keys", "[provisioning]\nsource = \"dps\"\nglobal_endpoint = \"x\"", "line 3: provisioning.global_endpoint: not supported"},
 		{"dps inline", "provisioning = { source = \"dps\", attestation = { method = \"tpm\" } }", "line 1: provisioning.attestation: not supported"},

@@ -92,7 +92,6 @@ var later = map[string]struct{}{
 	"preloaded_certs":                            {},
 	"cert_issuance":                              {},
 	"tpm":                                        {},
-	"image_garbage_collection":                   {},
 	"provisioning.global_endpoint":               {},
 	"provisioning.id_scope":                      {},
 	"provisioning.registration_id":               {},

@@ -7,6 +7,9 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"time"
+
+	"github.com/breakwater-iot/breakwater/daemon/internal/humantime"
 )
 
 // validator checks a decoded config and completes it. It collects all errors.
@@ -36,6 +39,7 @@ func (v *validator) all() {
 	v.network()
 	v.watchdog()
 	v.edgeCA()
+	v.imageGC()
 	for key, uri := range map[string]string{
 		"connect.workload_uri": v.c.Connect.Workload, "connect.management_uri": v.c.Connect.Management,
 		"listen.workload_uri": v.c.Listen.Workload, "listen.management_uri": v.c.Listen.Management,
@@ -138,6 +142,24 @@ func (v *validator) edgeCA() {
 	if v.c.Hostname == "aziot-edge CA "+v.c.Device.DeviceID {
 		v.bad("hostname", "must differ from the name of the edge CA")
 	}
+}
+
+func (v *validator) imageGC() {
+	const day = 24 * time.Hour
+	g, table := &v.c.ImageGC, "image_garbage_collection."
+	every, err := humantime.Parse(g.Recurrence)
+	if err != nil || every < day || every%day != 0 || every > 3650*day {
+		v.bad(table+"cleanup_recurrence", "must be a number of whole days such as \"1d\"")
+	}
+	g.Days = int(every / day)
+	if g.MinAge, err = humantime.Parse(g.Age); err != nil || g.MinAge <= 0 {
+		v.bad(table+"image_age_cleanup_threshold", "must be a duration such as \"7d\"")
+	}
+	at, err := time.Parse("15:04", g.Time)
+	if err != nil || len(g.Time) != 5 {
+		v.bad(table+"cleanup_time", "must be a time of the day such as \"00:00\"")
+	}
+	g.Hour, g.Minute = at.Hour(), at.Minute()
 }
 
 func (v *validator) network() {

@@ -19,6 +19,7 @@ import (
 	"github.com/breakwater-iot/breakwater/daemon/internal/api"
 	"github.com/breakwater-iot/breakwater/daemon/internal/config"
 	"github.com/breakwater-iot/breakwater/daemon/internal/identity"
+	"github.com/breakwater-iot/breakwater/daemon/internal/imagegc"
 	"github.com/breakwater-iot/breakwater/daemon/internal/keys"
 	"github.com/breakwater-iot/breakwater/daemon/internal/management"
 	"github.com/breakwater-iot/breakwater/daemon/internal/module"
@@ -96,6 +97,7 @@ type daemon struct {
 	identities *identity.Manager
 	manager    *module.Manager
 	sockets    *workload.Sockets
+	imageUses  *imagegc.Uses
 	workload   *api.Server
 	management *api.Server
 	// reprovision ends the daemon with ErrReprovision.
@@ -131,8 +133,12 @@ func assemble(ctx context.Context, opt Options, reprovision func()) (*daemon, er
 	if d.sockets, err = workload.NewSockets(d.workload, filepath.Join(d.home, "mnt")); err != nil {
 		return nil, err
 	}
+	if d.imageUses, err = imagegc.Open(filepath.Join(d.home, "gc"), part(opt.Log, "imagegc")); err != nil {
+		return nil, err
+	}
 	d.manager = module.New(module.Options{
-		Runtime: opt.Runtime, Sockets: d.sockets, AllowElevated: opt.Config.AllowElevated, Log: part(opt.Log, "module"),
+		Runtime: opt.Runtime, Sockets: d.sockets, ImageUsed: d.imageUses.Used,
+		AllowElevated: opt.Config.AllowElevated, Log: part(opt.Log, "module"),
 	})
 	svc.Modules = d.manager
 	d.management, err = d.server("management", management.Policy(), opt.Config.MaxRequests.Management, api.ManagementREST, d.manage(ctx))
@@ -266,6 +272,15 @@ func (d *daemon) serve(ctx context.Context) error {
 			MaxRetries: d.Config.Watchdog.MaxRetries, Log: part(d.Log, "watchdog"),
 		})
 	})
+	if gc := d.Config.ImageGC; gc.Enabled {
+		g.Go(func() error {
+			return imagegc.Run(ctx, imagegc.Options{
+				Uses: d.imageUses, Engine: d.Runtime, Agent: d.Config.Agent.Config.Image,
+				Days: gc.Days, Hour: gc.Hour, Minute: gc.Minute, Location: time.Local,
+				MinAge: gc.MinAge, Log: part(d.Log, "imagegc"),
+			})
+		})
+	}
 	if d.authority.SelfMade() {
 		g.Go(func() error { return d.renewCA(ctx) })
 	}

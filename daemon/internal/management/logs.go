@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/breakwater-iot/breakwater/daemon/internal/humantime"
 	"github.com/breakwater-iot/breakwater/daemon/internal/runtime"
 	managementv1 "github.com/breakwater-iot/breakwater/proto/management/v1"
 )
@@ -104,48 +105,11 @@ func parseTime(s string, now time.Time) (time.Time, error) {
 		}
 		return time.Unix(n, 0).UTC(), nil
 	}
-	d, err := parseAgo(s)
+	d, err := humantime.Parse(s)
 	if err != nil {
-		return time.Time{}, err
+		return time.Time{}, fmt.Errorf("%q is no time: want RFC 3339, Unix seconds or a duration such as \"1 day 2 hours\"", s)
 	}
 	return now.Add(-d), nil
-}
-
-// units of a duration by name, without a plural's "s".
-var units = map[string]time.Duration{
-	"ns": time.Nanosecond, "nsec": time.Nanosecond, "us": time.Microsecond, "usec": time.Microsecond,
-	"ms": time.Millisecond, "msec": time.Millisecond,
-	"s": time.Second, "sec": time.Second, "second": time.Second,
-	"m": time.Minute, "min": time.Minute, "minute": time.Minute,
-	"h": time.Hour, "hr": time.Hour, "hour": time.Hour,
-	"d": 24 * time.Hour, "day": 24 * time.Hour,
-	"w": 7 * 24 * time.Hour, "week": 7 * 24 * time.Hour,
-}
-
-// parseAgo reads numbers with units, with or without spaces between.
-func parseAgo(s string) (time.Duration, error) {
-	bad := fmt.Errorf("%q is no time: want RFC 3339, Unix seconds or a duration such as \"1 day 2 hours\"", s)
-	var total time.Duration
-	for rest := s; rest != ""; {
-		digits := len(rest) - len(strings.TrimLeft(rest, "0123456789"))
-		n, err := strconv.ParseInt(rest[:digits], 10, 64)
-		if err != nil {
-			return 0, bad
-		}
-		rest = strings.TrimLeft(rest[digits:], " ")
-		letters := len(rest) - len(strings.TrimLeft(rest, "abcdefghijklmnopqrstuvwxyz"))
-		name := rest[:letters]
-		unit, ok := units[name]
-		if !ok {
-			unit, ok = units[strings.TrimSuffix(name, "s")]
-		}
-		if !ok || n > int64(1<<62)/int64(unit) || total > 1<<62-time.Duration(n)*unit {
-			return 0, bad
-		}
-		total += time.Duration(n) * unit
-		rest = strings.TrimLeft(rest[letters:], " ")
-	}
-	return total, nil
 }
 
 // eventKinds maps the engine's events to the API's.

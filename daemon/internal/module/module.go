@@ -52,6 +52,9 @@ type Spec struct {
 type Options struct {
 	Runtime runtime.Runtime
 	Sockets Sockets
+	// ImageUsed is told the id of an image when it is pulled for a module, which
+	// comes before every creation, and when a container of it is removed; may be nil.
+	ImageUsed func(id string)
 	// AllowElevated keeps privileged mode and added capabilities.
 	AllowElevated bool
 	Log           *slog.Logger
@@ -218,8 +221,23 @@ func (m *Manager) PrepareUpdate(ctx context.Context, spec Spec) error {
 	if err := m.refusing(); err != nil {
 		return err
 	}
-	_, err := m.opt.Runtime.Pull(ctx, pullRequest(spec))
-	return err
+	return m.pull(ctx, spec)
+}
+
+// pull brings the image and notes its use.
+func (m *Manager) pull(ctx context.Context, spec Spec) error {
+	img, err := m.opt.Runtime.Pull(ctx, pullRequest(spec))
+	if err != nil {
+		return err
+	}
+	m.imageUsed(img.ID)
+	return nil
+}
+
+func (m *Manager) imageUsed(id string) {
+	if m.opt.ImageUsed != nil {
+		m.opt.ImageUsed(id)
+	}
 }
 
 // Delete stops and removes the module and its socket; volumes stay. One that does

@@ -190,6 +190,39 @@ func TestFailuresLeaveThingsAsTheyWere(t *testing.T) {
 	}
 }
 
+func TestUsesOfImagesAreTold(t *testing.T) {
+	j := &journal{Fake: runtimetest.New("reg/a:1", "reg/a:2"), open: map[string]bool{}, file: map[string]bool{}}
+	var told []string
+	m := module.New(module.Options{
+		Runtime: j, Sockets: sockets{j}, Log: slog.New(slog.DiscardHandler), ImageUsed: func(id string) { told = append(told, id) },
+	})
+	t.Cleanup(m.Close)
+	ctx := t.Context()
+	first, second := j.AddImage("reg/a:1"), j.AddImage("reg/a:2")
+	for _, step := range []struct {
+		name string
+		do   func() error
+		want []string
+	}{
+		{"create", func() error { return m.Create(ctx, spec("a", "reg/a:1")) }, []string{first}},
+		{"start", func() error { return m.Start(ctx, "a") }, nil},
+		{"prepare", func() error { return m.PrepareUpdate(ctx, spec("a", "reg/a:2")) }, []string{second}},
+		{"update", func() error { return m.Update(ctx, spec("a", "reg/a:2"), true) }, []string{second, first}},
+		{"delete", func() error { return m.Delete(ctx, "a") }, []string{second}},
+		{"remove nothing", func() error { return m.Exclusive(ctx, "a", func(s module.Steps) error { return s.Remove(ctx) }) }, nil},
+	} {
+		told = nil
+		must(t, step.do())
+		if !slices.Equal(told, step.want) {
+			t.Errorf("%s: told %v, want %v", step.name, told, step.want)
+		}
+	}
+	told = nil
+	if err := m.Create(ctx, spec("b", "reg/none")); err == nil || len(told) != 0 {
+		t.Errorf("told %v, %v", told, err)
+	}
+}
+
 func TestFailedCreateLeavesNoSocket(t *testing.T) {
 	m, j := newManager(t, true)
 	j.Fail("Create", errors.New("disk full"))

@@ -27,7 +27,7 @@ func (s Steps) Create(ctx context.Context, spec Spec) error {
 	if err != nil {
 		return err
 	}
-	if _, err := s.m.opt.Runtime.Pull(ctx, pullRequest(spec)); err != nil {
+	if err := s.m.pull(ctx, spec); err != nil {
 		return err
 	}
 	return s.make(ctx, opts)
@@ -40,7 +40,7 @@ func (s Steps) Replace(ctx context.Context, spec Spec, start bool) error {
 	if err != nil {
 		return err
 	}
-	if _, err := s.m.opt.Runtime.Pull(ctx, pullRequest(spec)); err != nil {
+	if err := s.m.pull(ctx, spec); err != nil {
 		return err
 	}
 	ctx, done := s.m.finish(ctx)
@@ -48,7 +48,7 @@ func (s Steps) Replace(ctx context.Context, spec Spec, start bool) error {
 	if err := s.Stop(ctx, runtime.DefaultStopTimeout); err != nil && !errors.Is(err, runtime.ErrNotFound) {
 		return err
 	}
-	if err := s.m.opt.Runtime.Remove(ctx, s.name); err != nil {
+	if err := s.remove(ctx); err != nil {
 		return err
 	}
 	if err := s.make(ctx, opts); err != nil || !start {
@@ -110,10 +110,22 @@ func (s Steps) Stop(ctx context.Context, timeout time.Duration) error {
 
 // Remove removes container and socket.
 func (s Steps) Remove(ctx context.Context) error {
-	if err := s.m.opt.Runtime.Remove(ctx, s.name); err != nil {
+	if err := s.remove(ctx); err != nil {
 		return err
 	}
 	return s.m.opt.Sockets.Remove(s.name)
+}
+
+// remove removes the container, which has used its image until now.
+func (s Steps) remove(ctx context.Context) error {
+	st, lookup := s.Get(ctx)
+	if err := s.m.opt.Runtime.Remove(ctx, s.name); err != nil {
+		return err
+	}
+	if lookup == nil {
+		s.m.imageUsed(st.ImageID)
+	}
+	return nil
 }
 
 func pullRequest(spec Spec) runtime.PullRequest {
