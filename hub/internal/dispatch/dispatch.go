@@ -46,6 +46,10 @@ type Info struct {
 	Offset   uint64 // in its queue
 	Enqueued time.Time
 	Attempt  int // 1 for the first
+	// First: nothing else of the lane is in flight, and whatever failed before has
+	// been noticed. A sink that has failed a message may take messages of the lane
+	// again from here on, without one overtaking another. Set in Deliver only.
+	First bool
 }
 
 // Sink takes the messages of one endpoint. Methods are called from one goroutine.
@@ -54,8 +58,9 @@ type Sink interface {
 	// once, from any goroutine, possibly before Deliver returns: with nil when the
 	// message is delivered, an error that is ErrPermanent or ErrNotReady, or any
 	// other error, after which it is sent again, without limit. A sink that has
-	// failed a message should fail the later ones of its lane too, since they
-	// would arrive out of order.
+	// failed a message must fail the later ones of its lane too, since they would
+	// arrive out of order, until one comes with Info.First: the pump may be about
+	// to send more while it is told of the failure.
 	Deliver(m *iothub.Message, info Info, done func(error))
 	// Window is how many deliveries may be in flight now; 0: not ready.
 	Window() int

@@ -331,11 +331,13 @@ func (p *pump) start(it *item, now time.Time) bool {
 	it.attempt++
 	it.sent = now
 	it.wakes = p.wakes
+	info := p.info(it)
+	info.First = l.flight == 0
 	l.flight++
 	p.flight++
 	it.flying = true
 	box, attempt := p.box, it.attempt
-	p.sink.Deliver(it.e.Message, p.info(it), func(err error) { box.deliver(it, attempt, err) })
+	p.sink.Deliver(it.e.Message, info, func(err error) { box.deliver(it, attempt, err) })
 	return true
 }
 

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
-	"sync/atomic"
 
 	"github.com/breakwater-iot/breakwater/hub/internal/head"
 	"github.com/breakwater-iot/breakwater/hub/internal/metrics"
@@ -41,17 +40,18 @@ func (h *Hub) ownState(up bool, err error) {
 		h.log.Info("cloud is connected")
 		h.wakeUpstream()
 		h.scope.RefreshSoon()
-		h.jobs.add("own subscriptions", h.subscribeSelf)
 		h.jobs.add("own twin", h.fetchConfig)
 		h.jobs.add("reconnected "+h.self().String(), func(ctx context.Context) { h.twins.Reconnected(ctx, h.self()) })
 		for _, s := range h.all() {
 			if s.upstreamWants() != (upstream.Wants{}) {
-				h.subscribeUpstream(s)
+				h.subscribeUpstream(s.id())
 			}
 		}
 	case !up && before:
 		h.log.Warn("cloud is lost; messages are stored", "error", err)
 		h.metrics.Offline(h.self().String())
+		// The others would find out one by one, and come back one by one.
+		h.pool.CloseOthers(h.self())
 	case !up:
 		h.log.Debug("cloud is not connected", "error", err)
 	}
@@ -64,8 +64,50 @@ func (h *Hub) subscribeSelf(context.Context) {
 	}
 }
 
+// subscribeUpstream states what a client wants to hear from the cloud, as a job. A
+// client that is not connected wants nothing. While there is no cloud nothing is
+// stated: that follows when there is one.
+func (h *Hub) subscribeUpstream(id iothub.Identity) {
+	h.jobs.add("subscribe "+id.String(), func(context.Context) {
+		var wants upstream.Wants
+		if s := h.session(id); s != nil {
+			wants = s.upstreamWants()
+		}
+		if wants != (upstream.Wants{}) && !h.online.Load() {
+			return
+		}
+		if err := h.pool.Subscribe(id, wants); err != nil {
+			h.log.Debug("cloud subscriptions wait", "id", id.String(), "error", err)
+		}
+	})
+}
+
+// cloudTwins is the cloud as the twins see it: while the hub has no connection
+// nothing is waited for.
+type cloudTwins struct{ hub *Hub }
+
+// Twin fetches a twin.
+func (c cloudTwins) Twin(ctx context.Context, id iothub.Identity) (iothub.TwinProperties, error) {
+	if !c.hub.online.Load() {
+		return iothub.TwinProperties{}, upstream.ErrDown
+	}
+	return c.hub.pool.Twin(ctx, id)
+}
+
+// PatchReported pushes a patch.
+func (c cloudTwins) PatchReported(ctx context.Context, id iothub.Identity, patch json.RawMessage) error {
+	if !c.hub.online.Load() {
+		return upstream.ErrDown
+	}
+	if err := c.hub.pool.PatchReported(ctx, id, patch); err != nil {
+		return err
+	}
+	c.hub.metrics.Reported(metrics.Upstream, id.String())
+	return nil
+}
+
 // CloudDesired takes a patch of an identity's desired properties.
-func (h *Hub) CloudDesired(_ context.Context, id iothub.Identity, patch json.RawMessage, version int64) {
+func (h *Hub) CloudDesired(ctx context.Context, id iothub.Identity, patch json.RawMessage, version int64) {
 	if id == h.self() {
 		// Versions may have been missed, and a patch alone cannot be validated:
 		// take the whole.
@@ -74,7 +116,7 @@ func (h *Hub) CloudDesired(_ context.Context, id iothub.Identity, patch json.Raw
 	}
 	// Patches of one identity keep their order: they are handled here, one after
 	// the other, on the connection's own goroutine.
-	ctx, cancel := context.WithTimeout(context.Background(), callLimit)
+	ctx, cancel := context.WithTimeout(ctx, callLimit)
 	defer cancel()
 	h.twins.DesiredChanged(ctx, id, patch, version)
 }
@@ -91,47 +133,38 @@ func (h *Hub) CloudMethod(ctx context.Context, id iothub.Identity, r iothub.Meth
 	if id == h.self() {
 		return h.ownMethod(ctx, r)
 	}
-	s := h.session(id)
-	if s == nil || !s.wants(head.Methods) {
+	answer, err := h.invoke(ctx, metrics.Upstream, id, r, 0, methodLimit)
+	switch {
+	case errors.Is(err, ErrNotConnected):
 		return iothub.MethodResponse{Status: http.StatusNotFound}
-	}
-	h.metrics.Method(metrics.Upstream, id.String())
-	ctx, cancel := context.WithTimeout(ctx, methodLimit)
-	defer cancel()
-	answer := make(chan iothub.MethodResponse, 1)
-	stop := s.client.InvokeMethod(r.Name, r.Payload, func(status int, payload json.RawMessage) {
-		answer <- iothub.MethodResponse{Status: status, Payload: payload}
-	})
-	defer stop()
-	select {
-	case a := <-answer:
-		return a
-	case <-ctx.Done():
+	case err != nil:
 		return iothub.MethodResponse{Status: http.StatusGatewayTimeout}
 	}
+	return answer
 }
 
 var errNotTaken = errors.New("device has not taken the message")
 
 // CloudMessage passes a cloud-to-device message on; nil says that the device has
-// completed it.
+// completed it, or never will.
 func (h *Hub) CloudMessage(ctx context.Context, id iothub.Identity, m *iothub.Message) error {
 	s := h.session(id)
 	if s == nil || !s.wants(head.C2D) {
 		return errNotTaken
 	}
 	result := make(chan head.Outcome, 1)
-	var once atomic.Bool
-	s.client.Deliver("", m, func(o head.Outcome) {
-		if once.CompareAndSwap(false, true) {
-			result <- o
-		}
-	})
+	s.client.Deliver("", m, func(o head.Outcome) { result <- o })
 	ctx, cancel := context.WithTimeout(ctx, h.o.AckTimeout)
 	defer cancel()
 	select {
 	case o := <-result:
-		if o == head.Complete {
+		switch o {
+		case head.Complete:
+			return nil
+		case head.Reject:
+			// MQTT knows no way to tell the cloud; not to answer would bring the
+			// message again and again.
+			h.log.Warn("cloud-to-device message was rejected", "id", id.String(), "messageId", m.System.Get(iothub.MessageID))
 			return nil
 		}
 		return errNotTaken

@@ -1,6 +1,7 @@
 package edge
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -15,10 +16,19 @@ import (
 const (
 	lastGoodConfig = "desired"
 	configRefresh  = time.Hour
+	configRetry    = 30 * time.Second
 )
+
+// desired is what the hub knows of the desired properties of its twin.
+type desired struct {
+	inForce json.RawMessage // the last good ones; nil while there are none
+	stated  json.RawMessage // those whose status was reported last in this life
+}
 
 // loadConfig takes the last good configuration from disk, if there is one.
 func (h *Hub) loadConfig(ctx context.Context) error {
+	h.configMu.Lock()
+	defer h.configMu.Unlock()
 	raw, err := h.o.Config.Get(lastGoodConfig)
 	if errors.Is(err, store.ErrNotFound) {
 		h.log.Info("no configuration on disk; waiting for the cloud")
@@ -35,25 +45,38 @@ func (h *Hub) loadConfig(ctx context.Context) error {
 	}
 	version, _ := iothub.Version(raw)
 	h.log.Info("configuration from disk", "version", version, "routes", len(cfg.Routes))
+	h.desired.inForce = raw
 	return h.apply(ctx, cfg)
 }
 
 // configure takes a whole desired section of the hub's own twin: all of it or
-// nothing (spec edgehub-routing 1.2, 8).
-func (h *Hub) configure(ctx context.Context, desired json.RawMessage) {
+// nothing (spec edgehub-routing 1.2, 8). What has been taken or refused before is
+// left alone.
+func (h *Hub) configure(ctx context.Context, raw json.RawMessage) {
 	h.configMu.Lock()
 	defer h.configMu.Unlock()
-	version, _ := iothub.Version(desired)
-	cfg, err := route.ParseConfig(desired)
-	if err == nil {
-		err = h.apply(ctx, cfg)
+	if bytes.Equal(raw, h.desired.stated) {
+		return
 	}
+	version, _ := iothub.Version(raw)
+	if bytes.Equal(raw, h.desired.inForce) {
+		h.desired.stated = raw
+		h.report.status(version, 200, "")
+		return
+	}
+	cfg, err := route.ParseConfig(raw)
 	if err != nil {
 		h.log.Error("configuration refused; the last good one stays", "version", version, "error", err)
+		h.desired.stated = raw
 		h.report.status(version, 400, err.Error())
 		return
 	}
-	if err := h.o.Config.Put(ctx, lastGoodConfig, desired); err != nil {
+	if err := h.apply(ctx, cfg); err != nil {
+		h.log.Error("configuration not applied", "version", version, "error", err)
+		return
+	}
+	h.desired.inForce, h.desired.stated = raw, raw
+	if err := h.o.Config.Put(ctx, lastGoodConfig, raw); err != nil {
 		h.log.Warn("configuration not kept for a start without a cloud", "error", err)
 	}
 	h.log.Info("configuration applied", "version", version, "routes", len(cfg.Routes))
@@ -61,12 +84,11 @@ func (h *Hub) configure(ctx context.Context, desired json.RawMessage) {
 }
 
 // apply makes a configuration the one in force: routes first, since what is stored
-// for an endpoint that is not there yet waits for it.
+// for an endpoint that is not there yet waits for it. The caller holds configMu.
 func (h *Hub) apply(ctx context.Context, cfg *route.Config) error {
-	table := route.NewTable(cfg, h.o.Device)
-	h.ttl.Store(int64(cfg.TTL))
-	h.table.Store(table)
-	if err := h.engine.Reconfigure(ctx, h.sinks(table)); err != nil {
+	r := h.newRouting(cfg)
+	h.routing.Store(r)
+	if err := h.engine.Reconfigure(ctx, h.sinks(r.table)); err != nil {
 		return fmt.Errorf("change endpoints: %w", err)
 	}
 	for _, n := range cfg.Routes {
@@ -79,30 +101,39 @@ func (h *Hub) apply(ctx context.Context, cfg *route.Config) error {
 }
 
 // followOwnTwin connects the hub's own identity to the cloud, and fetches its twin
-// once an hour beside what the cloud tells by itself.
+// once an hour beside what the cloud tells by itself; sooner when that went wrong.
 func (h *Hub) followOwnTwin(ctx context.Context) error {
-	h.jobs.add("own subscriptions", h.subscribeSelf)
-	tick := time.NewTicker(configRefresh)
-	defer tick.Stop()
+	h.subscribeSelf(ctx)
+	timer := time.NewTimer(configRefresh)
+	defer timer.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-tick.C:
+		case <-h.refetch:
+			timer.Reset(configRetry)
+		case <-timer.C:
 			h.jobs.add("own twin", h.fetchConfig)
+			timer.Reset(configRefresh)
 		}
 	}
 }
 
-// fetchConfig reads the hub's twin from the cloud and takes its desired properties
-// if their version is not the one in force.
+// fetchConfig reads the hub's twin from the cloud and takes its desired properties.
 func (h *Hub) fetchConfig(ctx context.Context) {
+	if !h.online.Load() {
+		return // it is fetched when the cloud is back
+	}
 	call, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	t, err := h.pool.Twin(call, h.self())
-	if err != nil {
-		h.log.Warn("own twin not fetched", "error", err)
+	if err == nil {
+		h.configure(ctx, t.Desired)
 		return
 	}
-	h.configure(ctx, t.Desired)
+	h.log.Warn("own twin not fetched", "error", err)
+	select {
+	case h.refetch <- struct{}{}:
+	default:
+	}
 }

@@ -23,15 +23,12 @@ import (
 	"github.com/breakwater-iot/breakwater/hub/internal/head"
 	"github.com/breakwater-iot/breakwater/hub/internal/metrics"
 	"github.com/breakwater-iot/breakwater/hub/internal/queue"
-	"github.com/breakwater-iot/breakwater/hub/internal/route"
 	"github.com/breakwater-iot/breakwater/hub/internal/scope"
 	"github.com/breakwater-iot/breakwater/hub/internal/store"
 	"github.com/breakwater-iot/breakwater/hub/internal/twin"
 	"github.com/breakwater-iot/breakwater/hub/internal/upstream"
 	"github.com/breakwater-iot/breakwater/proto/iothub"
 )
-
-type target = queue.Target
 
 // Options configure a Hub. Durations of 0 mean the defaults.
 type Options struct {
@@ -45,7 +42,7 @@ type Options struct {
 	Reauth     time.Duration // between two checks of connected clients: 5 min
 
 	Dial    upstream.Dialer
-	Idle    time.Duration // close an unused cloud connection: 1 h
+	Idle    time.Duration // close an unused cloud connection: 1 h; negative: never
 	Records twin.Records
 	Config  Config
 	Twin    twin.Options
@@ -75,18 +72,21 @@ type Hub struct {
 	queue   *queue.Queue
 	engine  *dispatch.Engine
 
-	table      atomic.Pointer[route.Table]
-	ttl        atomic.Int64 // nanoseconds; negative: never expires
-	online     atomic.Bool  // the hub's own cloud connection is up
+	routing    atomic.Pointer[routing]
+	online     atomic.Bool // the hub's own cloud connection is up
 	configured chan struct{}
 	configOnce sync.Once
-	configMu   sync.Mutex // one configuration at a time
+	configMu   sync.Mutex            // one configuration at a time
+	desired    desired               // guarded by configMu
+	inputs     map[string]*inputSink // guarded by configMu; by endpoint
+	refetch    chan struct{}         // capacity 1: the hub's twin could not be fetched
 	hits       sync.Pool
 	jobs       *jobs
 	report     *reporter
 
 	mu       sync.Mutex
 	sessions map[iothub.Identity]*session
+	ready    chan struct{} // closed when a client begins to take methods
 	closing  bool
 }
 
@@ -110,10 +110,12 @@ func New(o Options) (*Hub, error) {
 		o: o, log: o.Logger, metrics: o.Metrics, scope: o.Scope,
 		configured: make(chan struct{}),
 		sessions:   make(map[iothub.Identity]*session),
+		ready:      make(chan struct{}),
+		refetch:    make(chan struct{}, 1),
 	}
 	h.auth = auth.New(o.Scope, o.Auth)
 	h.pool = upstream.New(o.Dial, h, upstream.Options{Idle: o.Idle, Logger: o.Logger})
-	h.twins = twin.New(h.pool, o.Records, h.notifyDesired, o.Twin)
+	h.twins = twin.New(cloudTwins{h}, o.Records, h.notifyDesired, o.Twin)
 	h.jobs = newJobs(8)
 	h.report = newReporter(h)
 	var err error
@@ -122,8 +124,7 @@ func New(o Options) (*Hub, error) {
 	}
 	o.Metrics.WatchQueues(h.queueLengths)
 	h.engine = dispatch.New(h.queue, dispatch.Options{Logger: o.Logger, Hooks: h.hooks()})
-	h.table.Store(route.NewTable(nil, o.Device))
-	h.ttl.Store(-1)
+	h.routing.Store(h.newRouting(nil))
 	return h, nil
 }
 
@@ -173,7 +174,7 @@ func (h *Hub) Connect(ctx context.Context, l head.Login, c head.Client) (head.Se
 		}
 		return nil, err
 	}
-	s := &session{hub: h, login: l, client: c, since: time.Now(), features: make(map[head.Feature]bool)}
+	s := &session{hub: h, login: l, client: c, gone: make(chan struct{}), features: make(map[head.Feature]bool)}
 	h.mu.Lock()
 	old := h.sessions[l.Identity]
 	switch {
@@ -185,14 +186,15 @@ func (h *Hub) Connect(ctx context.Context, l head.Login, c head.Client) (head.Se
 		return nil, fmt.Errorf("%w: maximum allowed clients, %d, are connected", head.ErrUnavailable, h.o.MaxClients)
 	}
 	h.sessions[l.Identity] = s
-	n := len(h.sessions)
+	// Told under the lock, so that they hear of coming and going in that order.
+	h.metrics.Connected(l.Identity.String(), len(h.sessions))
+	h.report.connected(l.Identity)
 	h.mu.Unlock()
+	h.log.Info("client connected", "id", l.Identity.String(), "protocol", l.Protocol, "product", l.Product)
 	if old != nil {
 		old.client.Disconnect(head.ErrReplaced)
+		h.subscribeUpstream(l.Identity) // the new one has yet to say what it wants
 	}
-	h.metrics.Connected(l.Identity.String(), n)
-	h.log.Info("client connected", "id", l.Identity.String(), "protocol", l.Protocol, "product", l.Product)
-	h.report.connected(l.Identity)
 	return s, nil
 }
 
@@ -211,17 +213,13 @@ func (h *Hub) leave(s *session, reason error) {
 	current := h.sessions[id] == s
 	if current {
 		delete(h.sessions, id)
+		h.metrics.Disconnected(id.String(), len(h.sessions))
+		h.report.disconnected(id)
 	}
-	n := len(h.sessions)
 	h.mu.Unlock()
 	h.log.Info("client disconnected", "id", id.String(), "reason", reason)
-	if !current {
-		return
-	}
-	h.metrics.Disconnected(id.String(), n)
-	h.report.disconnected(id)
-	if err := h.pool.Subscribe(id, upstream.Wants{}); err != nil {
-		h.log.Debug("cloud subscriptions not withdrawn", "id", id.String(), "error", err)
+	if current {
+		h.subscribeUpstream(id)
 	}
 }
 
@@ -241,6 +239,7 @@ func (h *Hub) all() []*session {
 	return list
 }
 
+// disconnectAll ends all sessions, and lets no new ones in.
 func (h *Hub) disconnectAll() {
 	h.mu.Lock()
 	h.closing = true
@@ -292,7 +291,9 @@ func (h *Hub) ScopeChanged(id iothub.Identity) {
 			h.recheck(s)
 		}
 	}
-	if e, ok := h.scope.Lookup(id); !ok || !e.Enabled {
-		h.pool.Close(id)
+	if e, ok := h.scope.Lookup(id); ok && e.Enabled || id == h.self() {
+		// The hub's own connection stays: whether it may is the cloud's to say.
+		return
 	}
+	h.pool.CloseBelow(id, h.self())
 }

@@ -4,8 +4,11 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"encoding/json"
+	"slices"
+	"strings"
 	"time"
 
+	"github.com/breakwater-iot/breakwater/hub/internal/queue"
 	"github.com/breakwater-iot/breakwater/hub/internal/route"
 	"github.com/breakwater-iot/breakwater/proto/iothub"
 )
@@ -32,6 +35,20 @@ func (h *Hub) stamp(m *iothub.Message, sender iothub.Identity, modelID string) {
 	}
 }
 
+// hubOwned are what only a hub may say of a message. Heads drop what their protocol
+// has a name for; none may ever come from a client.
+var hubOwned = [...]string{
+	iothub.ConnectionDeviceID, iothub.ConnectionModuleID, iothub.ConnectionDeviceGenerationID, iothub.ConnectionAuthMethod,
+	iothub.EdgeMessageID, iothub.EdgeHubOrigin, iothub.ModelID,
+	iothub.MessageType, iothub.ReportedByDeviceID, iothub.ReportedByModuleID,
+}
+
+func dropHubOwned(m *iothub.Message) {
+	m.System = slices.DeleteFunc(m.System, func(p iothub.Property) bool {
+		return slices.ContainsFunc(hubOwned[:], func(name string) bool { return strings.EqualFold(name, p.Name) })
+	})
+}
+
 // twinChange makes the message that tells the routes of a reported-properties
 // update (spec edgehub-routing 7).
 func (h *Hub) twinChange(reporter iothub.Identity, patch json.RawMessage) *iothub.Message {
@@ -50,15 +67,15 @@ func (h *Hub) twinChange(reporter iothub.Identity, patch json.RawMessage) *iothu
 // accept routes a message and stores it for every endpoint that wants it. done is
 // called in the order of accept, with nil when it is on disk.
 func (h *Hub) accept(m *iothub.Message, done func(error)) {
-	table := h.table.Load()
-	hits := table.Match(m, h.takeHits())
-	targets := make([]target, 0, len(hits))
+	r := h.routing.Load()
+	hits := r.table.Match(m, h.takeHits())
+	targets := make([]queue.Target, 0, len(hits))
 	for _, hit := range hits {
 		ttl := hit.TTL
 		if ttl == 0 {
-			ttl = h.defaultTTL()
+			ttl = r.ttl
 		}
-		targets = append(targets, target{Endpoint: hit.Endpoint, Priority: hit.Priority, TTL: ttl})
+		targets = append(targets, queue.Target{Endpoint: hit.Endpoint, Priority: hit.Priority, TTL: ttl})
 	}
 	h.giveHits(hits)
 	sender, output := m.Sender().String(), m.System.Get(iothub.OutputName)

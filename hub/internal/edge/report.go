@@ -25,12 +25,19 @@ type reporter struct {
 // reportDelay is how long changes are collected.
 const reportDelay = time.Second
 
+// reportRetry is the pause after a report that could not be stored.
+const reportRetry = 30 * time.Second
+
 func newReporter(h *Hub) *reporter {
 	return &reporter{hub: h, wake: make(chan struct{}, 1), changes: make(map[string]any), clients: make(map[string]any)}
 }
 
-// clientKey is an identity as a member name, in which a twin allows less.
-var clientKey = strings.NewReplacer(".", "%2E", "$", "%24", " ", "%20")
+// clientKey is an identity as a member name, in which a twin allows less. The "#"
+// is our addition: the original cannot report a device that has one.
+var clientKey = strings.NewReplacer(".", "%2E", "$", "%24", " ", "%20", "#", "%23")
+
+// maxDescription keeps a list of faults within what a twin takes as a string.
+const maxDescription = 4000
 
 func (r *reporter) connected(id iothub.Identity) {
 	r.client(id, map[string]any{"status": "Connected", "lastConnectedTimeUtc": utcNow()})
@@ -59,6 +66,9 @@ func (r *reporter) client(id iothub.Identity, state any) {
 
 // status reports how a configuration was taken.
 func (r *reporter) status(version int64, code int, description string) {
+	if len(description) > maxDescription {
+		description = strings.ToValidUTF8(description[:maxDescription], "")
+	}
 	r.mu.Lock()
 	r.changes["lastDesiredVersion"] = version
 	r.changes["lastDesiredStatus"] = map[string]any{"code": code, "description": description}
@@ -92,7 +102,10 @@ func (r *reporter) run(ctx context.Context) error {
 			continue
 		}
 		if err := r.write(ctx, patch); err != nil && ctx.Err() == nil {
-			r.hub.log.Warn("own state not reported", "error", err)
+			r.hub.log.Warn("own state not reported yet", "error", err)
+			if !r.putBack(ctx, patch) {
+				return nil
+			}
 		}
 	}
 }
@@ -100,11 +113,12 @@ func (r *reporter) run(ctx context.Context) error {
 // begin reports the constant part, and takes back what an earlier life said of
 // clients.
 func (r *reporter) begin() {
+	stored := r.storedClients() // reads from disk: not under the lock
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.changes["schemaVersion"] = "1.0"
 	r.changes["version"] = map[string]any{"version": r.hub.o.Version}
-	for _, key := range r.storedClients() {
+	for _, key := range stored {
 		if _, ok := r.clients[key]; !ok {
 			r.clients[key] = nil
 		}
@@ -136,6 +150,28 @@ func (r *reporter) take() map[string]any {
 	}
 	r.changes, r.clients = make(map[string]any), make(map[string]any)
 	return patch
+}
+
+// putBack keeps a patch that could not be written for another try after a while. It
+// returns false when ctx has ended first.
+func (r *reporter) putBack(ctx context.Context, patch map[string]any) bool {
+	r.mu.Lock()
+	clients, _ := patch["clients"].(map[string]any)
+	delete(patch, "clients")
+	maps.Copy(patch, r.changes) // what is newer stays
+	r.changes = patch
+	if clients != nil {
+		maps.Copy(clients, r.clients)
+		r.clients = clients
+	}
+	r.mu.Unlock()
+	r.poke()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(reportRetry):
+		return true
+	}
 }
 
 func (r *reporter) write(ctx context.Context, patch map[string]any) error {

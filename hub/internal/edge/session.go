@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"sync"
-	"time"
 
 	"github.com/breakwater-iot/breakwater/hub/internal/head"
 	"github.com/breakwater-iot/breakwater/hub/internal/upstream"
@@ -18,7 +17,7 @@ type session struct {
 	hub    *Hub
 	login  head.Login
 	client head.Client
-	since  time.Time
+	gone   chan struct{} // closed with the session
 
 	mu       sync.Mutex
 	features map[head.Feature]bool
@@ -40,6 +39,7 @@ func (s *session) Telemetry(_ context.Context, m *iothub.Message, done func(erro
 		s.hub.settleInOrder(fmt.Errorf("%w: message has %d bytes, at most %d", head.ErrTooLarge, n, iothub.MaxMessageSize), done)
 		return
 	}
+	dropHubOwned(m)
 	s.hub.stamp(m, s.id(), s.login.ModelID)
 	s.hub.accept(m, done)
 }
@@ -86,20 +86,29 @@ func (s *session) Unsubscribe(f head.Feature) { s.want(f, false) }
 
 func (s *session) want(f head.Feature, on bool) {
 	s.mu.Lock()
-	changed := s.features[f] != on && !s.closed
+	if s.closed {
+		s.mu.Unlock()
+		return
+	}
+	changed := s.features[f] != on
 	s.features[f] = on
 	s.mu.Unlock()
+	if f == head.Inputs && on {
+		s.hub.wakeInputs(s.id()) // also when it is another filter
+		return
+	}
 	if !changed {
 		return
 	}
 	switch f {
-	case head.Inputs:
+	case head.Methods:
 		if on {
-			s.hub.wakeInputs(s.id())
+			s.hub.announceMethods()
 		}
-	case head.C2D, head.Methods, head.DesiredChanges:
-		s.hub.subscribeUpstream(s)
-	case head.TwinResponses:
+		s.hub.subscribeUpstream(s.id())
+	case head.C2D, head.DesiredChanges:
+		s.hub.subscribeUpstream(s.id())
+	case head.Inputs, head.TwinResponses: // nobody else need know
 	}
 }
 
@@ -126,7 +135,12 @@ func (s *session) upstreamWants() upstream.Wants {
 // Close is called by the head when the connection has ended.
 func (s *session) Close(err error) {
 	s.mu.Lock()
+	closed := s.closed
 	s.closed = true
 	s.mu.Unlock()
+	if closed {
+		return
+	}
+	close(s.gone)
 	s.hub.leave(s, err)
 }

@@ -1,59 +1,94 @@
 package edge
 
 import (
-	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/breakwater-iot/breakwater/hub/internal/dispatch"
 	"github.com/breakwater-iot/breakwater/hub/internal/head"
-	"github.com/breakwater-iot/breakwater/hub/internal/metrics"
-	"github.com/breakwater-iot/breakwater/hub/internal/route"
 	"github.com/breakwater-iot/breakwater/hub/internal/upstream"
 	"github.com/breakwater-iot/breakwater/proto/iothub"
 )
 
 const (
 	// inputWindow is how many messages may wait for one module input's
-	// settlement.
-	inputWindow = 128
+	// settlement, and clientWindow for those of all inputs of a module: more would
+	// be too many for a head (see mqtt.Options.MaxQueued).
+	inputWindow  = 128
+	clientWindow = 1024
 	// cloudWindow is how many may wait for the cloud's.
 	cloudWindow = 1024
 )
 
 // inputSink delivers to one input of a module of this device.
+//
+// A lane that has failed, or began on an earlier connection of the module, takes
+// nothing before a message that is its first: others would overtake.
 type inputSink struct {
 	hub    *Hub
 	module iothub.Identity
 	input  string
+
+	mu       sync.Mutex
+	failures int
+	lanes    map[uint32]inputLane // by priority
 }
 
-var _ dispatch.Sink = inputSink{}
+type inputLane struct {
+	session  *session
+	failures int // of the sink, when the lane began
+}
+
+var _ dispatch.Sink = (*inputSink)(nil)
 
 // Window is 0 while the module is not there to listen.
-func (k inputSink) Window() int {
+func (k *inputSink) Window() int {
 	if s := k.hub.session(k.module); s == nil || !s.wants(head.Inputs) {
 		return 0
 	}
-	return inputWindow
+	inputs := max(1, len(k.hub.routing.Load().inputs[k.module]))
+	return max(1, min(inputWindow, clientWindow/inputs))
+}
+
+// begin tells whether a message may go to a session.
+func (k *inputSink) begin(s *session, info dispatch.Info) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	now := inputLane{s, k.failures}
+	if info.First {
+		k.lanes[info.Priority] = now
+	}
+	return k.lanes[info.Priority] == now
+}
+
+func (k *inputSink) fail() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.failures++
 }
 
 var errNotSettled = errors.New("module did not settle the message in time")
 
 // Deliver sends the message to the module and waits, elsewhere, for its answer.
-func (k inputSink) Deliver(m *iothub.Message, _ dispatch.Info, done func(error)) {
+func (k *inputSink) Deliver(m *iothub.Message, info dispatch.Info, done func(error)) {
 	s := k.hub.session(k.module)
-	if s == nil || !s.wants(head.Inputs) {
+	if s == nil || !s.wants(head.Inputs) || !k.begin(s, info) {
+		k.fail()
 		done(dispatch.ErrNotReady)
 		return
 	}
 	var settled atomic.Bool
 	once := func(err error) {
-		if settled.CompareAndSwap(false, true) {
-			done(err)
+		if !settled.CompareAndSwap(false, true) {
+			return
 		}
+		if err != nil && !errors.Is(err, dispatch.ErrPermanent) {
+			k.fail()
+		}
+		done(err)
 	}
 	timer := time.AfterFunc(k.hub.o.AckTimeout, func() { once(errNotSettled) })
 	s.client.Deliver(k.input, toClient(m), func(o head.Outcome) {
@@ -103,93 +138,19 @@ func (k cloudSink) Window() int {
 }
 
 // Deliver sends the message upstream.
-func (k cloudSink) Deliver(m *iothub.Message, _ dispatch.Info, done func(error)) {
+func (k cloudSink) Deliver(m *iothub.Message, info dispatch.Info, done func(error)) {
 	if m.Sender().IsZero() {
 		done(fmt.Errorf("%w: message has no sender", dispatch.ErrPermanent))
 		return
 	}
-	k.hub.pool.Send(m, func(err error) {
-		if errors.Is(err, upstream.ErrNoIdentity) || errors.Is(err, upstream.ErrMessage) {
+	lane := upstream.Lane{Priority: info.Priority, First: info.First}
+	k.hub.pool.Send(m, lane, func(err error) {
+		switch {
+		case errors.Is(err, upstream.ErrMessage),
+			// Nobody is given up before the cloud has told who there is.
+			errors.Is(err, upstream.ErrNoIdentity) && k.hub.scope.Complete():
 			err = fmt.Errorf("%w: %w", dispatch.ErrPermanent, err)
 		}
 		done(err)
-	})
-}
-
-// sinks are the sinks of a table's endpoints.
-func (h *Hub) sinks(t *route.Table) map[string]dispatch.Sink {
-	sinks := make(map[string]dispatch.Sink)
-	for _, e := range t.Endpoints() {
-		if e.Sink.Upstream {
-			sinks[e.ID] = cloudSink{h}
-			continue
-		}
-		sinks[e.ID] = inputSink{hub: h, module: iothub.ModuleIdentity(h.o.Device, e.Sink.Module), input: e.Sink.Input}
-	}
-	return sinks
-}
-
-// wakeInputs tells the pumps that a module listens.
-func (h *Hub) wakeInputs(module iothub.Identity) {
-	for _, e := range h.table.Load().Endpoints() {
-		if !e.Sink.Upstream && module == iothub.ModuleIdentity(h.o.Device, e.Sink.Module) {
-			h.engine.Wake(e.ID)
-		}
-	}
-}
-
-func (h *Hub) wakeUpstream() {
-	for _, e := range h.table.Load().Endpoints() {
-		if e.Sink.Upstream {
-			h.engine.Wake(e.ID)
-		}
-	}
-}
-
-func (h *Hub) defaultTTL() time.Duration { return time.Duration(h.ttl.Load()) }
-
-func (h *Hub) expired(m *iothub.Message) {
-	h.metrics.Dropped("ttl_expiry", m.Sender().String(), m.System.Get(iothub.OutputName))
-}
-
-// hooks count what the engine does.
-func (h *Hub) hooks() dispatch.Hooks {
-	return dispatch.Hooks{
-		Sent: func(m *iothub.Message, info dispatch.Info, _ time.Duration) {
-			to, input := h.destination(info.Endpoint)
-			h.metrics.Sent(m.Sender().String(), to, m.System.Get(iothub.OutputName), input, info.Priority)
-		},
-		Dropped: func(m *iothub.Message, _ dispatch.Info, reason string) {
-			h.metrics.Dropped(reason, m.Sender().String(), m.System.Get(iothub.OutputName))
-		},
-		Retry: func(m *iothub.Message, info dispatch.Info, err error) {
-			h.metrics.Retried(m.Sender().String(), "send")
-			h.log.Debug("message will be sent again", "from", m.Sender().String(), "endpoint", info.Endpoint, "error", err)
-		},
-	}
-}
-
-// destination names an endpoint as the metrics do.
-func (h *Hub) destination(endpoint string) (to, input string) {
-	for _, e := range h.table.Load().Endpoints() {
-		if e.ID != endpoint {
-			continue
-		}
-		if e.Sink.Upstream {
-			return metrics.Upstream, ""
-		}
-		return h.o.Device + "/" + e.Sink.Module, e.Sink.Input
-	}
-	return endpoint, ""
-}
-
-// subscribeUpstream states what a client wants to hear from the cloud, as a job:
-// it may have to wait for a connection.
-func (h *Hub) subscribeUpstream(s *session) {
-	id := s.id()
-	h.jobs.add("subscribe "+id.String(), func(context.Context) {
-		if err := h.pool.Subscribe(id, s.upstreamWants()); err != nil {
-			h.log.Debug("cloud subscriptions wait", "id", id.String(), "error", err)
-		}
 	})
 }

@@ -146,6 +146,14 @@ func (c *Cache) Len() int {
 	return len(c.entries)
 }
 
+// Complete tells whether the whole scope was fetched since New: only then is
+// somebody who is not known really not there.
+func (c *Cache) Complete() bool {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return !c.full.IsZero()
+}
+
 // Refresh asks the source for one identity, at most once in MinDistance for each
 // (identities that are known to have no credentials may be asked for always). It
 // returns false when it did not ask. A source that cannot be reached changes

@@ -94,6 +94,11 @@ func (c *Client) acquire(ctx context.Context, wait bool) (link, error) {
 			select {
 			case <-l.ended(): // Run is about to take it away
 			default:
+				// Whoever ends ctx when the last link has lost something can so
+				// be sure that nothing goes out on the next.
+				if ctx.Err() != nil {
+					return nil, context.Cause(ctx)
+				}
 				return l, nil
 			}
 		} else if !wait && !renewing {

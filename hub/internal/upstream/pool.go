@@ -1,0 +1,289 @@
+package upstream
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/breakwater-iot/breakwater/proto/iothub"
+)
+
+// Pool holds the connections. It may be used concurrently.
+type Pool struct {
+	dial    Dialer
+	handler Handler
+	o       Options
+	wg      sync.WaitGroup
+
+	mu     sync.Mutex
+	ctx    context.Context // of Run; nil before
+	closed bool
+	conns  map[iothub.Identity]*link
+	ending map[iothub.Identity]*link // closed, and about to end: the latest of each identity
+}
+
+// link is a connection in the pool. Its mutable fields are guarded by Pool.mu.
+type link struct {
+	id     iothub.Identity
+	conn   Conn
+	cancel context.CancelFunc // nil before it is started
+	ended  chan struct{}      // closed when it has ended
+	before *link              // of the same identity; must have ended first
+
+	used  time.Time
+	busy  int // calls and messages under way
+	wants Wants
+	up    bool
+}
+
+// New returns a pool. Connections are made when Run runs.
+func New(dial Dialer, h Handler, o Options) *Pool {
+	if o.Idle == 0 {
+		o.Idle = time.Hour
+	}
+	if o.Max == 0 {
+		o.Max = 1000
+	}
+	return &Pool{dial: dial, handler: h, o: o,
+		conns: make(map[iothub.Identity]*link), ending: make(map[iothub.Identity]*link)}
+}
+
+// Run owns the connections until ctx ends, and returns when all have ended. It may
+// be called once.
+func (p *Pool) Run(ctx context.Context) error {
+	p.mu.Lock()
+	p.ctx = ctx
+	for _, l := range p.conns {
+		p.startLocked(l)
+	}
+	p.mu.Unlock()
+	var due <-chan time.Time
+	if p.o.Idle > 0 {
+		tick := time.NewTicker(max(p.o.Idle/10, time.Second))
+		defer tick.Stop()
+		due = tick.C
+	}
+	for ctx.Err() == nil {
+		select {
+		case now := <-due:
+			p.sweep(now)
+		case <-ctx.Done():
+		}
+	}
+	p.mu.Lock()
+	p.closed = true
+	p.mu.Unlock()
+	p.wg.Wait()
+	return nil
+}
+
+// sweep closes what nobody has used for long and nobody waits on.
+func (p *Pool) sweep(now time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, l := range p.conns {
+		if l.wants == (Wants{}) && l.busy == 0 && now.Sub(l.used) >= p.o.Idle {
+			p.o.Logger.Debug("cloud connection was idle", "id", l.id.String())
+			p.closeLocked(l)
+		}
+	}
+}
+
+// hold returns the connection of an identity, opening it if need be. It is not
+// idle before release is called.
+func (p *Pool) hold(id iothub.Identity) (*link, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	l := p.conns[id]
+	if l == nil {
+		var err error
+		if l, err = p.openLocked(id); err != nil {
+			return nil, err
+		}
+	}
+	l.busy++
+	return l, nil
+}
+
+func (p *Pool) release(l *link) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	l.busy--
+	l.used = time.Now()
+}
+
+func (p *Pool) openLocked(id iothub.Identity) (*link, error) {
+	if p.closed {
+		return nil, fmt.Errorf("%w: hub is shutting down", ErrDown)
+	}
+	if len(p.conns) >= p.o.Max {
+		return nil, fmt.Errorf("%w: %d connections are the limit", ErrDown, p.o.Max)
+	}
+	l := &link{id: id, ended: make(chan struct{}), before: p.ending[id], used: time.Now()}
+	conn, err := p.dial(id, Callbacks{
+		State: func(up bool, err error) { p.state(l, up, err) },
+		Desired: func(ctx context.Context, patch json.RawMessage, version int64) {
+			p.handler.CloudDesired(ctx, id, patch, version)
+		},
+		Method: func(ctx context.Context, r iothub.MethodRequest) iothub.MethodResponse {
+			return p.handler.CloudMethod(ctx, id, r)
+		},
+		C2D: func(ctx context.Context, m *iothub.Message) error { return p.handler.CloudMessage(ctx, id, m) },
+	})
+	if err != nil {
+		return nil, fmt.Errorf("cloud connection of %s: %w", id, err)
+	}
+	l.conn = conn
+	p.conns[id] = l
+	if p.ctx != nil {
+		p.startLocked(l)
+	}
+	return l, nil
+}
+
+// startLocked runs a connection. One of the same identity that has been closed ends
+// first: the cloud would cut one of the two, and messages of both would mix.
+func (p *Pool) startLocked(l *link) {
+	ctx, cancel := context.WithCancel(p.ctx)
+	l.cancel = cancel
+	p.wg.Go(func() {
+		defer cancel()
+		if l.before != nil {
+			<-l.before.ended
+			l.before = nil
+		}
+		p.forget(l, l.conn.Run(ctx))
+	})
+}
+
+// forget is the end of a connection.
+func (p *Pool) forget(l *link, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.conns[l.id] == l {
+		if p.ctx.Err() == nil {
+			p.o.Logger.Warn("cloud connection ended by itself", "id", l.id.String(), "error", err)
+		}
+		delete(p.conns, l.id)
+	}
+	if p.ending[l.id] == l {
+		delete(p.ending, l.id)
+	}
+	l.up = false
+	close(l.ended)
+}
+
+// state passes on what a connection says of itself. Nobody is interested in one
+// that was closed.
+func (p *Pool) state(l *link, up bool, err error) {
+	p.mu.Lock()
+	l.up = up
+	current := p.conns[l.id] == l && p.ctx.Err() == nil
+	p.mu.Unlock()
+	if current {
+		p.handler.CloudState(l.id, up, err)
+	}
+}
+
+func (p *Pool) closeLocked(l *link) {
+	delete(p.conns, l.id)
+	if l.cancel == nil {
+		close(l.ended) // was never started
+		return
+	}
+	p.ending[l.id] = l
+	l.cancel()
+}
+
+// CloseOthers ends all connections but that of one identity. It does not wait for
+// their end. Messages that were sent have a moment to be acknowledged.
+func (p *Pool) CloseOthers(keep iothub.Identity) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for id, l := range p.conns {
+		if id != keep {
+			p.closeLocked(l)
+		}
+	}
+}
+
+// CloseBelow ends the connection of an identity and those of its modules, but not
+// that of keep.
+func (p *Pool) CloseBelow(id, keep iothub.Identity) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for other, l := range p.conns {
+		if (other == id || other.Parent() == id) && other != keep {
+			p.closeLocked(l)
+		}
+	}
+}
+
+// Subscribe states what an identity wants to hear. A connection is opened if it
+// wants anything. When it wants less than before its connection is closed, and
+// opened again if there is still a wish. It must not be called concurrently for
+// one identity.
+func (p *Pool) Subscribe(id iothub.Identity, w Wants) error {
+	p.mu.Lock()
+	if l := p.conns[id]; l != nil && l.wants.moreThan(w) {
+		p.closeLocked(l)
+	}
+	p.mu.Unlock()
+	if w == (Wants{}) {
+		return nil
+	}
+	l, err := p.hold(id)
+	if err != nil {
+		return err
+	}
+	defer p.release(l)
+	p.mu.Lock()
+	l.wants = w
+	p.mu.Unlock()
+	l.conn.Subscribe(w)
+	return nil
+}
+
+// Up tells whether the identity's connection is up.
+func (p *Pool) Up(id iothub.Identity) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	l := p.conns[id]
+	return l != nil && l.up
+}
+
+// Send sends a message over its sender's connection; done is called once, as Conn
+// says.
+func (p *Pool) Send(m *iothub.Message, lane Lane, done func(error)) {
+	l, err := p.hold(m.Sender())
+	if err != nil {
+		done(err)
+		return
+	}
+	l.conn.SendAsync(m, lane, func(err error) {
+		p.release(l)
+		done(err)
+	})
+}
+
+// Twin fetches the twin of an identity.
+func (p *Pool) Twin(ctx context.Context, id iothub.Identity) (iothub.TwinProperties, error) {
+	l, err := p.hold(id)
+	if err != nil {
+		return iothub.TwinProperties{}, err
+	}
+	defer p.release(l)
+	return l.conn.Twin(ctx)
+}
+
+// PatchReported sends a patch of an identity's reported properties.
+func (p *Pool) PatchReported(ctx context.Context, id iothub.Identity, patch json.RawMessage) error {
+	l, err := p.hold(id)
+	if err != nil {
+		return err
+	}
+	defer p.release(l)
+	return l.conn.PatchReported(ctx, patch)
+}
