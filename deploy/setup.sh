@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what Breakwater's build, run and tests need and this machine lacks: Debian
-# packages and, for the leaf device, npm packages. Says what it does; does nothing
-# when all is there.
+# packages and, for the leaf device and the Node module, npm packages. Says what it
+# does; does nothing when all is there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -44,8 +44,9 @@ if [ ${#need[@]} -gt 0 ]; then
   apt-get install -y -qq --no-install-recommends "${need[@]}" >/dev/null
 fi
 
-leaf=deploy/samples/leaf-node
-if [ ! -e "$leaf/node_modules/.package-lock.json" ] || [ "$leaf/package-lock.json" -nt "$leaf/node_modules/.package-lock.json" ]; then
-  echo "setup: installing the npm packages of $leaf"
-  (cd "$leaf" && npm ci --no-audit --no-fund --loglevel=error && touch node_modules/.package-lock.json)
-fi
+for sample in deploy/samples/leaf-node deploy/samples/module-node; do
+  if [ ! -e "$sample/node_modules/.package-lock.json" ] || [ "$sample/package-lock.json" -nt "$sample/node_modules/.package-lock.json" ]; then
+    echo "setup: installing the npm packages of $sample"
+    (cd "$sample" && npm ci --no-audit --no-fund --loglevel=error && touch node_modules/.package-lock.json)
+  fi
+done

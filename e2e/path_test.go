@@ -27,7 +27,7 @@ func TestPath(t *testing.T) {
 	begin := time.Now()
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Minute)
 	t.Cleanup(cancel)
-	r, err := rig.New(ctx, rig.Options{Root: root, Say: func(s string) {
+	r, err := rig.New(ctx, rig.Options{Root: root, NodeModule: true, Say: func(s string) {
 		t.Logf("%6.1fs %s", time.Since(begin).Seconds(), s)
 	}})
 	if err != nil {
@@ -56,6 +56,7 @@ func TestPath(t *testing.T) {
 		{"an added module is started and nothing else restarted", p.moduleAdded},
 		{"a changed environment restarts that module only", p.moduleChanged},
 		{"a removed module is removed and nothing else restarted", p.moduleRemoved},
+		{"a module made with the stock Node SDK sends, passes on and answers", p.nodeModule},
 		{"an invalid manifest is refused and everything runs on", p.invalidManifest},
 		{"another module's workload API is closed to a module", p.foreignSocket},
 		{"the account of all messages is even", p.accountIsEven},

@@ -26,6 +26,8 @@ type Options struct {
 	// Close removes unless Keep is set.
 	Dir  string
 	Keep bool
+	// NodeModule also pushes the image of the module with the stock Node SDK.
+	NodeModule bool
 	// Say receives a line for what is being done; nil drops them.
 	Say func(string)
 }
@@ -185,8 +187,11 @@ func (r *Rig) serveRegistry() error {
 // PushImages builds the images for this machine and pushes them to the registry.
 func (r *Rig) PushImages(ctx context.Context) (string, error) {
 	r.say("building the images and pushing them to %s", registryPrefix)
-	return r.command(ctx, Device, nil, r.bin("images"),
-		"push", "--root", r.Root, "--platform", "linux/"+goarch(), "--version", imageTag, registryPrefix)
+	args := []string{"push", "--root", r.Root, "--platform", "linux/" + goarch(), "--version", imageTag}
+	if r.NodeModule {
+		args = append(args, "--node")
+	}
+	return r.command(ctx, Device, nil, r.bin("images"), append(args, registryPrefix)...)
 }
 
 const imageTag = "dev"

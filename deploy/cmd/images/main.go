@@ -27,6 +27,7 @@ type cli struct {
 	Version  string   `help:"Version to build in and to use as tag." default:"dev"`
 	Platform []string `help:"Platforms to build." default:"linux/amd64,linux/arm64,linux/arm/v7"`
 	Only     []string `help:"Programs to build; all if not given."`
+	Node     bool     `help:"Also make the sample module of the stock Node SDK, for this machine's platform."`
 
 	Push pushCmd `cmd:"" help:"Build and push to a registry."`
 	Save saveCmd `cmd:"" help:"Build and write one OCI layout folder a program."`
@@ -53,8 +54,8 @@ func main() {
 }
 
 func (p *pushCmd) Run(ctx context.Context, c *cli) error {
-	return c.each(ctx, func(prog image.Program, index v1.ImageIndex) error {
-		ref, err := name.ParseReference(p.Registry + "/" + prog.Name + ":" + c.Version)
+	return c.each(ctx, func(program string, index v1.ImageIndex) error {
+		ref, err := name.ParseReference(p.Registry + "/" + program + ":" + c.Version)
 		if err != nil {
 			return fmt.Errorf("image name: %w", err)
 		}
@@ -66,20 +67,20 @@ func (p *pushCmd) Run(ctx context.Context, c *cli) error {
 }
 
 func (s *saveCmd) Run(ctx context.Context, c *cli) error {
-	return c.each(ctx, func(prog image.Program, index v1.ImageIndex) error {
-		dir := filepath.Join(s.Dir, prog.Name)
+	return c.each(ctx, func(program string, index v1.ImageIndex) error {
+		dir := filepath.Join(s.Dir, program)
 		if err := os.RemoveAll(dir); err != nil {
-			return fmt.Errorf("save %s: %w", prog.Name, err)
+			return fmt.Errorf("save %s: %w", program, err)
 		}
 		if _, err := layout.Write(dir, index); err != nil {
-			return fmt.Errorf("save %s: %w", prog.Name, err)
+			return fmt.Errorf("save %s: %w", program, err)
 		}
 		return report(dir, index)
 	})
 }
 
 // each builds the chosen programs one after the other.
-func (c *cli) each(ctx context.Context, use func(image.Program, v1.ImageIndex) error) error {
+func (c *cli) each(ctx context.Context, use func(program string, index v1.ImageIndex) error) error {
 	var platforms []image.Platform
 	for _, s := range c.Platform {
 		p, err := image.ParsePlatform(s)
@@ -103,11 +104,22 @@ func (c *cli) each(ctx context.Context, use func(image.Program, v1.ImageIndex) e
 		if err != nil {
 			return err
 		}
-		if err := use(p, index); err != nil {
+		if err := use(p.Name, index); err != nil {
 			return err
 		}
 	}
-	return nil
+	if !c.Node {
+		return nil
+	}
+	tree, err := image.NodeModule(ctx, c.Root)
+	if err != nil {
+		return err
+	}
+	index, err := b.TreeIndex(tree)
+	if err != nil {
+		return err
+	}
+	return use(tree.Name, index)
 }
 
 // report prints where an image went and the compressed size for each platform.

@@ -77,21 +77,35 @@ func (b Builder) Index(ctx context.Context, p Program, platforms []Platform) (v1
 	if len(platforms) == 0 {
 		return nil, errors.New("no platform given")
 	}
-	index := mutate.IndexMediaType(empty.Index, types.OCIImageIndex)
+	var images []built
 	for _, pf := range platforms {
 		img, err := b.Image(ctx, p, pf)
 		if err != nil {
 			return nil, err
 		}
+		images = append(images, built{img, pf})
+	}
+	return indexOf(images), nil
+}
+
+// built is an image and what it is for.
+type built struct {
+	image    v1.Image
+	platform Platform
+}
+
+func indexOf(images []built) v1.ImageIndex {
+	index := mutate.IndexMediaType(empty.Index, types.OCIImageIndex)
+	for _, i := range images {
 		index = mutate.AppendManifests(index, mutate.IndexAddendum{
-			Add: img,
+			Add: i.image,
 			Descriptor: v1.Descriptor{
 				MediaType: types.OCIManifestSchema1,
-				Platform:  &v1.Platform{OS: pf.OS, Architecture: pf.Arch, Variant: pf.Variant},
+				Platform:  &v1.Platform{OS: i.platform.OS, Architecture: i.platform.Arch, Variant: i.platform.Variant},
 			},
 		})
 	}
-	return index, nil
+	return index
 }
 
 // Image builds the program for one platform.
@@ -104,29 +118,36 @@ func (b Builder) Image(ctx context.Context, p Program, pf Platform) (v1.Image, e
 	if err != nil {
 		return nil, fmt.Errorf("layer of %s: %w", p.Name, err)
 	}
+	return b.assemble(p.Name, layer, pf, func(c *v1.Config) {
+		c.Entrypoint, c.WorkingDir = []string{"/" + p.Name}, "/"
+		c.ExposedPorts = make(map[string]struct{}, len(p.Ports))
+		for _, port := range p.Ports {
+			c.ExposedPorts[port] = struct{}{}
+		}
+	})
+}
+
+// assemble makes an image of one layer; set completes its configuration.
+func (b Builder) assemble(name string, layer v1.Layer, pf Platform, set func(*v1.Config)) (v1.Image, error) {
 	img := mutate.MediaType(empty.Image, types.OCIManifestSchema1)
 	img = mutate.ConfigMediaType(img, types.OCIConfigJSON)
-	if img, err = mutate.AppendLayers(img, layer); err != nil {
-		return nil, fmt.Errorf("image of %s: %w", p.Name, err)
+	img, err := mutate.AppendLayers(img, layer)
+	if err != nil {
+		return nil, fmt.Errorf("image of %s: %w", name, err)
 	}
 	cfg, err := img.ConfigFile()
 	if err != nil {
-		return nil, fmt.Errorf("image of %s: %w", p.Name, err)
+		return nil, fmt.Errorf("image of %s: %w", name, err)
 	}
 	cfg = cfg.DeepCopy()
 	cfg.OS, cfg.Architecture, cfg.Variant = pf.OS, pf.Arch, pf.Variant
-	cfg.Config.Entrypoint = []string{"/" + p.Name}
-	cfg.Config.WorkingDir = "/"
 	cfg.Config.Labels = map[string]string{
-		"org.opencontainers.image.title":   p.Name,
+		"org.opencontainers.image.title":   name,
 		"org.opencontainers.image.version": b.Version,
 	}
-	cfg.Config.ExposedPorts = make(map[string]struct{}, len(p.Ports))
-	for _, port := range p.Ports {
-		cfg.Config.ExposedPorts[port] = struct{}{}
-	}
+	set(&cfg.Config)
 	if img, err = mutate.ConfigFile(img, cfg); err != nil {
-		return nil, fmt.Errorf("image of %s: %w", p.Name, err)
+		return nil, fmt.Errorf("image of %s: %w", name, err)
 	}
 	return img, nil
 }

@@ -1,0 +1,4 @@
+package image
+
+// ParseLdd reads what ldd prints.
+var ParseLdd = parseLdd
