@@ -1,6 +1,6 @@
 """Runs a Qpid Proton client against a server at the URL given, and fails with
 an exception where the server does not behave. The server is that of
-proton_test.go: it gives "source" as many messages as there is credit for, up
+conformance_test.go: it gives "source" as many messages as there is credit for, up
 to 5 for each drain, and takes all at "target"."""
 import sys
 from proton import Message, symbol, Delivery, int32, uint, ulong, timestamp, Array, Data, UNDESCRIBED
