@@ -93,15 +93,25 @@ func Kill(ctx context.Context, o Options) (result Result, err error) {
 	}
 	defer func() { err = errors.Join(err, h.rig.Close()) }()
 	for n := range o.Cycles {
-		if err := h.killCycle(ctx); err != nil {
+		err := h.killCycle(ctx)
+		if err == nil {
+			err = h.verify(ctx, n)
+		}
+		if err != nil {
 			return h.result, fmt.Errorf("cycle %d: %w", n+1, err)
 		}
 		h.progress(n + 1)
 	}
-	if err = h.settle(ctx); err == nil {
-		err = h.check()
-	}
+	err = h.finish(ctx)
 	return h.result, err
+}
+
+// verify looks at the store of the killed hub, after some of the cycles.
+func (h *harness) verify(ctx context.Context, cycle int) error {
+	if cycle%5 != 0 {
+		return nil
+	}
+	return h.rig.VerifyStore(ctx, h.storage)
 }
 
 func (h *harness) progress(n int) {
@@ -239,6 +249,17 @@ func (h *harness) count(lost, repeats int) {
 	r.Sent, r.Acked = h.ledger.totals()
 	r.Lost, r.Duplicates = lost, repeats
 	r.Reordered = h.ledger.late
+}
+
+// finish ends a run that must not lose anything.
+func (h *harness) finish(ctx context.Context) error {
+	if err := h.settle(ctx); err != nil {
+		return err
+	}
+	if err := h.rig.VerifyStore(ctx, h.storage); err != nil {
+		return err
+	}
+	return h.check()
 }
 
 // check turns what must not be into an error.

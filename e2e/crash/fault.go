@@ -46,15 +46,16 @@ func Fault(ctx context.Context, o Options) (result Result, err error) {
 		from, _ := f.ledger.totals()
 		what, err := f.cycle(ctx)
 		to, _ := f.ledger.totals()
+		if err == nil {
+			err = f.verify(ctx, n)
+		}
 		f.note("cycle %d, messages %d to %d: %s", n+1, from, to-1, what)
 		if err != nil {
 			return f.result, fmt.Errorf("cycle %d, %s: %w", n+1, what, err)
 		}
 		f.progress(n + 1)
 	}
-	if err = f.settle(ctx); err == nil {
-		err = f.check()
-	}
+	err = f.finish(ctx)
 	return f.result, err
 }
 

@@ -174,7 +174,7 @@ func (d *Disk) Unmount() error {
 	}
 	var err error
 	for range 50 {
-		if err = d.server.Unmount(); err == nil {
+		if err = d.unmount(); err == nil {
 			d.server = nil
 			return nil
 		}

@@ -5,10 +5,13 @@ package faultdisk_test
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -200,5 +203,32 @@ func TestFaultsAnswerWithTheirError(t *testing.T) {
 	d.SetFault(faultdisk.None)
 	if err := f.Sync(); err != nil {
 		t.Errorf("after the fault: %v", err)
+	}
+}
+
+func TestCopyOfTheMountElsewhereDoesNotKeepTheDisk(t *testing.T) {
+	d, dir := mounted(t, faultdisk.Ordered)
+	write(t, filepath.Join(dir, "a"), "one", 0, true)
+	holder := exec.Command("unshare", "--mount", "--propagation", "private", "sleep", "60")
+	must(t, holder.Start())
+	defer func() {
+		must(t, holder.Process.Kill())
+		_ = holder.Wait() // killed
+	}()
+	mounts := fmt.Sprintf("/proc/%d/mounts", holder.Process.Pid)
+	for {
+		comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", holder.Process.Pid))
+		must(t, err)
+		if string(comm) == "sleep\n" {
+			break
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	if held, err := os.ReadFile(mounts); err != nil || !bytes.Contains(held, []byte(dir)) {
+		t.Fatalf("the other program has no copy of the mount: %v", err)
+	}
+	must(t, d.PowerCut(faultdisk.DropAll))
+	if got := content(t, filepath.Join(dir, "a")); got != "one" {
+		t.Errorf("after the cut: %q", got)
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -158,6 +159,16 @@ func (r *Rig) StartHub(storage string, env ...string) (*Process, error) {
 			"RuntimeLogLevel=info",
 		}, env...),
 	})
+}
+
+// VerifyStore runs `edgehub store verify` on the storage folder of a hub that does
+// not run.
+func (r *Rig) VerifyStore(ctx context.Context, storage string) error {
+	out, err := exec.CommandContext(ctx, r.bin("edgehub"), "store", "verify", storage).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("edgehub store verify: %w:\n%s", err, out)
+	}
+	return nil
 }
 
 // HubLog is the file that edgehub logs to.

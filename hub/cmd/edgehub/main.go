@@ -25,6 +25,7 @@ type cli struct {
 		Test  routeTestCmd  `cmd:"" help:"Evaluate conditions: one JSON object a line in, one out."`
 		Check routeCheckCmd `cmd:"" help:"Check the routes of a manifest and print what each does."`
 	} `cmd:"" help:"Try and check routes."`
+	Store   storeCmd         `cmd:"" help:"Look at what a stopped hub has stored."`
 	Version kong.VersionFlag `help:"Print the version."`
 }
 

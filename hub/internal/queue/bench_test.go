@@ -105,7 +105,7 @@ func TestBacklogCostsLittle(t *testing.T) {
 		return s, q, time.Since(begin)
 	}
 	dir := t.TempDir()
-	s, q, fresh := start(dir)
+	s, _, fresh := start(dir)
 	_ = s.Close()
 	s, q, empty := start(dir)
 	before := residentKiB(t)

@@ -142,8 +142,11 @@ func (l *bodies) release(b *store.Batch, refs []bodyRef) {
 	}
 }
 
-func (l *bodies) stored(ref bodyRef) int {
-	v, err := l.s.Get(ref.id.key('r'))
+func (l *bodies) stored(ref bodyRef) int { return refsLeft(l.s, ref) }
+
+// refsLeft is how many references to a body are left, by what is stored.
+func refsLeft(s Source, ref bodyRef) int {
+	v, err := s.Get(ref.id.key('r'))
 	if err != nil || len(v) != 3 {
 		return ref.n // nobody has released it yet
 	}

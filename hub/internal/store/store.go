@@ -135,24 +135,7 @@ type Store struct {
 // goroutines: committer, reclaimer, trimmer. Close must be called.
 func Open(dir string, o Options) (*Store, error) {
 	o.defaults()
-	bo := badger.DefaultOptions(dir).
-		WithLogger(badgerLog{o.Logger}).
-		WithSyncWrites(false).
-		WithMemTableSize(memTableSize).
-		WithNumMemtables(2).
-		WithNumLevelZeroTables(2).
-		WithNumLevelZeroTablesStall(4).
-		WithBlockCacheSize(0).
-		WithIndexCacheSize(0).
-		WithCompression(options.None).
-		WithNumCompactors(2).
-		WithValueLogFileSize(1 << 20).
-		WithValueThreshold(MaxValue).
-		WithBaseTableSize(2 << 20).
-		WithBlockSize(16 << 10).
-		WithBaseLevelSize(8 << 20).
-		WithDetectConflicts(false).
-		WithMetricsEnabled(false)
+	bo := badgerOptions(dir, o.Logger)
 	if o.InMemory {
 		bo = bo.WithDir("").WithValueDir("").WithInMemory(true)
 	} else if err := removeEmpty(dir); err != nil {
@@ -182,6 +165,27 @@ func Open(dir string, o Options) (*Store, error) {
 		s.finished.Go(s.trimLoop)
 	}
 	return s, nil
+}
+
+func badgerOptions(dir string, l *slog.Logger) badger.Options {
+	return badger.DefaultOptions(dir).
+		WithLogger(badgerLog{l}).
+		WithSyncWrites(false).
+		WithMemTableSize(memTableSize).
+		WithNumMemtables(2).
+		WithNumLevelZeroTables(2).
+		WithNumLevelZeroTablesStall(4).
+		WithBlockCacheSize(0).
+		WithIndexCacheSize(0).
+		WithCompression(options.None).
+		WithNumCompactors(2).
+		WithValueLogFileSize(1 << 20).
+		WithValueThreshold(MaxValue).
+		WithBaseTableSize(2 << 20).
+		WithBlockSize(16 << 10).
+		WithBaseLevelSize(8 << 20).
+		WithDetectConflicts(false).
+		WithMetricsEnabled(false)
 }
 
 // Close refuses new writes, commits those that wait, and closes the database. It
@@ -230,8 +234,12 @@ func (s *Store) Get(key []byte) ([]byte, error) {
 	if err := s.readable(); err != nil {
 		return nil, err
 	}
+	return get(s.db, key)
+}
+
+func get(db *badger.DB, key []byte) ([]byte, error) {
 	var value []byte
-	err := s.db.View(func(txn *badger.Txn) error {
+	err := db.View(func(txn *badger.Txn) error {
 		item, err := txn.Get(key)
 		if err != nil {
 			return err
@@ -269,7 +277,11 @@ func (s *Store) Scan(prefix, from []byte, fn func(key, value []byte) error) erro
 	if err := s.readable(); err != nil {
 		return err
 	}
-	err := s.db.View(func(txn *badger.Txn) error {
+	return scan(s.db, prefix, from, fn)
+}
+
+func scan(db *badger.DB, prefix, from []byte, fn func(key, value []byte) error) error {
+	err := db.View(func(txn *badger.Txn) error {
 		o := badger.DefaultIteratorOptions
 		o.Prefix = prefix
 		o.PrefetchValues = false // values lie in the tree: nothing to fetch

@@ -404,7 +404,7 @@ func TestBucketsAreSeparate(t *testing.T) {
 	ctx := context.Background()
 	a, b := s.Bucket("a"), s.Bucket("ab")
 	for _, bucket := range []store.Bucket{a, b} {
-		if err := bucket.Put(ctx, "k", []byte(bucket.Key("k"))); err != nil {
+		if err := bucket.Put(ctx, "k", bucket.Key("k")); err != nil {
 			t.Fatal(err)
 		}
 	}

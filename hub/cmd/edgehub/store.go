@@ -1,0 +1,28 @@
+package main
+
+import (
+	"os"
+	"time"
+
+	"github.com/breakwater-iot/breakwater/hub/internal/storecmd"
+)
+
+// storeCmd looks at what a hub has stored; the hub must not run meanwhile.
+type storeCmd struct {
+	Show   storeShowCmd   `cmd:"" help:"Show the queues with counts, bytes and oldest age, and what else is stored."`
+	Verify storeVerifyCmd `cmd:"" help:"Read every record and say what is wrong; exit status 1 if anything is."`
+}
+
+type storeShowCmd struct {
+	Dir string `arg:"" help:"The hub's storage folder." type:"existingdir"`
+}
+
+type storeVerifyCmd struct {
+	Dir string `arg:"" help:"The hub's storage folder." type:"existingdir"`
+}
+
+// Run shows.
+func (c storeShowCmd) Run() error { return storecmd.Show(os.Stdout, c.Dir, time.Now()) }
+
+// Run verifies.
+func (c storeVerifyCmd) Run() error { return storecmd.Verify(os.Stdout, c.Dir, time.Now()) }
