@@ -2,6 +2,7 @@ package amqp
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -13,7 +14,10 @@ import (
 	"github.com/breakwater-iot/breakwater/hub/amqp/wire"
 )
 
-const chunk = 64 << 10
+const (
+	chunk      = 64 << 10 // most that is read or written at once, and kept of a buffer
+	firstChunk = 4 << 10  // a reader begins with so much
+)
 
 // Conn is one connection. Its methods may be called from any goroutine.
 type Conn struct {
@@ -51,8 +55,8 @@ func newConn(nc net.Conn, o Options) *Conn {
 		writes: make(chan []byte), wrote: make(chan written, 1), stop: make(chan struct{}),
 	}
 	c.box.wake = make(chan struct{}, 1)
-	c.free <- make([]byte, chunk)
-	c.free <- make([]byte, chunk)
+	c.free <- nil
+	c.free <- nil
 	return c
 }
 
@@ -147,11 +151,16 @@ func (c *Conn) settle() {
 		c.writes <- out // the writer is idle, so it takes it at once
 	}
 	if c.e.WantsInput() {
-		for _, b := range c.held {
-			c.free <- b[:chunk]
-		}
-		c.held = c.held[:0]
+		c.giveBack()
 	}
+}
+
+// giveBack lets the reader have its buffers again.
+func (c *Conn) giveBack() {
+	for _, b := range c.held {
+		c.free <- b
+	}
+	c.held = c.held[:0]
 }
 
 // lost tells the engine that the transport is gone.
@@ -183,10 +192,7 @@ func (c *Conn) linger() {
 		_ = w.CloseWrite()
 	}
 	for {
-		for _, b := range c.held {
-			c.free <- b[:chunk]
-		}
-		c.held = c.held[:0]
+		c.giveBack()
 		b, ok := <-c.full
 		if !ok {
 			return
@@ -195,8 +201,11 @@ func (c *Conn) linger() {
 	}
 }
 
+// reader reads into buffers that grow with what comes, because most
+// connections are quiet and there may be many.
 func (c *Conn) reader() {
 	defer close(c.full)
+	size := firstChunk
 	for {
 		var b []byte
 		select {
@@ -205,7 +214,14 @@ func (c *Conn) reader() {
 			c.readErr = net.ErrClosed
 			return
 		}
+		if cap(b) < size {
+			b = make([]byte, size)
+		}
+		b = b[:cap(b)]
 		n, err := c.nc.Read(b)
+		if n == len(b) {
+			size = min(2*size, chunk)
+		}
 		if n > 0 {
 			c.full <- b[:n] // has room for both buffers
 		}
@@ -228,7 +244,7 @@ func (c *Conn) writer() {
 			return
 		}
 		err := c.write(b)
-		if cap(b) > 4*chunk {
+		if cap(b) > chunk {
 			b = nil
 		}
 		c.wrote <- written{b, err}
@@ -240,11 +256,23 @@ func (c *Conn) write(b []byte) error {
 		if err := c.nc.SetWriteDeadline(time.Now().Add(c.o.WriteTimeout)); err != nil {
 			return err
 		}
-		n, err := c.nc.Write(b[:min(len(b), chunk)])
+		n, err := c.nc.Write(b[:c.piece(b)])
 		if err != nil {
 			return err
 		}
 		b = b[n:]
 	}
 	return nil
+}
+
+// piece returns how much of b to write at once.
+func (c *Conn) piece(b []byte) int {
+	n := min(len(b), chunk)
+	if !c.o.FramePerWrite {
+		return n
+	}
+	if string(b[:4]) == "AMQP" { // a protocol header
+		return 8
+	}
+	return min(int(binary.BigEndian.Uint32(b)), len(b))
 }

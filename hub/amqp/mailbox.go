@@ -52,6 +52,9 @@ func (b *mailbox) post(c command) bool {
 // take returns what has been posted, valid until the next call.
 func (b *mailbox) take() []command {
 	clear(b.taken)
+	if cap(b.taken) > 1024 {
+		b.taken = nil // what a burst has left
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.taken, b.queue = b.queue, b.taken[:0]

@@ -26,6 +26,9 @@ type Options struct {
 
 	// WriteTimeout is how long the client may leave 64 KiB unread; 1 minute.
 	WriteTimeout time.Duration
+	// FramePerWrite gives each frame to the net.Conn in a Write of its own. Some
+	// clients of the WebSocket binding want one frame for each message.
+	FramePerWrite bool
 	// Linger is how long a finished connection waits for the client to close
 	// it, so that our last words are not lost; 1 second.
 	Linger time.Duration

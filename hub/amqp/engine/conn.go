@@ -94,7 +94,7 @@ func (c *Conn) process(p []byte) {
 		c.in = nil
 		return
 	}
-	if len(p) == 0 && cap(c.in) > 1<<20 {
+	if len(p) == 0 && cap(c.in) > 1<<16 {
 		c.in = nil
 	}
 	c.in = append(c.in[:0], p...)

@@ -62,6 +62,9 @@ func (c *Conn) emit(e Event) { c.events = append(c.events, e) }
 func (c *Conn) Next() (Event, bool) {
 	if c.taken == len(c.events) {
 		c.events, c.taken = c.events[:0], 0
+		if cap(c.events) > 256 {
+			c.events = nil // what a burst has left
+		}
 		return Event{}, false
 	}
 	e := c.events[c.taken]

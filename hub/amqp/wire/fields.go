@@ -35,8 +35,9 @@ func (w *listWriter) value(v Value) {
 	w.wrote(AppendValue(w.b, v))
 }
 
-func (w *listWriter) bool(v, def bool) {
-	if v == def {
+// bool writes a boolean whose default is false.
+func (w *listWriter) bool(v bool) {
+	if !v {
 		w.null()
 		return
 	}
@@ -192,12 +193,8 @@ func (f *fields) present() bool {
 	return f.reader.err == nil
 }
 
-func (f *fields) bool(def bool) bool {
-	if !f.present() {
-		return def
-	}
-	return f.boolValue()
-}
+// bool reads a boolean whose default is false.
+func (f *fields) bool() bool { return f.present() && f.boolValue() }
 
 func (f *fields) boolValue() bool {
 	switch c := f.reader.u8(); c {

@@ -102,20 +102,20 @@ func appendMapSection(b []byte, code byte, m Map) []byte {
 
 func (h *Header) appendTo(b []byte) []byte {
 	w := beginList(b, codeHeader)
-	w.bool(h.Durable, false)
+	w.bool(h.Durable)
 	w.u8(h.Priority, 4)
 	w.optU32(h.TTL)
-	w.bool(h.FirstAcquirer, false)
+	w.bool(h.FirstAcquirer)
 	w.u32Default(h.DeliveryCount, 0)
 	return w.finish()
 }
 
 func (h *Header) readFrom(r *reader) {
 	f := r.list()
-	h.Durable = f.bool(false)
+	h.Durable = f.bool()
 	h.Priority = f.u8(4)
 	h.TTL = f.optU32()
-	h.FirstAcquirer = f.bool(false)
+	h.FirstAcquirer = f.bool()
 	h.DeliveryCount = f.u32(0)
 	f.close()
 }

@@ -159,7 +159,7 @@ func (p *Attach) appendTo(b []byte) []byte {
 		w.wrote(p.Target.appendTo(w.b))
 	}
 	w.mapping(p.Unsettled)
-	w.bool(p.IncompleteUnsettled, false)
+	w.bool(p.IncompleteUnsettled)
 	w.optU32(p.InitialDeliveryCount)
 	w.u64(p.MaxMessageSize)
 	w.symbols(p.OfferedCapabilities)
@@ -172,7 +172,7 @@ func (p *Attach) readFrom(r *reader) {
 	f := r.list()
 	p.Name = f.text()
 	p.Handle = f.needU32("handle")
-	p.Role = Role(f.bool(false))
+	p.Role = Role(f.bool())
 	p.SenderMode, p.ReceiverMode = f.u8(SenderMixed), f.u8(ReceiverFirst)
 	if p.SenderMode > SenderMixed || p.ReceiverMode > ReceiverSecond {
 		f.fail("settle modes %d, %d", p.SenderMode, p.ReceiverMode)
@@ -188,7 +188,7 @@ func (p *Attach) readFrom(r *reader) {
 		p.Target.readFrom(r)
 	}
 	p.Unsettled = f.mapping()
-	p.IncompleteUnsettled = f.bool(false)
+	p.IncompleteUnsettled = f.bool()
 	p.InitialDeliveryCount = f.optU32()
 	p.MaxMessageSize = f.u64()
 	p.OfferedCapabilities, p.DesiredCapabilities = f.symbols(), f.symbols()
@@ -221,8 +221,8 @@ func (p *Flow) appendTo(b []byte) []byte {
 	w.optU32(p.DeliveryCount)
 	w.optU32(p.LinkCredit)
 	w.optU32(p.Available)
-	w.bool(p.Drain, false)
-	w.bool(p.Echo, false)
+	w.bool(p.Drain)
+	w.bool(p.Echo)
 	w.mapping(p.Properties)
 	return w.finish()
 }
@@ -234,7 +234,7 @@ func (p *Flow) readFrom(r *reader) {
 	p.NextOutgoingID = f.needU32("next-outgoing-id")
 	p.OutgoingWindow = f.needU32("outgoing-window")
 	p.Handle, p.DeliveryCount, p.LinkCredit, p.Available = f.optU32(), f.optU32(), f.optU32(), f.optU32()
-	p.Drain, p.Echo = f.bool(false), f.bool(false)
+	p.Drain, p.Echo = f.bool(), f.bool()
 	p.Properties = f.mapping()
 	f.close()
 }
@@ -266,16 +266,16 @@ func (p *Transfer) appendTo(b []byte) []byte {
 	} else {
 		w.null()
 	}
-	w.bool(p.More, false)
+	w.bool(p.More)
 	if p.ReceiverMode.Set {
 		w.u8(p.ReceiverMode.V, 0xff)
 	} else {
 		w.null()
 	}
 	w.state(&p.State)
-	w.bool(p.Resume, false)
-	w.bool(p.Aborted, false)
-	w.bool(p.Batchable, false)
+	w.bool(p.Resume)
+	w.bool(p.Aborted)
+	w.bool(p.Batchable)
 	return w.finish()
 }
 
@@ -289,13 +289,13 @@ func (p *Transfer) readFrom(r *reader) {
 	if f.present() {
 		p.Settled = Some(f.boolValue())
 	}
-	p.More = f.bool(false)
+	p.More = f.bool()
 	p.ReceiverMode = Opt[uint8]{}
 	if f.present() {
 		p.ReceiverMode = Some(f.u8Value())
 	}
 	p.State = f.state()
-	p.Resume, p.Aborted, p.Batchable = f.bool(false), f.bool(false), f.bool(false)
+	p.Resume, p.Aborted, p.Batchable = f.bool(), f.bool(), f.bool()
 	f.close()
 }
 
@@ -315,20 +315,20 @@ func (p *Disposition) appendTo(b []byte) []byte {
 	w.wrote(appendBool(w.b, bool(p.Role)))
 	w.u32(p.First)
 	w.optU32(p.Last)
-	w.bool(p.Settled, false)
+	w.bool(p.Settled)
 	w.state(&p.State)
-	w.bool(p.Batchable, false)
+	w.bool(p.Batchable)
 	return w.finish()
 }
 
 func (p *Disposition) readFrom(r *reader) {
 	f := r.list()
-	p.Role = Role(f.bool(false))
+	p.Role = Role(f.bool())
 	p.First = f.needU32("first")
 	p.Last = f.optU32()
-	p.Settled = f.bool(false)
+	p.Settled = f.bool()
 	p.State = f.state()
-	p.Batchable = f.bool(false)
+	p.Batchable = f.bool()
 	f.close()
 }
 
@@ -342,7 +342,7 @@ type Detach struct {
 func (p *Detach) appendTo(b []byte) []byte {
 	w := beginList(b, codeDetach)
 	w.u32(p.Handle)
-	w.bool(p.Closed, false)
+	w.bool(p.Closed)
 	w.err(p.Error)
 	return w.finish()
 }
@@ -350,7 +350,7 @@ func (p *Detach) appendTo(b []byte) []byte {
 func (p *Detach) readFrom(r *reader) {
 	f := r.list()
 	p.Handle = f.needU32("handle")
-	p.Closed = f.bool(false)
+	p.Closed = f.bool()
 	p.Error = f.err()
 	f.close()
 }

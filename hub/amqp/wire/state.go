@@ -144,8 +144,8 @@ func appendState(b []byte, s *State) []byte {
 	case StateRejected:
 		w.err(s.Error)
 	case StateModified:
-		w.bool(s.DeliveryFailed, false)
-		w.bool(s.UndeliverableHere, false)
+		w.bool(s.DeliveryFailed)
+		w.bool(s.UndeliverableHere)
 		w.mapping(s.Annotations)
 	}
 	return w.finish()
@@ -165,8 +165,8 @@ func (r *reader) readState(s *State) {
 	case StateRejected:
 		s.Error = f.err()
 	case StateModified:
-		s.DeliveryFailed = f.bool(false)
-		s.UndeliverableHere = f.bool(false)
+		s.DeliveryFailed = f.bool()
+		s.UndeliverableHere = f.bool()
 		s.Annotations = f.mapping()
 	}
 	f.close()
