@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -17,6 +18,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/structpb"
 
+	"github.com/breakwater-iot/breakwater/daemon/internal/check"
 	managementv1 "github.com/breakwater-iot/breakwater/proto/management/v1"
 )
 
@@ -169,4 +171,45 @@ func TestDescription(t *testing.T) {
 			t.Errorf("%s: %q, want %q", c.status, got, c.want)
 		}
 	}
+}
+
+func TestCheckReportsAndFails(t *testing.T) {
+	config := filepath.Join(t.TempDir(), "config.toml")
+	if err := os.WriteFile(config, []byte("hostname = 5\n[nonsense]\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		args []string
+		code int
+		out  string // of either stream
+	}{
+		"bad config":       {[]string{"-c", config}, 1, "× configuration file is well-formed - Error\n    line "},
+		"JSON":             {[]string{"-c", config, "-o", "json"}, 1, `"result": "fatal"`},
+		"all left out":     {[]string{"-c", config, "--dont-run", allChecks()}, 0, "13 check(s) were skipped"},
+		"verbose":          {[]string{"-c", config, "--dont-run", allChecks(), "--verbose"}, 0, "- containerd answers - Ignored"},
+		"unknown check":    {[]string{"-c", config, "--dont-run", "nonsense"}, 1, `edgectl: no check "nonsense"`},
+		"unknown output":   {[]string{"-c", config, "-o", "yaml"}, 2, "--output must be one of"},
+		"strict, no fault": {[]string{"-c", config, "--dont-run", allChecks(), "--warnings-as-errors"}, 0, "skipped"},
+	} {
+		var out bytes.Buffer
+		code := run(t.Context(), append([]string{"check"}, c.args...), &out, &out)
+		if code != c.code || !strings.Contains(out.String(), c.out) {
+			t.Errorf("%s: code %d:\n%s", name, code, &out)
+		}
+		if c.code == 1 && strings.Contains(out.String(), "checks have failed") {
+			t.Errorf("%s: says it twice:\n%s", name, &out)
+		}
+	}
+	var out bytes.Buffer
+	if code := run(t.Context(), []string{"check-list"}, &out, &out); code != 0 || strings.Count(out.String(), "\n") != 13+2 {
+		t.Errorf("check-list: code %d:\n%s", code, &out)
+	}
+}
+
+func allChecks() string {
+	var ids []string
+	for _, c := range check.List() {
+		ids = append(ids, c.ID)
+	}
+	return strings.Join(ids, ",")
 }

@@ -1,5 +1,6 @@
 // Command edgectl is the operator's command line on the device: it lists modules,
-// shows their logs and restarts them, through the daemon's management socket.
+// shows their logs and restarts them, through the daemon's management socket, and
+// checks the device.
 package main
 
 import (
@@ -22,10 +23,12 @@ var version = "dev"
 type cli struct {
 	Host string `short:"H" env:"IOTEDGE_HOST" default:"unix:///var/run/iotedge/mgmt.sock" help:"URI of the management API."`
 
-	List    listCmd    `cmd:"" help:"List modules."`
-	Logs    logsCmd    `cmd:"" help:"Show what a module wrote."`
-	Restart restartCmd `cmd:"" help:"Stop and start a module."`
-	Version versionCmd `cmd:"" help:"Print the version."`
+	List      listCmd      `cmd:"" help:"List modules."`
+	Logs      logsCmd      `cmd:"" help:"Show what a module wrote."`
+	Restart   restartCmd   `cmd:"" help:"Stop and start a module."`
+	Check     checkCmd     `cmd:"" help:"Look for what is wrong with this device (as root)."`
+	CheckList checkListCmd `cmd:"" help:"List the checks."`
+	Version   versionCmd   `cmd:"" help:"Print the version."`
 }
 
 // env is what commands work with.
@@ -47,7 +50,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	var c cli
 	exit := -1
 	parser, err := kong.New(&c, kong.Name("edgectl"), kong.Description("Control the IoT Edge runtime of this device."),
-		kong.Writers(stdout, stderr), kong.Exit(func(code int) { exit = code }))
+		kong.Writers(stdout, stderr), kong.Exit(func(code int) { exit = code }), kong.Vars(defaultConfig))
 	if err != nil {
 		fmt.Fprintln(stderr, "edgectl:", err)
 		return 2
@@ -64,7 +67,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if err == nil || ctx.Err() != nil {
 		return 0
 	}
-	fmt.Fprintln(stderr, "edgectl:", describe(err))
+	if !errors.Is(err, errChecks) { // the report has said it
+		fmt.Fprintln(stderr, "edgectl:", describe(err))
+	}
 	return 1
 }
 

@@ -107,7 +107,8 @@ func findPlugin(dirs []string, name string) bool {
 	return false
 }
 
-func checkPlugins(dirs []string) error {
+// CheckPlugins fails with the name of a needed plugin that is in none of the folders.
+func CheckPlugins(dirs []string) error {
 	for _, name := range []string{"bridge", "host-local", "portmap"} {
 		if !findPlugin(dirs, name) {
 			return fmt.Errorf("CNI plugin %s not found in %s (package containernetworking-plugins)", name, strings.Join(dirs, ", "))

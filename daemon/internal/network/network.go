@@ -95,7 +95,7 @@ func Open(ctx context.Context, cfg Config) (*Network, error) {
 	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("network directory: %w", err)
 	}
-	if err := checkPlugins(cfg.PluginDirs); err != nil {
+	if err := CheckPlugins(cfg.PluginDirs); err != nil {
 		return nil, err
 	}
 	if cfg.Log == nil {

@@ -1,0 +1,162 @@
+// Package check finds out what is wrong with a device (spec security-daemon 13.1):
+// a list of named checks that look and change nothing, and their results as text
+// or JSON. What they look at comes through Probes, so that tests can say.
+package check
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/breakwater-iot/breakwater/daemon/internal/config"
+)
+
+// Result is what became of a check.
+type Result string
+
+// The results, by the words of the JSON form.
+const (
+	OK      Result = "ok"
+	Warning Result = "warning"
+	Ignored Result = "ignored" // by --dont-run
+	Skipped Result = "skipped" // because of another check's result, or nothing to look at
+	Fatal   Result = "fatal"   // an error that leaves the others nothing to look at
+	Error   Result = "error"
+)
+
+// Outcome is a result and why.
+type Outcome struct {
+	Result  Result
+	Details []string
+}
+
+func ok() Outcome { return Outcome{Result: OK} }
+
+func failed(format string, args ...any) Outcome {
+	return Outcome{Error, []string{fmt.Sprintf(format, args...)}}
+}
+
+func warning(format string, args ...any) Outcome {
+	return Outcome{Warning, []string{fmt.Sprintf(format, args...)}}
+}
+
+func skipped(format string, args ...any) Outcome {
+	return Outcome{Skipped, []string{fmt.Sprintf(format, args...)}}
+}
+
+// Check is one thing to look at.
+type Check struct {
+	ID, Group string
+	// Name says in words what is well when the check passes.
+	Name string
+	run  func(context.Context, *state) Outcome
+}
+
+// The groups, in order.
+const (
+	Configuration = "Configuration checks"
+	Connectivity  = "Connectivity checks"
+)
+
+// Certificate is one that the daemon uses, with the file that it is in.
+type Certificate struct {
+	File string
+	*x509.Certificate
+}
+
+// ErrNoModule says that no module runs in whose network one could look.
+var ErrNoModule = errors.New("no module runs in the module network")
+
+// Probes look at the device. All are needed.
+type Probes struct {
+	Now      func() time.Time
+	Config   func() (config.Config, error)
+	Hostname func() (string, error)
+	// ConfigChanged is when the config file was written last.
+	ConfigChanged func() (time.Time, error)
+	// Engine returns containerd's version.
+	Engine func(context.Context, config.Config) (string, error)
+	// Plugins fails when a network plugin is missing.
+	Plugins func(config.Config) error
+	// Uptime asks the daemon by its management socket how long it has run.
+	Uptime func(context.Context, config.Config) (time.Duration, error)
+	// EdgeCA and TrustBundle read certificates; none is no error.
+	EdgeCA, TrustBundle func(config.Config) ([]Certificate, error)
+	// ClockOffset is how far a time server's clock is ahead.
+	ClockOffset func(ctx context.Context, server string) (time.Duration, error)
+	// HostConnect opens a TLS connection from the host, ModuleConnect from the
+	// network of a running module (ErrNoModule if there is none).
+	HostConnect, ModuleConnect func(ctx context.Context, cfg config.Config, host string, port int) error
+}
+
+// Options say which checks to run.
+type Options struct {
+	Probes
+	// DontRun are ids to leave out.
+	DontRun []string
+	// HubName replaces the hub to connect to.
+	HubName string
+	// TimeServer is host:port.
+	TimeServer string
+}
+
+// Done is a check that was run, or was not.
+type Done struct {
+	Check
+	Outcome
+}
+
+// timeout bounds one check.
+const timeout = 20 * time.Second
+
+// Run runs all checks, one after the other, and calls each with every one that is
+// done. It fails for unknown ids and when ctx ends.
+func Run(ctx context.Context, o Options, each func(Done)) error {
+	all := List()
+	for _, id := range o.DontRun {
+		if !slices.ContainsFunc(all, func(c Check) bool { return c.ID == id }) {
+			return fmt.Errorf("no check %q; see check-list", id)
+		}
+	}
+	s := &state{Options: o}
+	fatal := ""
+	for _, c := range all {
+		var out Outcome
+		switch {
+		case slices.Contains(o.DontRun, c.ID):
+			out = Outcome{Ignored, []string{"left out on request"}}
+		case fatal != "":
+			out = skipped("not run, because %s failed", fatal)
+		case c.ID != configID && s.cfg == nil:
+			out = skipped("not run, because %s was left out", configID)
+		default:
+			within, cancel := context.WithTimeout(ctx, timeout)
+			out = c.run(within, s)
+			cancel()
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if out.Result == Fatal {
+			fatal = c.ID
+		}
+		each(Done{c, out})
+	}
+	return nil
+}
+
+// state is what checks know of each other.
+type state struct {
+	Options
+	cfg *config.Config
+}
+
+func (s *state) hub() string {
+	if s.HubName != "" {
+		return s.HubName
+	}
+	return s.cfg.Device.Gateway
+}
