@@ -161,10 +161,15 @@ func (q queues) Collect(c chan<- prometheus.Metric) {
 // Size notes the size of a message.
 func (m *Metrics) Size(id string, bytes int) { m.size.WithLabelValues(id).Observe(float64(bytes)) }
 
+// Handler serves the page of metrics.
+func (m *Metrics) Handler() http.Handler {
+	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{})
+}
+
 // Serve serves GET /metrics, and nothing else, on the listener until ctx ends.
 func (m *Metrics) Serve(ctx context.Context, l net.Listener) error {
 	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{}))
+	mux.Handle("GET /metrics", m.Handler())
 	s := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: time.Minute}
 	stop := context.AfterFunc(ctx, func() { _ = s.Close() })
 	defer stop()
