@@ -184,10 +184,9 @@ func (c *Conn) finish() {
 
 // linger lets the client read our last words before the transport is closed.
 func (c *Conn) linger() {
-	if c.broken {
+	if c.broken || c.nc.SetReadDeadline(time.Now().Add(c.o.Linger)) != nil {
 		return
 	}
-	_ = c.nc.SetReadDeadline(time.Now().Add(c.o.Linger))
 	if w, ok := c.nc.(interface{ CloseWrite() error }); ok {
 		_ = w.CloseWrite()
 	}

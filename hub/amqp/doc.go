@@ -16,6 +16,56 @@
 // block; what takes time is done elsewhere and answered later. Every method of
 // this package's types may be called from any goroutine, inside handlers too.
 //
+// # Use
+//
+// A program accepts connections in its own way (TCP, TLS, a WebSocket as
+// net.Conn) and gives each to a server:
+//
+//	server := &amqp.Server{
+//		NewConn: func(c *amqp.Conn) amqp.ConnHandler { return &handler{conn: c} },
+//		Options: amqp.Options{Options: engine.Options{Mechanisms: []string{"PLAIN", "ANONYMOUS"}}},
+//	}
+//	for {
+//		nc, err := listener.Accept()
+//		...
+//		go server.Serve(ctx, nc)
+//	}
+//
+// The handler answers what it is asked. A question need not be answered at
+// once: keep it, look the answer up elsewhere, and answer from there.
+//
+//	func (h *handler) OnSASL(s *amqp.SASL) {
+//		if s.Mechanism() == "PLAIN" {
+//			_, user, password, ok := amqp.Plain(s.Response)
+//			...
+//		}
+//		s.Accept()
+//	}
+//	func (h *handler) OnOpen(o *amqp.Open) { o.Accept() }
+//	func (h *handler) OnAttach(a *amqp.Attach) {
+//		switch {
+//		case !h.knows(a.Address()):
+//			a.Refuse(wire.Errorf(wire.CondNotFound, "no node %q", a.Address()))
+//		case a.ClientSends():
+//			a.AcceptReceiver(h, amqp.ReceiverOptions{Window: 1000})
+//		default:
+//			h.out = a.AcceptSender(h, amqp.SenderOptions{})
+//		}
+//	}
+//	func (h *handler) OnDelivery(d *amqp.Delivery) {
+//		m, err := d.Message()
+//		...
+//		h.store(m, func(err error) { d.Accept() }) // when it is on disk
+//	}
+//
+// The example is a whole program of that kind.
+//
+// Dynamic nodes, filters, addresses and outcomes have no meaning here: the
+// handler sees what the client asks for, and Reply says what it gets. A client
+// that is to go elsewhere gets its link accepted and then detached with an
+// amqp:link:redirect. To offer SASL EXTERNAL only to clients with a
+// certificate, copy the server and change Mechanisms.
+//
 // # Order and bounds
 //
 // Messages of one link keep their order in both directions. Dispositions are

@@ -53,6 +53,7 @@ type Conn struct {
 	credits  []*Link    // receiving links whose credit may need a refill
 	drains   []*Link    // sending links whose drain can be answered
 	touched  []*Session // sessions with something for Flush
+	ids      []uint32   // scratch
 	transfer wire.Transfer
 	flow     wire.Flow
 	dispo    wire.Disposition

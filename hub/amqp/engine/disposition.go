@@ -49,7 +49,8 @@ func (s *Session) onDisposition(p *wire.Disposition) {
 		return
 	}
 	if p.Role == wire.RoleReceiver {
-		for _, id := range within(s.outgoing, p.First, last) {
+		s.c.ids = within(s.c.ids[:0], s.outgoing, p.First, last)
+		for _, id := range s.c.ids {
 			s.outgoing[id].onDisposition(p)
 		}
 		return
@@ -57,7 +58,8 @@ func (s *Session) onDisposition(p *wire.Disposition) {
 	if !p.Settled {
 		return
 	}
-	for _, id := range within(s.incoming, p.First, last) {
+	s.c.ids = within(s.c.ids[:0], s.incoming, p.First, last)
+	for _, id := range s.c.ids {
 		d := s.incoming[id]
 		delete(s.incoming, id)
 		d.settled = true
@@ -65,10 +67,9 @@ func (s *Session) onDisposition(p *wire.Disposition) {
 	}
 }
 
-// within returns the ids from first to last that m has, in order. It looks
-// into the range or through the map, whichever is smaller.
-func within[T any](m map[uint32]T, first, last uint32) []uint32 {
-	var ids []uint32
+// within appends the ids from first to last that m has, in order. It looks into
+// the range or through the map, whichever is smaller.
+func within[T any](ids []uint32, m map[uint32]T, first, last uint32) []uint32 {
 	if n := last - first; uint64(n) <= uint64(len(m)) {
 		for i := uint32(0); i <= n; i++ {
 			if _, ok := m[first+i]; ok {

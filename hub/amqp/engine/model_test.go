@@ -148,38 +148,41 @@ func (s *script) act() {
 	}
 }
 
-func TestNoOrderOfFramesBreaksTheEngine(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		p := open(t, engine.Options{MaxMessageSize: 1000, MaxPartial: 1500, MaxLinks: 6, IncomingWindow: 30, MaxUnsettled: 5, MaxQueue: 5})
-		s := &script{t: t, p: p, owed: make(map[*engine.Outgoing]bool)}
-		for range rapid.IntRange(1, 60).Draw(t, "steps") {
-			if p.c.Done() {
-				break
-			}
-			s.frame()
-			s.events()
-			s.act()
-			p.collect() // also flushes
-			s.events()
-			if partial, _, links, sessions := p.c.Held(); partial < 0 || partial > 2500 || links < 0 || links > 7 || sessions > 10 {
-				t.Fatal(p.c.Held())
-			}
+func TestNoOrderOfFramesBreaksTheEngine(t *testing.T) { rapid.Check(t, anyOrder) }
+
+// FuzzOrder is the same, guided by coverage.
+func FuzzOrder(f *testing.F) { f.Fuzz(rapid.MakeFuzz(anyOrder)) }
+
+func anyOrder(t *rapid.T) {
+	p := open(t, engine.Options{MaxMessageSize: 1000, MaxPartial: 1500, MaxLinks: 6, IncomingWindow: 30, MaxUnsettled: 5, MaxQueue: 5})
+	s := &script{t: t, p: p, owed: make(map[*engine.Outgoing]bool)}
+	for range rapid.IntRange(1, 60).Draw(t, "steps") {
+		if p.c.Done() {
+			break
 		}
-		p.c.Abort(nil)
+		s.frame()
 		s.events()
-		for _, d := range s.ins {
-			d.Settle(wire.Accepted())
-		}
-		if partial, buffered, links, sessions := p.c.Held(); partial != 0 || buffered != 0 || links != 0 || sessions != 0 {
+		s.act()
+		p.collect() // also flushes
+		s.events()
+		if partial, _, links, sessions := p.c.Held(); partial < 0 || partial > 2500 || links < 0 || links > 7 || sessions > 10 {
 			t.Fatal(p.c.Held())
 		}
-		if len(s.live) != 0 || len(s.owed) != 0 {
-			t.Fatalf("%d links and %d messages without an end", len(s.live), len(s.owed))
+	}
+	p.c.Abort(nil)
+	s.events()
+	for _, d := range s.ins {
+		d.Settle(wire.Accepted())
+	}
+	if partial, buffered, links, sessions := p.c.Held(); partial != 0 || buffered != 0 || links != 0 || sessions != 0 {
+		t.Fatal(p.c.Held())
+	}
+	if len(s.live) != 0 || len(s.owed) != 0 {
+		t.Fatalf("%d links and %d messages without an end", len(s.live), len(s.owed))
+	}
+	for {
+		if _, ok := p.maybe(); !ok {
+			break
 		}
-		for {
-			if _, ok := p.maybe(); !ok {
-				break
-			}
-		}
-	})
+	}
 }
