@@ -94,13 +94,14 @@ func (o *Open) Refuse(err *wire.Error) {
 // Attach is a link that waits to be accepted or refused, once. Later answers
 // do nothing.
 type Attach struct {
-	c    *Conn
-	l    *engine.Link
-	done atomic.Bool
+	c      *Conn
+	l      *engine.Link
+	client *wire.Attach
+	done   atomic.Bool
 }
 
 // Client returns the client's attach, which must not be changed.
-func (a *Attach) Client() *wire.Attach { return a.l.Attach() }
+func (a *Attach) Client() *wire.Attach { return a.client }
 
 // Channel tells sessions of the connection apart: the client's channel.
 func (a *Attach) Channel() uint16 { return a.l.Session().Channel() }
@@ -112,7 +113,7 @@ func (a *Attach) ClientSends() bool { return a.l.Role() == wire.RoleReceiver }
 // Address returns the address of the node that the client wants: of the target
 // when it sends, of the source when it receives; "" when there is none.
 func (a *Attach) Address() string {
-	switch p := a.l.Attach(); {
+	switch p := a.client; {
 	case a.ClientSends() && p.Target != nil:
 		return p.Target.Address
 	case !a.ClientSends() && p.Source != nil:

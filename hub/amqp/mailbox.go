@@ -104,7 +104,7 @@ func (c *Conn) event(e *engine.Event) {
 	case engine.EventOpen:
 		c.handler.OnOpen(&Open{Open: e.Open, c: c})
 	case engine.EventAttach:
-		a := &Attach{c: c, l: e.Link}
+		a := &Attach{c: c, l: e.Link, client: e.Link.Attach()}
 		e.Link.Data = &linkData{}
 		c.handler.OnAttach(a)
 	case engine.EventDetach:

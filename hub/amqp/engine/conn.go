@@ -45,6 +45,7 @@ type Conn struct {
 	sessions map[uint16]*Session // by the client's channel
 	channels []*Session          // by our channel; nil: free
 	links    int
+	linkCost int // bytes that their attaches take
 
 	partial  int // bytes of incomplete deliveries
 	buffered int // bytes of complete deliveries that are not settled

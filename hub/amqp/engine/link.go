@@ -30,6 +30,7 @@ type Link struct {
 	state         linkState
 	local, remote uint32
 	attach        *wire.Attach
+	cost          int  // bytes that attach takes
 	told          bool // EventDetach was emitted or is not owed
 
 	deliveryCount uint32
@@ -66,6 +67,10 @@ func (l *Link) Attach() *wire.Attach { return l.attach }
 // Attached tells whether the link is attached.
 func (l *Link) Attached() bool { return l.state == linkAttached }
 
+// spareLinks is how many refused links may wait for the client's detach when
+// there are MaxLinks.
+const spareLinks = 64
+
 // attach handles the client's attach.
 func (s *Session) attach(p *wire.Attach) {
 	c := s.c
@@ -85,7 +90,11 @@ func (s *Session) attach(p *wire.Attach) {
 		s.End(wire.Errorf(wire.CondResourceLimitExceeded, "no handle is free"))
 		return
 	}
-	l := &Link{s: s, c: c, role: !p.Role, local: uint32(local), remote: p.Handle, attach: p}
+	if c.links >= c.o.MaxLinks+spareLinks {
+		c.fail(wire.Errorf(wire.CondResourceLimitExceeded, "more than %d links", c.o.MaxLinks))
+		return
+	}
+	l := &Link{s: s, c: c, role: !p.Role, local: uint32(local), remote: p.Handle, attach: p, cost: c.dec.Cost()}
 	if l.role == wire.RoleReceiver {
 		l.deliveryCount = p.InitialDeliveryCount.Or(0)
 	}
@@ -95,6 +104,8 @@ func (s *Session) attach(p *wire.Attach) {
 	switch {
 	case c.links >= c.o.MaxLinks:
 		refusal = wire.Errorf(wire.CondResourceLimitExceeded, "more than %d links", c.o.MaxLinks)
+	case c.linkCost+l.cost > c.o.MaxLinkBytes:
+		refusal = wire.Errorf(wire.CondResourceLimitExceeded, "too much about links")
 	case p.Target != nil && p.Target.Coordinator:
 		refusal = wire.Errorf(wire.CondNotImplemented, "transactions")
 	case old != nil && c.o.Steal != nil && !c.o.Steal(old):
@@ -107,6 +118,7 @@ func (s *Session) attach(p *wire.Attach) {
 	}
 	s.locals[local], s.handles[p.Handle] = l, l
 	c.links++
+	c.linkCost += l.cost
 	if refusal != nil {
 		l.refuse(refusal)
 		return
@@ -183,6 +195,8 @@ func (l *Link) refuse(err *wire.Error) {
 	l.told = true
 	l.refusedAttach()
 	l.sendDetach(true, err)
+	l.c.linkCost -= l.cost // the client may be slow to detach; keep nothing of it
+	l.attach, l.cost = &wire.Attach{}, 0
 }
 
 // refusedAttach writes the attach that must precede the detach of a link that
@@ -262,6 +276,8 @@ func (s *Session) release(l *Link) {
 	s.locals[l.local] = nil
 	delete(s.handles, l.remote)
 	s.c.links--
+	s.c.linkCost -= l.cost
+	l.cost = 0
 }
 
 // onFlow handles the link's part of a flow.

@@ -1,6 +1,7 @@
 package engine_test
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
@@ -33,6 +34,10 @@ func TestViolationsEndTheSession(t *testing.T) {
 		"no delivery-id": {func(p *peer) {
 			p.receiverLink(0, wire.Attach{}, 1)
 			p.send(0, &wire.Transfer{}, "x")
+		}, wire.CondInvalidField},
+		"delivery-tag too long": {func(p *peer) {
+			p.receiverLink(0, wire.Attach{}, 1)
+			p.send(0, &wire.Transfer{DeliveryID: wire.Some(uint32(1)), DeliveryTag: make([]byte, 33)}, "x")
 		}, wire.CondInvalidField},
 		"delivery-id twice": {func(p *peer) {
 			p.receiverLink(0, wire.Attach{}, 9)
@@ -99,6 +104,75 @@ func TestViolationsDetachTheLink(t *testing.T) {
 			p.quiet()
 		})
 	}
+}
+
+func TestWhatIsKeptOfLinksIsBounded(t *testing.T) {
+	p := open(t, engine.Options{MaxLinks: 5, MaxLinkBytes: 2000})
+	attach := func(handle uint32, size int) {
+		p.send(0, &wire.Attach{Name: fmt.Sprint(handle), Handle: handle, Role: wire.RoleReceiver, Properties: wire.Map{}.WithSymbol("k", wire.String(strings.Repeat("x", size)))}, "")
+	}
+	for i := range uint32(2) {
+		attach(i, 600)
+		p.check(p.event(engine.EventAttach).Link.AcceptAttach(engine.AttachReply{}))
+		p.next()
+	}
+	attach(2, 1000)
+	p.detached(wire.CondResourceLimitExceeded)
+	p.send(0, &wire.Detach{Handle: 0, Closed: true}, "")
+	p.next()
+	attach(3, 600) // the bytes are there again
+	p.event(engine.EventDetach)
+	p.event(engine.EventAttach)
+	for i := range uint32(100) { // refused, and never detached by the client
+		if p.c.Err() == nil {
+			attach(10+i, 1900)
+		}
+	}
+	p.closed(wire.CondResourceLimitExceeded)
+	if p.c.LinkCost() != 0 {
+		t.Fatal(p.c.LinkCost())
+	}
+}
+
+// A gateway holds a session for each of its devices, and names their links
+// alike.
+func TestManySessionsOnOneConnection(t *testing.T) {
+	p := newPeer(t, engine.Options{})
+	p.raw(header)
+	p.send(0, &wire.Open{ContainerID: "gateway", MaxFrameSize: 512, ChannelMax: 8191}, "")
+	p.event(engine.EventOpen)
+	p.check(p.c.AcceptOpen())
+	p.take(8)
+	p.next()
+	const sessions = 2000
+	links := make([]*engine.Link, sessions)
+	for i := range uint16(sessions) {
+		p.send(i, &wire.Begin{IncomingWindow: 10, HandleMax: 10}, "")
+		p.event(engine.EventBegin)
+		p.send(i, &wire.Attach{Name: "TwinReceiverLink", Role: wire.RoleReceiver}, "")
+		p.send(i, &wire.Flow{IncomingWindow: 10, Handle: wire.Some(uint32(0)), LinkCredit: wire.Some(uint32(1))}, "")
+		links[i] = p.event(engine.EventAttach).Link
+		p.check(links[i].AcceptAttach(engine.AttachReply{}))
+		p.event(engine.EventCredit)
+		p.next()
+		p.next()
+	}
+	links[7].Session().End(wire.Errorf(wire.CondDetachForced, "one of them"))
+	p.next()
+	for i, l := range links {
+		if err := l.Send(&engine.Outgoing{Payload: []byte("x")}); (err == nil) != (i != 7) {
+			t.Fatal(i, err)
+		}
+	}
+	for i := range sessions {
+		if i == 7 {
+			continue
+		}
+		if f := p.next(); f.channel != uint16(i) {
+			t.Fatalf("%d: %d %+v", i, f.channel, f.p)
+		}
+	}
+	p.quiet()
 }
 
 func TestARefusedLinkIsAttachedWithoutItsTerminus(t *testing.T) {

@@ -14,6 +14,7 @@ type Options struct {
 	ChannelMax          uint16        // highest channel, so one less than the sessions; 8191
 	HandleMax           uint32        // highest handle, so one less than the links of a session; 1023
 	MaxLinks            int           // links of a connection; 16384
+	MaxLinkBytes        int           // bytes that what the peer says about its links may take; 32 MiB
 	IncomingWindow      uint32        // frames that the peer may send ahead on a session; 5000
 	OutgoingWindow      uint32        // announced to the peer, not enforced; 5000
 	IdleTimeout         time.Duration // announced to the peer; 4 min; negative: none
@@ -55,6 +56,7 @@ func (o Options) withDefaults() Options {
 	def(&o.ChannelMax, 8191)
 	def(&o.HandleMax, 1023)
 	def(&o.MaxLinks, 16384)
+	def(&o.MaxLinkBytes, 32<<20)
 	def(&o.IncomingWindow, 5000)
 	def(&o.OutgoingWindow, 5000)
 	def(&o.IdleTimeout, 4*time.Minute)

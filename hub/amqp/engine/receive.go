@@ -97,6 +97,10 @@ func (l *Link) newDelivery(p *wire.Transfer) *Delivery {
 		l.s.End(wire.Errorf(wire.CondInvalidField, "transfer without delivery-id"))
 		return nil
 	}
+	if len(p.DeliveryTag) > 32 {
+		l.s.End(wire.Errorf(wire.CondInvalidField, "delivery-tag of %d bytes", len(p.DeliveryTag)))
+		return nil
+	}
 	if l.s.incoming[p.DeliveryID.V] != nil {
 		l.s.End(wire.Errorf(wire.CondInvalidField, "delivery %d is not settled yet", p.DeliveryID.V))
 		return nil

@@ -164,6 +164,7 @@ func (r *reader) list() fields {
 			return fields{r, 0, r.off}
 		}
 		n, end := r.compound(c == 0xd0, 1)
+		r.elements -= n // fields are not values that are kept
 		return fields{r, n, end}
 	default:
 		r.fail("constructor 0x%02x instead of a list", c)

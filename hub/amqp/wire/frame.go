@@ -105,6 +105,10 @@ func (d *Decoder) Decode(typ uint8, body []byte) (p Performative, payload []byte
 	return p, body[d.r.off:], nil
 }
 
+// Cost returns about how many bytes the result of the last Decode takes in
+// memory, strings and values included, for limits on what is kept.
+func (d *Decoder) Cost() int { return len(d.r.b) + 64*d.r.elements }
+
 func (d *Decoder) performative(code uint64) Performative {
 	switch code {
 	case codeOpen:
