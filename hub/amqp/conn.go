@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/breakwater-iot/breakwater/hub/amqp/engine"
@@ -34,6 +35,7 @@ type Conn struct {
 	ioErr   error
 	broken  bool // nothing can be written any more
 
+	hurry      atomic.Bool // the connection is over but for the last words
 	free, full chan []byte // buffers to and from the reader
 	readErr    error       // set before full is closed
 	writes     chan []byte
@@ -102,6 +104,9 @@ func (c *Conn) loop(ctx context.Context) {
 		c.settle()
 		if c.broken || c.e.Done() && !c.writing {
 			return
+		}
+		if c.e.Done() && !c.hurry.Swap(true) {
+			_ = c.nc.SetWriteDeadline(time.Now().Add(c.o.Linger))
 		}
 		var due <-chan time.Time
 		if d := c.e.Deadline(); !d.IsZero() {
@@ -254,6 +259,9 @@ func (c *Conn) write(b []byte) error {
 	for len(b) > 0 {
 		if err := c.nc.SetWriteDeadline(time.Now().Add(c.o.WriteTimeout)); err != nil {
 			return err
+		}
+		if c.hurry.Load() {
+			_ = c.nc.SetWriteDeadline(time.Now().Add(c.o.Linger))
 		}
 		n, err := c.nc.Write(b[:c.piece(b)])
 		if err != nil {

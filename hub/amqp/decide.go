@@ -130,7 +130,9 @@ func (a *Attach) Refuse(err *wire.Error) {
 }
 
 // Reply is what a link is accepted with. The zero Reply echoes source and
-// target of the client, as most clients expect.
+// target of the client, as most clients expect. A client that wants a node made
+// (dynamic) is refused with amqp:not-implemented unless Source or Target names
+// one; the link's handler then hears OnDetach at once.
 type Reply struct {
 	Source     *wire.Source
 	Target     *wire.Target

@@ -29,8 +29,9 @@ type Options struct {
 	// FramePerWrite gives each frame to the net.Conn in a Write of its own. Some
 	// clients of the WebSocket binding want one frame for each message.
 	FramePerWrite bool
-	// Linger is how long a finished connection waits for the client to close
-	// it, so that our last words are not lost; 1 second.
+	// Linger is how long a finished connection takes to write its last words,
+	// and then waits for the client to close it, so that they are not lost;
+	// 1 second.
 	Linger time.Duration
 	// Log gets what goes wrong on a connection, at level debug; nil: nothing.
 	Log *slog.Logger

@@ -94,6 +94,28 @@ func TestClientsThatDoNotReadAreCutOff(t *testing.T) {
 	})
 }
 
+func TestStoppingDoesNotWaitForAClientThatDoesNotRead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ours, theirs := net.Pipe()
+		n := &node{closed: make(chan error, 1)}
+		s := &amqp.Server{NewConn: func(*amqp.Conn) amqp.ConnHandler { return n }}
+		ctx, stop := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
+		wg.Go(func() { _ = s.Serve(ctx, ours) })
+		hello := []byte("AMQP\x00\x01\x00\x00")
+		hello, _ = wire.AppendFrame(hello, wire.FrameAMQP, 0, &wire.Open{}, nil, 512)
+		_, _ = theirs.Write(hello)
+		began := time.Now()
+		stop()
+		<-n.closed
+		if took := time.Since(began); took > 7*time.Second { // for the client's close, and for writing
+			t.Fatal(took)
+		}
+		wg.Wait()
+		_ = theirs.Close()
+	})
+}
+
 // A client that asks and never reads must not make the server hold its answers.
 func TestAnswersToAClientThatDoesNotReadAreBounded(t *testing.T) {
 	n := &node{}

@@ -16,6 +16,10 @@ const (
 	linkGone
 )
 
+// ErrDynamic is returned by AcceptAttach for a client that wants a node made,
+// when the reply does not name one; the link is refused.
+var ErrDynamic = errors.New("amqp: no address for a dynamic node")
+
 // ErrLinkGone is returned for links that are not attached.
 var ErrLinkGone = errors.New("amqp: link is not attached")
 
@@ -143,7 +147,7 @@ type AttachReply struct {
 }
 
 // AcceptAttach attaches the link of an EventAttach. It returns ErrLinkGone
-// when the link has gone meanwhile.
+// when the link has gone meanwhile, and ErrDynamic.
 func (l *Link) AcceptAttach(r AttachReply) error {
 	if l.state != linkAttaching {
 		return ErrLinkGone
@@ -159,6 +163,11 @@ func (l *Link) AcceptAttach(r AttachReply) error {
 	}
 	if r.Target != nil {
 		reply.Target = r.Target
+	}
+	if l.role == wire.RoleSender && reply.Source != nil && reply.Source.Dynamic && reply.Source.Address == "" ||
+		l.role == wire.RoleReceiver && reply.Target != nil && reply.Target.Dynamic && reply.Target.Address == "" {
+		l.refuse(wire.Errorf(wire.CondNotImplemented, "dynamic nodes"))
+		return ErrDynamic
 	}
 	if reply.MaxMessageSize == 0 {
 		reply.MaxMessageSize = l.c.o.MaxMessageSize

@@ -208,6 +208,24 @@ func TestAcceptedLinksEchoWhatTheClientAskedFor(t *testing.T) {
 	}
 }
 
+func TestDynamicNodesNeedAnAddress(t *testing.T) {
+	p := open(t, engine.Options{})
+	ask := func() *engine.Link {
+		p.send(0, &wire.Attach{Name: "n", Role: wire.RoleReceiver, Source: &wire.Source{Dynamic: true}}, "")
+		return p.event(engine.EventAttach).Link
+	}
+	if err := ask().AcceptAttach(engine.AttachReply{}); err != engine.ErrDynamic {
+		t.Fatal(err)
+	}
+	p.detached(wire.CondNotImplemented)
+	p.send(0, &wire.Detach{Closed: true}, "")
+	p.noEvent()
+	p.check(ask().AcceptAttach(engine.AttachReply{Source: &wire.Source{Dynamic: true, Address: "made"}}))
+	if a := p.next().p.(*wire.Attach); a.Source.Address != "made" {
+		t.Fatalf("%+v", a.Source)
+	}
+}
+
 func TestALinkThatLeavesBeforeItIsAccepted(t *testing.T) {
 	p := open(t, engine.Options{})
 	p.send(0, &wire.Attach{Name: "n"}, "")

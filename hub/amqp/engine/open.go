@@ -110,6 +110,9 @@ func (c *Conn) SASLChallenge(challenge []byte) error {
 	return nil
 }
 
+// minKeepAlive limits how many heartbeats a client can ask for.
+const minKeepAlive = 20 * time.Millisecond
+
 // opening handles the first frame of the AMQP layer.
 func (c *Conn) opening(channel uint16, p wire.Performative) {
 	open, ok := p.(*wire.Open)
@@ -122,7 +125,7 @@ func (c *Conn) opening(channel uint16, p wire.Performative) {
 	c.maxFrame = min(max(open.MaxFrameSize, wire.MinMaxFrameSize), 65536)
 	c.keepAlive = time.Duration(open.IdleTimeout) * time.Millisecond / 2
 	if open.IdleTimeout > 0 {
-		c.keepAlive = max(c.keepAlive, time.Millisecond)
+		c.keepAlive = max(c.keepAlive, minKeepAlive)
 	}
 	c.phase = phaseOpenDecision
 	c.emit(Event{Kind: EventOpen, Open: open})
