@@ -19,7 +19,9 @@ import (
 
 	"github.com/breakwater-iot/breakwater/hub/internal/auth"
 	"github.com/breakwater-iot/breakwater/hub/internal/edge"
+	httphead "github.com/breakwater-iot/breakwater/hub/internal/head/http"
 	"github.com/breakwater-iot/breakwater/hub/internal/head/mqtt"
+	"github.com/breakwater-iot/breakwater/hub/internal/head/ws"
 	"github.com/breakwater-iot/breakwater/hub/internal/metrics"
 	"github.com/breakwater-iot/breakwater/hub/internal/scope"
 	"github.com/breakwater-iot/breakwater/hub/internal/seal"
@@ -35,7 +37,7 @@ import (
 	"github.com/breakwater-iot/breakwater/proto/workload"
 )
 
-const mqttPort = "8883"
+const mqttPort = 8883
 
 // program is everything that edgehub is made of.
 type program struct {
@@ -205,38 +207,57 @@ func (p *program) run(ctx context.Context) error {
 		return err
 	})
 	if p.set.MetricsEnabled {
-		l, err := net.Listen("tcp", ":"+strconv.Itoa(p.set.MetricsPort))
-		if err != nil {
-			return fmt.Errorf("metrics listener: %w", err)
-		}
-		g.Go(func() error { return p.metrics.Serve(ctx, l) })
+		g.Go(func() error {
+			l, err := net.Listen("tcp", ":"+strconv.Itoa(p.set.MetricsPort))
+			if err != nil {
+				return fmt.Errorf("metrics listener: %w", err)
+			}
+			return p.metrics.Serve(ctx, l)
+		})
 	}
-	if p.set.MQTTEnabled {
-		g.Go(func() error { return p.serveMQTT(ctx) })
-	}
+	g.Go(func() error { return p.serveHeads(ctx) })
 	stopped := context.AfterFunc(ctx, func() { p.log.Info("edgehub ends") })
 	defer stopped()
 	return g.Wait()
 }
 
-func (p *program) serveMQTT(ctx context.Context) error {
+// serveHeads serves clients, from when there is a configuration.
+func (p *program) serveHeads(ctx context.Context) error {
 	select {
 	case <-ctx.Done():
 		return nil
 	case <-p.hub.Configured():
 	}
-	head, err := mqtt.New(mqtt.Options{
-		Backend: p.hub, Logger: p.log, Flavor: mqtt.Edge, MaxClients: p.set.MaxClients,
-		TLS:      &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: p.cert.GetCertificate},
+	secure := &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: p.cert.GetCertificate}
+	devices, err := mqtt.New(mqtt.Options{
+		Backend: p.hub, Logger: p.log, Flavor: mqtt.Edge, MaxClients: p.set.MaxClients, TLS: secure,
 		Sessions: edge.Sessions(p.store.Bucket("sessions")),
 	})
 	if err != nil {
 		return fmt.Errorf("MQTT head: %w", err)
 	}
-	l, err := net.Listen("tcp", ":"+mqttPort)
-	if err != nil {
-		return fmt.Errorf("MQTT listener: %w", err)
+	g, ctx := errgroup.WithContext(ctx)
+	sockets := make(map[string]ws.Serve)
+	if p.set.MQTTEnabled {
+		sockets["mqtt"] = devices.ServeWebSocket
+		g.Go(func() error { return p.serve(ctx, "MQTT", mqttPort, devices.Serve) })
 	}
-	p.log.Info("MQTT is served", "address", l.Addr().String())
-	return head.Serve(ctx, l)
+	if p.set.HTTPEnabled {
+		https := httphead.New(httphead.Options{
+			Backend: p.hub, TLS: secure, WebSockets: sockets, Metrics: p.metrics.Handler(),
+			MaxConnections: 4*p.set.MaxClients + 64, Logger: p.log,
+		})
+		g.Go(func() error { return p.serve(ctx, "HTTPS", p.set.HTTPPort, https.Serve) })
+	}
+	return g.Wait()
+}
+
+// serve listens on a port and has a head serve it.
+func (p *program) serve(ctx context.Context, name string, port int, serve func(context.Context, net.Listener) error) error {
+	l, err := net.Listen("tcp", ":"+strconv.Itoa(port))
+	if err != nil {
+		return fmt.Errorf("%s listener: %w", name, err)
+	}
+	p.log.Info(name+" is served", "address", l.Addr().String())
+	return serve(ctx, l)
 }

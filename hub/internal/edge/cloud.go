@@ -135,7 +135,7 @@ func (h *Hub) CloudMethod(ctx context.Context, id iothub.Identity, r iothub.Meth
 	}
 	answer, err := h.invoke(ctx, metrics.Upstream, id, r, 0, methodLimit)
 	switch {
-	case errors.Is(err, ErrNotConnected):
+	case errors.Is(err, head.ErrNotConnected):
 		return iothub.MethodResponse{Status: http.StatusNotFound}
 	case err != nil:
 		return iothub.MethodResponse{Status: http.StatusGatewayTimeout}

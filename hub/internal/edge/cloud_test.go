@@ -9,7 +9,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/breakwater-iot/breakwater/hub/internal/edge"
 	"github.com/breakwater-iot/breakwater/hub/internal/head"
 	"github.com/breakwater-iot/breakwater/hub/internal/upstream"
 	"github.com/breakwater-iot/breakwater/proto/iothub"
@@ -227,8 +226,8 @@ func TestMethodBetweenClientsWaitsForTheTarget(t *testing.T) {
 		want    error
 		took    time.Duration
 	}{
-		{"no wait", 0, 0, edge.ErrNotConnected, 0},
-		{"too late", 0, 10 * time.Second, edge.ErrNotConnected, 10 * time.Second},
+		{"no wait", 0, 0, head.ErrNotConnected, 0},
+		{"too late", 0, 10 * time.Second, head.ErrNotConnected, 10 * time.Second},
 		{"in time, and gets a moment", 4 * time.Second, 10 * time.Second, nil, 7 * time.Second},
 	}
 	for _, tt := range tests {

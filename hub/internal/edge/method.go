@@ -3,21 +3,11 @@ package edge
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"time"
 
 	"github.com/breakwater-iot/breakwater/hub/internal/head"
 	"github.com/breakwater-iot/breakwater/proto/iothub"
-)
-
-// Errors of Invoke.
-var (
-	// ErrNotConnected: the target is not connected to this hub or takes no methods,
-	// did not come in time, or has gone without an answer.
-	ErrNotConnected = errors.New("target is not connected")
-	// ErrNoAnswer: the target did not answer in time.
-	ErrNoAnswer = errors.New("target did not answer")
 )
 
 // settleIn is how long a client that was waited for may get ready before it gets
@@ -34,7 +24,7 @@ func (h *Hub) Device() string { return h.o.Device }
 
 // Invoke calls a direct method of a client of this hub for another one. It waits so
 // long for the target to be ready, and then so long for the answer. Errors wrap
-// ErrNotConnected, ErrNoAnswer or that of ctx.
+// head.ErrNotConnected, head.ErrNoAnswer or that of ctx.
 func (h *Hub) Invoke(ctx context.Context, caller, target iothub.Identity, r iothub.MethodRequest, connect, response time.Duration) (iothub.MethodResponse, error) {
 	return h.invoke(ctx, caller.String(), target, r, connect, response)
 }
@@ -56,9 +46,9 @@ func (h *Hub) invoke(ctx context.Context, from string, target iothub.Identity, r
 	case a := <-answer:
 		return a, nil
 	case <-s.gone:
-		return iothub.MethodResponse{}, fmt.Errorf("%w: %s has gone without an answer", ErrNotConnected, target)
+		return iothub.MethodResponse{}, fmt.Errorf("%w: %s has gone without an answer", head.ErrNotConnected, target)
 	case <-limit.C:
-		return iothub.MethodResponse{}, fmt.Errorf("%w: %s, within %s", ErrNoAnswer, target, response)
+		return iothub.MethodResponse{}, fmt.Errorf("%w: %s, within %s", head.ErrNoAnswer, target, response)
 	case <-ctx.Done():
 		return iothub.MethodResponse{}, fmt.Errorf("method of %s: %w", target, ctx.Err())
 	}
@@ -69,7 +59,7 @@ func (h *Hub) awaitMethods(ctx context.Context, target iothub.Identity, limit ti
 	if s := h.session(target); s != nil && s.wants(head.Methods) {
 		return s, nil
 	}
-	absent := fmt.Errorf("%w: %s", ErrNotConnected, target)
+	absent := fmt.Errorf("%w: %s", head.ErrNotConnected, target)
 	if limit <= 0 {
 		return nil, absent
 	}

@@ -38,6 +38,11 @@ var (
 	ErrPrecondition = errors.New("precondition failed")
 	// ErrThrottled: too much at once.
 	ErrThrottled = errors.New("throttled")
+	// ErrNotConnected: the target of a direct method is not connected to this hub
+	// or takes no methods, did not come in time, or has gone without an answer.
+	ErrNotConnected = errors.New("target is not connected")
+	// ErrNoAnswer: the target of a direct method did not answer in time.
+	ErrNoAnswer = errors.New("target did not answer")
 )
 
 // Reasons for Client.Disconnect and Session.Close.

@@ -25,6 +25,8 @@ type Edge struct {
 	LogLevel          slog.Level
 	UpstreamProtocol  string // as given; empty means the default
 	MQTTEnabled       bool
+	HTTPEnabled       bool
+	HTTPPort          int
 	MetricsEnabled    bool
 	MetricsPort       int
 	MaxClients        int
@@ -60,6 +62,8 @@ func FromEnvironment(environ []string) (Edge, error) {
 		LogLevel:          r.level("RuntimeLogLevel"),
 		UpstreamProtocol:  r.text("UpstreamProtocol", ""),
 		MQTTEnabled:       r.boolean("MqttSettings__Enabled"),
+		HTTPEnabled:       r.boolean("HttpSettings__Enabled"),
+		HTTPPort:          r.number("HttpSettings__Port", 443, 1, 65535),
 		MetricsEnabled:    r.boolean("Metrics__Listener__MetricsEnabled"),
 		MaxClients:        r.number("MaxConnectedClients", 100, 1, 1_000_000),
 		AckTimeout:        r.seconds("MessageAckTimeoutSecs", 30, 1),

@@ -22,6 +22,7 @@ import (
 	"github.com/breakwater-iot/breakwater/hub/internal/cloud/events"
 	"github.com/breakwater-iot/breakwater/hub/internal/cloud/pki"
 	"github.com/breakwater-iot/breakwater/hub/internal/head/mqtt"
+	"github.com/breakwater-iot/breakwater/hub/internal/head/ws"
 	"github.com/breakwater-iot/breakwater/hub/internal/store"
 	"github.com/breakwater-iot/breakwater/proto/iothub/connstr"
 )
@@ -88,9 +89,9 @@ func serve(ctx context.Context, c Config, s *store.Store, hub *cloud.Hub, certif
 		return errors.Join(fmt.Errorf("listen for MQTT: %w", err), httpsListener.Close())
 	}
 	g, ctx := errgroup.WithContext(ctx)
-	ws := newWebSockets(ctx, devices)
+	sockets := ws.New(ctx, map[string]ws.Serve{"mqtt": devices.ServeWebSocket})
 	https := &http.Server{
-		Handler:           api.New(hub, api.Options{WebSocket: ws, Logger: c.Logger.With("component", "api")}),
+		Handler:           api.New(hub, api.Options{WebSocket: sockets, Logger: c.Logger.With("component", "api")}),
 		TLSConfig:         certificates.TLS(),
 		BaseContext:       func(net.Listener) context.Context { return ctx },
 		ReadHeaderTimeout: 15 * time.Second,
@@ -123,7 +124,7 @@ func serve(ctx context.Context, c Config, s *store.Store, hub *cloud.Hub, certif
 			c.Logger.Warn("requests did not end in time", "error", err)
 			_ = https.Close()
 		}
-		ws.wait()
+		sockets.Wait()
 		return nil
 	})
 	c.Ready(Endpoints{HTTPS: httpsListener.Addr(), MQTT: mqttListener.Addr()})

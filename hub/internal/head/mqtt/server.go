@@ -143,6 +143,11 @@ func (s *Server) ServeConn(ctx context.Context, nc net.Conn, t Transport) {
 	s.serve(ctx, nc, t)
 }
 
+// ServeWebSocket is ServeConn for a connection inside a WebSocket.
+func (s *Server) ServeWebSocket(ctx context.Context, nc net.Conn, peer []*x509.Certificate) {
+	s.ServeConn(ctx, nc, Transport{Protocol: "mqtt-ws", Peer: peer})
+}
+
 func (s *Server) serve(ctx context.Context, nc net.Conn, t Transport) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

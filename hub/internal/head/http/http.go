@@ -1,0 +1,130 @@
+// Package http is edge hub's HTTPS port: direct methods between modules, metrics,
+// and the other protocols inside WebSockets (spec edgehub-core 10.2, 13).
+//
+// Left out in this version, and answered with 501: what child gateways ask on
+// behalf of others. The header by which a proxy passes on a client certificate
+// (x-ms-edge-clientcert) is not looked at, so nobody gets in by it.
+package http
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/breakwater-iot/breakwater/hub/internal/head"
+	"github.com/breakwater-iot/breakwater/hub/internal/head/ws"
+	"github.com/breakwater-iot/breakwater/proto/iothub"
+)
+
+// Backend is what the server needs of the hub.
+type Backend interface {
+	// Device is the id of the edge device.
+	Device() string
+	// Authenticate checks credentials; errors as those of head.Backend.Connect.
+	Authenticate(ctx context.Context, l head.Login) error
+	// Invoke calls a direct method of a client of this hub. It waits so long for
+	// the target and then so long for its answer. Errors: head.ErrNotConnected,
+	// head.ErrNoAnswer, that of ctx.
+	Invoke(ctx context.Context, caller, target iothub.Identity, r iothub.MethodRequest, connect, response time.Duration) (iothub.MethodResponse, error)
+}
+
+// Options configure a Server. Backend, TLS and Logger are required.
+type Options struct {
+	Backend Backend
+	// TLS is the configuration of the port. A client certificate is asked for but
+	// not required.
+	TLS *tls.Config
+	// WebSockets are the protocols that run inside WebSockets, by sub-protocol.
+	WebSockets map[string]ws.Serve
+	// Metrics answers GET /metrics; nil means 404.
+	Metrics http.Handler
+	// MaxConnections bounds the open connections; more wait. 0 means 1024.
+	MaxConnections int
+	// MaxMethods bounds the calls under way; one more is answered with 429. 0 means
+	// 256.
+	MaxMethods int
+	Logger     *slog.Logger
+}
+
+const (
+	headerTimeout = 15 * time.Second // TLS handshake included
+	bodyTimeout   = 30 * time.Second
+	idleTimeout   = 2 * time.Minute
+	maxHeader     = 64 << 10
+	stopGrace     = 5 * time.Second
+)
+
+// Server is the HTTPS port. Create it with New.
+type Server struct {
+	o     Options
+	calls chan struct{} // one token for each method call under way
+}
+
+// New returns a server that does nothing yet.
+func New(o Options) *Server {
+	if o.MaxConnections == 0 {
+		o.MaxConnections = 1024
+	}
+	if o.MaxMethods == 0 {
+		o.MaxMethods = 256
+	}
+	return &Server{o: o, calls: make(chan struct{}, o.MaxMethods)}
+}
+
+// Serve serves a listener until ctx ends, then ends all connections, waits for them
+// and returns nil. It closes l.
+func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	sockets := ws.New(ctx, s.o.WebSockets)
+	config := s.o.TLS.Clone()
+	config.ClientAuth = tls.RequestClientCert // judged by the Backend
+	config.NextProtos = []string{"http/1.1"}  // WebSockets need it, and no SDK uses more
+	server := &http.Server{
+		Handler:           s.handler(sockets),
+		TLSConfig:         config,
+		BaseContext:       func(net.Listener) context.Context { return ctx },
+		ReadHeaderTimeout: headerTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeader,
+		// What net/http says of broken connections is none of ours to fix.
+		ErrorLog:     slog.NewLogLogger(s.o.Logger.Handler(), slog.LevelDebug),
+		TLSNextProto: map[string]func(*http.Server, *tls.Conn, http.Handler){},
+	}
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		<-ctx.Done() // with it end WebSockets and calls
+		end, done := context.WithTimeout(context.WithoutCancel(ctx), stopGrace)
+		defer done()
+		if err := server.Shutdown(end); err != nil {
+			s.o.Logger.Warn("http requests did not end in time", "error", err)
+			_ = server.Close()
+		}
+		sockets.Wait()
+	}()
+	err := server.ServeTLS(limit(l, s.o.MaxConnections), "", "")
+	cancel()
+	<-stopped
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return fmt.Errorf("serve HTTPS: %w", err)
+}
+
+// handler is everything but the port.
+func (s *Server) handler(sockets http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("X-Content-Type-Options", "nosniff")
+		if ws.Asked(r) {
+			sockets.ServeHTTP(w, r)
+			return
+		}
+		s.route(w, r)
+	})
+}
