@@ -164,9 +164,12 @@ func (m *Manager) Create(ctx context.Context, module, managedBy string) (Identit
 	managedBy = cmp.Or(managedBy, DefaultManager)
 	var doc rest.Module
 	// First without keys: they depend on the generation, which the registry gives.
+	// Without a word on authentication the registry would make up keys, and a hub
+	// that hears of the module now would keep these for a while.
 	err = m.call("create module identity", func() (err error) {
 		doc, err = m.opt.Registry.PutModule(ctx, rest.Module{
 			DeviceID: id.Device, ModuleID: id.Module, ManagedBy: managedBy,
+			Authentication: &rest.Authentication{Type: rest.AuthNone},
 		}, rest.MustNotExist)
 		return err
 	})

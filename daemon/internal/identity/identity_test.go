@@ -34,6 +34,7 @@ type registry struct {
 	calls   []string
 	// recreate makes the next update happen on a module that was created anew.
 	recreate bool
+	auths    []string // of each PUT
 }
 
 func (r *registry) ServeHTTP(w http.ResponseWriter, q *http.Request) {
@@ -96,6 +97,8 @@ func (r *registry) put(w http.ResponseWriter, q *http.Request, name string, old 
 		}
 	}
 	r.recreate = false
+	auth, _ := doc["authentication"].(map[string]any)
+	r.auths = append(r.auths, fmt.Sprint(auth["type"]))
 	r.modules[name] = doc
 	write(w, doc)
 }
@@ -179,6 +182,10 @@ func TestCreateRegistersKeysOfTheGivenGeneration(t *testing.T) {
 	}
 	if calls := []string{"PUT /devices/edge1/modules/temp ", "PUT /devices/edge1/modules/temp *"}; !slices.Equal(f.calls, calls) {
 		t.Errorf("calls %q", f.calls)
+	}
+	// Keys that the registry makes up meanwhile would be taken for the module's.
+	if !slices.Equal(f.auths, []string{"none", "sas"}) {
+		t.Errorf("authentication was %q", f.auths)
 	}
 }
 
