@@ -1,14 +1,10 @@
 package api
 
 import (
-	"bytes"
 	"context"
-	"encoding/binary"
 	"encoding/json"
 	"fmt"
-	"io"
 	"net/http"
-	"net/url"
 	"strings"
 	"time"
 
@@ -49,12 +45,14 @@ func managementREST(ctx context.Context, local Local, timeout time.Duration) (ht
 	}
 	single := checkBody(buffered(mux), timeout, hasManagementBody, managementBody)
 	calls, updates := narrow(single), narrow(single, "start")
-	logs := &logsHandler{local: local}
+	streams := &streamHandler{local: local}
 	route := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		path := segments(r)
 		switch {
 		case len(path) == 3 && path[0] == "modules" && path[2] == "logs":
-			logs.ServeHTTP(w, r)
+			streams.logs(w, r, path[1])
+		case len(path) == 2 && path[0] == "systeminfo" && path[1] == "supportbundle":
+			streams.bundle(w, r)
 		case r.Method == http.MethodPut && path[0] == "modules":
 			updates.ServeHTTP(w, r)
 		default:
@@ -73,6 +71,8 @@ func managementSince(path []string) string {
 		return "2019-10-22"
 	case len(path) == 2 && path[0] == "systeminfo" && path[1] == "resources":
 		return "2019-11-05"
+	case len(path) == 2 && path[0] == "systeminfo" && path[1] == "supportbundle":
+		return "2020-07-07"
 	}
 	return ""
 }
@@ -157,82 +157,4 @@ func (m *systemMarshaler) Marshal(v any) ([]byte, error) {
 		}
 	}
 	return json.Marshal(fields)
-}
-
-// logsHandler answers GET /modules/{name}/logs with the engine's frames: a head of
-// eight bytes (stream, three zeros, length), then the text.
-type logsHandler struct{ local Local }
-
-func (h *logsHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if r.Method != http.MethodGet {
-		writeError(w, http.StatusBadRequest, "method not allowed")
-		return
-	}
-	request, err := logsRequest(r)
-	if err != nil {
-		writeError(w, http.StatusBadRequest, err.Error())
-		return
-	}
-	out := http.NewResponseController(w)
-	begun := false
-	accepted := func() {
-		begun = true
-		w.Header().Set("Content-Type", "text/plain")
-		w.WriteHeader(http.StatusOK)
-		// An error shows at the next write.
-		_ = out.Flush()
-	}
-	err = h.local.Stream(r.Context(), managementv1.Modules_Logs_FullMethodName, request, accepted, func(m proto.Message) error {
-		chunk, ok := m.(*managementv1.LogChunk)
-		if !ok {
-			return status.Error(codes.Internal, "unexpected message")
-		}
-		if err := writeFrame(w, byte(chunk.GetStream()), chunk.GetData()); err != nil {
-			return status.Error(codes.Canceled, "client is gone")
-		}
-		if !request.GetFollow() {
-			return nil
-		}
-		return out.Flush()
-	})
-	switch {
-	case err == nil:
-	case begun:
-		panic(http.ErrAbortHandler) // ends the connection, so that the client sees the break
-	default:
-		st := status.Convert(err)
-		writeError(w, httpStatus(st.Code()), st.Message())
-	}
-}
-
-// logsRequest reads the name and the query.
-func logsRequest(r *http.Request) (*managementv1.LogsRequest, error) {
-	name, err := url.PathUnescape(segments(r)[1])
-	if err != nil {
-		return nil, fmt.Errorf("malformed path")
-	}
-	q := r.URL.Query()
-	out := &managementv1.LogsRequest{Name: name, Tail: q.Get("tail"), Since: q.Get("since"), Until: q.Get("until")}
-	for member, to := range map[string]*bool{"follow": &out.Follow, "timestamps": &out.Timestamps} {
-		switch q.Get(member) {
-		case "true":
-			*to = true
-		case "false", "":
-		default:
-			return nil, fmt.Errorf("invalid parameter: %s must be true or false", member)
-		}
-	}
-	return out, nil
-}
-
-func writeFrame(w io.Writer, stream byte, data []byte) error {
-	var frame bytes.Buffer
-	frame.Grow(8 + len(data))
-	frame.Write([]byte{stream, 0, 0, 0})
-	var size [4]byte
-	binary.BigEndian.PutUint32(size[:], uint32(len(data)))
-	frame.Write(size[:])
-	frame.Write(data)
-	_, err := w.Write(frame.Bytes())
-	return err
 }

@@ -217,7 +217,7 @@ func (d *daemon) manage(background context.Context) func(grpc.ServiceRegistrar) 
 		})
 		managementv1.RegisterIdentitiesServer(r, &management.Identities{Registrar: d.identities, Log: log})
 		managementv1.RegisterSystemServer(r, &management.System{
-			Observer: d.Runtime, Version: d.Version, Started: d.started, Additional: d.Config.AdditionalInfo,
+			Observer: d.Runtime, Modules: d.manager, Version: d.Version, Started: d.started, Additional: d.Config.AdditionalInfo,
 			DeviceID: d.Config.Device.DeviceID, HubName: d.Config.Device.HubName, Hostname: d.Config.Hostname,
 			OnReprovision: d.reprovision, Log: log,
 		})

@@ -42,6 +42,7 @@ func Policy() peer.Policy {
 		managementv1.System_GetInfo_FullMethodName:        peer.AgentOrAdmin,
 		managementv1.System_GetResources_FullMethodName:   peer.AgentOrAdmin,
 		managementv1.System_Reprovision_FullMethodName:    peer.AgentOrAdmin,
+		managementv1.System_SupportBundle_FullMethodName:  peer.AgentOrAdmin,
 		healthv1.Health_Check_FullMethodName:              peer.Anybody,
 	}
 }

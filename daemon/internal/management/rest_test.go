@@ -1,7 +1,9 @@
 package management_test
 
 import (
+	"archive/zip"
 	"bufio"
+	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"flag"
@@ -20,6 +22,7 @@ import (
 	"github.com/breakwater-iot/breakwater/daemon/internal/identity"
 	"github.com/breakwater-iot/breakwater/daemon/internal/module"
 	"github.com/breakwater-iot/breakwater/daemon/internal/runtime"
+	managementv1 "github.com/breakwater-iot/breakwater/proto/management/v1"
 )
 
 var update = flag.Bool("update", false, "write golden files")
@@ -126,6 +129,10 @@ func TestGoldenTranscripts(t *testing.T) {
 		{"systeminfo", bare("GET /systeminfo" + v), nil},
 		{"resources", bare("GET /systeminfo/resources" + v), nil},
 		{"resources_too_old", bare("GET /systeminfo/resources?api-version=2019-10-22"), nil},
+		{"bundle_too_old", bare("GET /systeminfo/supportbundle?api-version=2019-11-05"), nil},
+		{"bundle_bad_member", bare("GET /systeminfo/supportbundle" + v + "&edge_runtime_only=maybe"), nil},
+		{"bundle_bad_since", bare("GET /systeminfo/supportbundle" + v + "&since=soon"), nil},
+		{"bundle_post", bare("POST /systeminfo/supportbundle" + v), nil},
 		{"reprovision", bare("POST /device/reprovision" + v), nil},
 		{"reprovision_too_old", bare("POST /device/reprovision?api-version=2019-01-30"), nil},
 		{"no_version", bare("GET /modules"), nil},
@@ -270,6 +277,7 @@ func TestRESTDecidesAsGRPC(t *testing.T) {
 			bare("DELETE /identities/temp" + v):                  writes,
 			bare("GET /systeminfo" + v):                          reads,
 			bare("GET /systeminfo/resources" + v):                reads,
+			bare("GET /systeminfo/supportbundle" + v):            reads,
 			bare("POST /device/reprovision" + v):                 reads,
 		} {
 			f := prepared(t, caller)
@@ -286,6 +294,60 @@ func TestRESTDecidesAsGRPC(t *testing.T) {
 				t.Errorf("%q %s: %d reprovisions", caller, line, n)
 			}
 		}
+	}
+}
+
+func TestSupportBundle(t *testing.T) {
+	f := prepared(t, "edgeAgent")
+	must(t, f.manager.Create(t.Context(), module.Spec{Name: "edgeHub", Image: "reg/a:1"}))
+	for query, want := range map[string][]string{
+		"":                               {"system.json", "inspect/edgeHub.json", "logs/edgeHub_log.txt", "inspect/temp.json", "logs/temp_log.txt"},
+		"&edge_runtime_only=true":        {"system.json", "inspect/edgeHub.json", "logs/edgeHub_log.txt"},
+		"&iothub_hostname=x&since=1%20h": {"system.json", "inspect/edgeHub.json", "logs/edgeHub_log.txt", "inspect/temp.json", "logs/temp_log.txt"},
+	} {
+		res, _ := send(t, f, bare("GET /systeminfo/supportbundle?api-version=2020-07-07"+query))
+		body, err := io.ReadAll(res.Body)
+		must(t, err)
+		if res.StatusCode != 200 || res.Header.Get("Content-Type") != "application/zip" {
+			t.Fatalf("%s: %s %s", query, res.Status, body)
+		}
+		z, err := zip.NewReader(bytes.NewReader(body), int64(len(body)))
+		must(t, err)
+		var got []string
+		texts := map[string]string{}
+		for _, file := range z.File {
+			got = append(got, file.Name)
+			r, err := file.Open()
+			must(t, err)
+			text, err := io.ReadAll(r)
+			must(t, err)
+			texts[file.Name] = string(text)
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("%s: files %v", query, got)
+		}
+		if log, ok := texts["logs/temp_log.txt"]; ok && query == "" &&
+			log != "2026-01-02T03:04:05.000006000Z one\n2026-01-02T03:04:05.000006000Z two\n" {
+			t.Errorf("log %q", log)
+		}
+		if !strings.Contains(texts["inspect/edgeHub.json"], `"reg/a:1"`) || !strings.Contains(texts["system.json"], "kernel_release") {
+			t.Errorf("%s: %v", query, texts)
+		}
+	}
+	f.Fail("Logs", runtime.ErrUnavailable)
+	stream, err := f.system.SupportBundle(t.Context(), &managementv1.SupportBundleRequest{})
+	must(t, err)
+	size := 0
+	for {
+		c, err := stream.Recv()
+		if err == io.EOF {
+			break
+		}
+		must(t, err)
+		size += len(c.GetData())
+	}
+	if size < 500 {
+		t.Errorf("bundle of %d bytes", size)
 	}
 }
 

@@ -20,6 +20,8 @@ type System struct {
 	managementv1.UnimplementedSystemServer
 
 	Observer runtime.Observer
+	// Modules lists what a support bundle tells of.
+	Modules Lister
 	// Host is the machine; the zero value is this one.
 	Host hostinfo.Host
 	// Version is the daemon's, Started when it was started.
@@ -35,6 +37,11 @@ type System struct {
 
 	mu   sync.Mutex
 	last sample
+}
+
+// Lister lists modules; *module.Manager does.
+type Lister interface {
+	List(ctx context.Context) ([]runtime.State, error)
 }
 
 var _ managementv1.SystemServer = (*System)(nil)

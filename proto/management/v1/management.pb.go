@@ -2362,6 +2362,112 @@ func (*ReprovisionResponse) Descriptor() ([]byte, []int) {
 	return file_management_v1_management_proto_rawDescGZIP(), []int{40}
 }
 
+type SupportBundleRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As in LogsRequest.
+	Since string `protobuf:"bytes,1,opt,name=since,proto3" json:"since,omitempty"`
+	Until string `protobuf:"bytes,2,opt,name=until,proto3" json:"until,omitempty"`
+	// Only edgeAgent and edgeHub.
+	EdgeRuntimeOnly bool `protobuf:"varint,3,opt,name=edge_runtime_only,json=edgeRuntimeOnly,proto3" json:"edge_runtime_only,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *SupportBundleRequest) Reset() {
+	*x = SupportBundleRequest{}
+	mi := &file_management_v1_management_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SupportBundleRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SupportBundleRequest) ProtoMessage() {}
+
+func (x *SupportBundleRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_management_v1_management_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SupportBundleRequest.ProtoReflect.Descriptor instead.
+func (*SupportBundleRequest) Descriptor() ([]byte, []int) {
+	return file_management_v1_management_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *SupportBundleRequest) GetSince() string {
+	if x != nil {
+		return x.Since
+	}
+	return ""
+}
+
+func (x *SupportBundleRequest) GetUntil() string {
+	if x != nil {
+		return x.Until
+	}
+	return ""
+}
+
+func (x *SupportBundleRequest) GetEdgeRuntimeOnly() bool {
+	if x != nil {
+		return x.EdgeRuntimeOnly
+	}
+	return false
+}
+
+type BundleChunk struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Data          []byte                 `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BundleChunk) Reset() {
+	*x = BundleChunk{}
+	mi := &file_management_v1_management_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BundleChunk) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BundleChunk) ProtoMessage() {}
+
+func (x *BundleChunk) ProtoReflect() protoreflect.Message {
+	mi := &file_management_v1_management_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BundleChunk.ProtoReflect.Descriptor instead.
+func (*BundleChunk) Descriptor() ([]byte, []int) {
+	return file_management_v1_management_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *BundleChunk) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
 var File_management_v1_management_proto protoreflect.FileDescriptor
 
 const file_management_v1_management_proto_rawDesc = "" +
@@ -2534,7 +2640,13 @@ const file_management_v1_management_proto_rawDesc = "" +
 	"\vfile_system\x18\x04 \x01(\tR\vfile_system\x12\x1c\n" +
 	"\tfile_type\x18\x05 \x01(\tR\tfile_type\"\x14\n" +
 	"\x12ReprovisionRequest\"\x15\n" +
-	"\x13ReprovisionResponse2\xfd\a\n" +
+	"\x13ReprovisionResponse\"n\n" +
+	"\x14SupportBundleRequest\x12\x14\n" +
+	"\x05since\x18\x01 \x01(\tR\x05since\x12\x14\n" +
+	"\x05until\x18\x02 \x01(\tR\x05until\x12*\n" +
+	"\x11edge_runtime_only\x18\x03 \x01(\bR\x0fedgeRuntimeOnly\"!\n" +
+	"\vBundleChunk\x12\x12\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data2\xfd\a\n" +
 	"\aModules\x12U\n" +
 	"\x04List\x12%.breakwater.management.v1.ListRequest\x1a&.breakwater.management.v1.ListResponse\x12T\n" +
 	"\x03Get\x12$.breakwater.management.v1.GetRequest\x1a'.breakwater.management.v1.ModuleDetails\x12Z\n" +
@@ -2552,11 +2664,12 @@ const file_management_v1_management_proto_rawDesc = "" +
 	"\x04List\x12/.breakwater.management.v1.ListIdentitiesRequest\x1a0.breakwater.management.v1.ListIdentitiesResponse\x12]\n" +
 	"\x06Create\x12/.breakwater.management.v1.CreateIdentityRequest\x1a\".breakwater.management.v1.Identity\x12]\n" +
 	"\x06Update\x12/.breakwater.management.v1.UpdateIdentityRequest\x1a\".breakwater.management.v1.Identity\x12k\n" +
-	"\x06Delete\x12/.breakwater.management.v1.DeleteIdentityRequest\x1a0.breakwater.management.v1.DeleteIdentityResponse2\xb9\x02\n" +
+	"\x06Delete\x12/.breakwater.management.v1.DeleteIdentityRequest\x1a0.breakwater.management.v1.DeleteIdentityResponse2\xa3\x03\n" +
 	"\x06System\x12Y\n" +
 	"\aGetInfo\x12(.breakwater.management.v1.GetInfoRequest\x1a$.breakwater.management.v1.SystemInfo\x12h\n" +
 	"\fGetResources\x12-.breakwater.management.v1.GetResourcesRequest\x1a).breakwater.management.v1.SystemResources\x12j\n" +
-	"\vReprovision\x12,.breakwater.management.v1.ReprovisionRequest\x1a-.breakwater.management.v1.ReprovisionResponseBGZEgithub.com/breakwater-iot/breakwater/proto/management/v1;managementv1b\x06proto3"
+	"\vReprovision\x12,.breakwater.management.v1.ReprovisionRequest\x1a-.breakwater.management.v1.ReprovisionResponse\x12h\n" +
+	"\rSupportBundle\x12..breakwater.management.v1.SupportBundleRequest\x1a%.breakwater.management.v1.BundleChunk0\x01BGZEgithub.com/breakwater-iot/breakwater/proto/management/v1;managementv1b\x06proto3"
 
 var (
 	file_management_v1_management_proto_rawDescOnce sync.Once
@@ -2571,7 +2684,7 @@ func file_management_v1_management_proto_rawDescGZIP() []byte {
 }
 
 var file_management_v1_management_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_management_v1_management_proto_msgTypes = make([]protoimpl.MessageInfo, 42)
+var file_management_v1_management_proto_msgTypes = make([]protoimpl.MessageInfo, 44)
 var file_management_v1_management_proto_goTypes = []any{
 	(LogChunk_Stream)(0),           // 0: breakwater.management.v1.LogChunk.Stream
 	(ModuleEvent_Kind)(0),          // 1: breakwater.management.v1.ModuleEvent.Kind
@@ -2616,13 +2729,15 @@ var file_management_v1_management_proto_goTypes = []any{
 	(*Disk)(nil),                   // 40: breakwater.management.v1.Disk
 	(*ReprovisionRequest)(nil),     // 41: breakwater.management.v1.ReprovisionRequest
 	(*ReprovisionResponse)(nil),    // 42: breakwater.management.v1.ReprovisionResponse
-	nil,                            // 43: breakwater.management.v1.SystemInfo.AdditionalEntry
-	(*structpb.Struct)(nil),        // 44: google.protobuf.Struct
-	(*timestamppb.Timestamp)(nil),  // 45: google.protobuf.Timestamp
+	(*SupportBundleRequest)(nil),   // 43: breakwater.management.v1.SupportBundleRequest
+	(*BundleChunk)(nil),            // 44: breakwater.management.v1.BundleChunk
+	nil,                            // 45: breakwater.management.v1.SystemInfo.AdditionalEntry
+	(*structpb.Struct)(nil),        // 46: google.protobuf.Struct
+	(*timestamppb.Timestamp)(nil),  // 47: google.protobuf.Timestamp
 }
 var file_management_v1_management_proto_depIdxs = []int32{
 	3,  // 0: breakwater.management.v1.ModuleSpec.config:type_name -> breakwater.management.v1.ModuleConfig
-	44, // 1: breakwater.management.v1.ModuleConfig.settings:type_name -> google.protobuf.Struct
+	46, // 1: breakwater.management.v1.ModuleConfig.settings:type_name -> google.protobuf.Struct
 	4,  // 2: breakwater.management.v1.ModuleConfig.env:type_name -> breakwater.management.v1.EnvVar
 	3,  // 3: breakwater.management.v1.ModuleDetails.config:type_name -> breakwater.management.v1.ModuleConfig
 	6,  // 4: breakwater.management.v1.ModuleDetails.status:type_name -> breakwater.management.v1.ModuleStatus
@@ -2633,11 +2748,11 @@ var file_management_v1_management_proto_depIdxs = []int32{
 	2,  // 9: breakwater.management.v1.UpdateRequest.spec:type_name -> breakwater.management.v1.ModuleSpec
 	2,  // 10: breakwater.management.v1.PrepareUpdateRequest.spec:type_name -> breakwater.management.v1.ModuleSpec
 	0,  // 11: breakwater.management.v1.LogChunk.stream:type_name -> breakwater.management.v1.LogChunk.Stream
-	45, // 12: breakwater.management.v1.LogChunk.time:type_name -> google.protobuf.Timestamp
+	47, // 12: breakwater.management.v1.LogChunk.time:type_name -> google.protobuf.Timestamp
 	1,  // 13: breakwater.management.v1.ModuleEvent.kind:type_name -> breakwater.management.v1.ModuleEvent.Kind
-	45, // 14: breakwater.management.v1.ModuleEvent.time:type_name -> google.protobuf.Timestamp
+	47, // 14: breakwater.management.v1.ModuleEvent.time:type_name -> google.protobuf.Timestamp
 	28, // 15: breakwater.management.v1.ListIdentitiesResponse.identities:type_name -> breakwater.management.v1.Identity
-	43, // 16: breakwater.management.v1.SystemInfo.additional:type_name -> breakwater.management.v1.SystemInfo.AdditionalEntry
+	45, // 16: breakwater.management.v1.SystemInfo.additional:type_name -> breakwater.management.v1.SystemInfo.AdditionalEntry
 	37, // 17: breakwater.management.v1.SystemInfo.provisioning:type_name -> breakwater.management.v1.ProvisioningInfo
 	40, // 18: breakwater.management.v1.SystemResources.disks:type_name -> breakwater.management.v1.Disk
 	9,  // 19: breakwater.management.v1.Modules.List:input_type -> breakwater.management.v1.ListRequest
@@ -2658,26 +2773,28 @@ var file_management_v1_management_proto_depIdxs = []int32{
 	35, // 34: breakwater.management.v1.System.GetInfo:input_type -> breakwater.management.v1.GetInfoRequest
 	38, // 35: breakwater.management.v1.System.GetResources:input_type -> breakwater.management.v1.GetResourcesRequest
 	41, // 36: breakwater.management.v1.System.Reprovision:input_type -> breakwater.management.v1.ReprovisionRequest
-	10, // 37: breakwater.management.v1.Modules.List:output_type -> breakwater.management.v1.ListResponse
-	5,  // 38: breakwater.management.v1.Modules.Get:output_type -> breakwater.management.v1.ModuleDetails
-	5,  // 39: breakwater.management.v1.Modules.Create:output_type -> breakwater.management.v1.ModuleDetails
-	5,  // 40: breakwater.management.v1.Modules.Update:output_type -> breakwater.management.v1.ModuleDetails
-	15, // 41: breakwater.management.v1.Modules.Delete:output_type -> breakwater.management.v1.DeleteResponse
-	17, // 42: breakwater.management.v1.Modules.Start:output_type -> breakwater.management.v1.StartResponse
-	19, // 43: breakwater.management.v1.Modules.Stop:output_type -> breakwater.management.v1.StopResponse
-	21, // 44: breakwater.management.v1.Modules.Restart:output_type -> breakwater.management.v1.RestartResponse
-	23, // 45: breakwater.management.v1.Modules.PrepareUpdate:output_type -> breakwater.management.v1.PrepareUpdateResponse
-	25, // 46: breakwater.management.v1.Modules.Logs:output_type -> breakwater.management.v1.LogChunk
-	27, // 47: breakwater.management.v1.Modules.Watch:output_type -> breakwater.management.v1.ModuleEvent
-	30, // 48: breakwater.management.v1.Identities.List:output_type -> breakwater.management.v1.ListIdentitiesResponse
-	28, // 49: breakwater.management.v1.Identities.Create:output_type -> breakwater.management.v1.Identity
-	28, // 50: breakwater.management.v1.Identities.Update:output_type -> breakwater.management.v1.Identity
-	34, // 51: breakwater.management.v1.Identities.Delete:output_type -> breakwater.management.v1.DeleteIdentityResponse
-	36, // 52: breakwater.management.v1.System.GetInfo:output_type -> breakwater.management.v1.SystemInfo
-	39, // 53: breakwater.management.v1.System.GetResources:output_type -> breakwater.management.v1.SystemResources
-	42, // 54: breakwater.management.v1.System.Reprovision:output_type -> breakwater.management.v1.ReprovisionResponse
-	37, // [37:55] is the sub-list for method output_type
-	19, // [19:37] is the sub-list for method input_type
+	43, // 37: breakwater.management.v1.System.SupportBundle:input_type -> breakwater.management.v1.SupportBundleRequest
+	10, // 38: breakwater.management.v1.Modules.List:output_type -> breakwater.management.v1.ListResponse
+	5,  // 39: breakwater.management.v1.Modules.Get:output_type -> breakwater.management.v1.ModuleDetails
+	5,  // 40: breakwater.management.v1.Modules.Create:output_type -> breakwater.management.v1.ModuleDetails
+	5,  // 41: breakwater.management.v1.Modules.Update:output_type -> breakwater.management.v1.ModuleDetails
+	15, // 42: breakwater.management.v1.Modules.Delete:output_type -> breakwater.management.v1.DeleteResponse
+	17, // 43: breakwater.management.v1.Modules.Start:output_type -> breakwater.management.v1.StartResponse
+	19, // 44: breakwater.management.v1.Modules.Stop:output_type -> breakwater.management.v1.StopResponse
+	21, // 45: breakwater.management.v1.Modules.Restart:output_type -> breakwater.management.v1.RestartResponse
+	23, // 46: breakwater.management.v1.Modules.PrepareUpdate:output_type -> breakwater.management.v1.PrepareUpdateResponse
+	25, // 47: breakwater.management.v1.Modules.Logs:output_type -> breakwater.management.v1.LogChunk
+	27, // 48: breakwater.management.v1.Modules.Watch:output_type -> breakwater.management.v1.ModuleEvent
+	30, // 49: breakwater.management.v1.Identities.List:output_type -> breakwater.management.v1.ListIdentitiesResponse
+	28, // 50: breakwater.management.v1.Identities.Create:output_type -> breakwater.management.v1.Identity
+	28, // 51: breakwater.management.v1.Identities.Update:output_type -> breakwater.management.v1.Identity
+	34, // 52: breakwater.management.v1.Identities.Delete:output_type -> breakwater.management.v1.DeleteIdentityResponse
+	36, // 53: breakwater.management.v1.System.GetInfo:output_type -> breakwater.management.v1.SystemInfo
+	39, // 54: breakwater.management.v1.System.GetResources:output_type -> breakwater.management.v1.SystemResources
+	42, // 55: breakwater.management.v1.System.Reprovision:output_type -> breakwater.management.v1.ReprovisionResponse
+	44, // 56: breakwater.management.v1.System.SupportBundle:output_type -> breakwater.management.v1.BundleChunk
+	38, // [38:57] is the sub-list for method output_type
+	19, // [19:38] is the sub-list for method input_type
 	19, // [19:19] is the sub-list for extension type_name
 	19, // [19:19] is the sub-list for extension extendee
 	0,  // [0:19] is the sub-list for field type_name
@@ -2698,7 +2815,7 @@ func file_management_v1_management_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_management_v1_management_proto_rawDesc), len(file_management_v1_management_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   42,
+			NumMessages:   44,
 			NumExtensions: 0,
 			NumServices:   3,
 		},

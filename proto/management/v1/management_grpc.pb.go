@@ -747,9 +747,10 @@ var Identities_ServiceDesc = grpc.ServiceDesc{
 }
 
 const (
-	System_GetInfo_FullMethodName      = "/breakwater.management.v1.System/GetInfo"
-	System_GetResources_FullMethodName = "/breakwater.management.v1.System/GetResources"
-	System_Reprovision_FullMethodName  = "/breakwater.management.v1.System/Reprovision"
+	System_GetInfo_FullMethodName       = "/breakwater.management.v1.System/GetInfo"
+	System_GetResources_FullMethodName  = "/breakwater.management.v1.System/GetResources"
+	System_Reprovision_FullMethodName   = "/breakwater.management.v1.System/Reprovision"
+	System_SupportBundle_FullMethodName = "/breakwater.management.v1.System/SupportBundle"
 )
 
 // SystemClient is the client API for System service.
@@ -763,6 +764,9 @@ type SystemClient interface {
 	// Reprovision answers, then the daemon forgets what it knows of its identity and
 	// ends, to be started again by its supervisor.
 	Reprovision(ctx context.Context, in *ReprovisionRequest, opts ...grpc.CallOption) (*ReprovisionResponse, error)
+	// SupportBundle streams a zip file: logs and states of modules, and the host's
+	// description.
+	SupportBundle(ctx context.Context, in *SupportBundleRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[BundleChunk], error)
 }
 
 type systemClient struct {
@@ -803,6 +807,25 @@ func (c *systemClient) Reprovision(ctx context.Context, in *ReprovisionRequest, 
 	return out, nil
 }
 
+func (c *systemClient) SupportBundle(ctx context.Context, in *SupportBundleRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[BundleChunk], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &System_ServiceDesc.Streams[0], System_SupportBundle_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[SupportBundleRequest, BundleChunk]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type System_SupportBundleClient = grpc.ServerStreamingClient[BundleChunk]
+
 // SystemServer is the server API for System service.
 // All implementations must embed UnimplementedSystemServer
 // for forward compatibility.
@@ -814,6 +837,9 @@ type SystemServer interface {
 	// Reprovision answers, then the daemon forgets what it knows of its identity and
 	// ends, to be started again by its supervisor.
 	Reprovision(context.Context, *ReprovisionRequest) (*ReprovisionResponse, error)
+	// SupportBundle streams a zip file: logs and states of modules, and the host's
+	// description.
+	SupportBundle(*SupportBundleRequest, grpc.ServerStreamingServer[BundleChunk]) error
 	mustEmbedUnimplementedSystemServer()
 }
 
@@ -832,6 +858,9 @@ func (UnimplementedSystemServer) GetResources(context.Context, *GetResourcesRequ
 }
 func (UnimplementedSystemServer) Reprovision(context.Context, *ReprovisionRequest) (*ReprovisionResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Reprovision not implemented")
+}
+func (UnimplementedSystemServer) SupportBundle(*SupportBundleRequest, grpc.ServerStreamingServer[BundleChunk]) error {
+	return status.Error(codes.Unimplemented, "method SupportBundle not implemented")
 }
 func (UnimplementedSystemServer) mustEmbedUnimplementedSystemServer() {}
 func (UnimplementedSystemServer) testEmbeddedByValue()                {}
@@ -908,6 +937,17 @@ func _System_Reprovision_Handler(srv interface{}, ctx context.Context, dec func(
 	return interceptor(ctx, in, info, handler)
 }
 
+func _System_SupportBundle_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(SupportBundleRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(SystemServer).SupportBundle(m, &grpc.GenericServerStream[SupportBundleRequest, BundleChunk]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type System_SupportBundleServer = grpc.ServerStreamingServer[BundleChunk]
+
 // System_ServiceDesc is the grpc.ServiceDesc for System service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -928,6 +968,12 @@ var System_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _System_Reprovision_Handler,
 		},
 	},
-	Streams:  []grpc.StreamDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "SupportBundle",
+			Handler:       _System_SupportBundle_Handler,
+			ServerStreams: true,
+		},
+	},
 	Metadata: "management/v1/management.proto",
 }
