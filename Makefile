@@ -60,11 +60,19 @@ push: build ## Build the images and push them: make push REGISTRY=host/path TAG=
 	@bin/images push --version $(TAG) --platform $(PLATFORMS) $(REGISTRY)
 
 .PHONY: crash
-crash: setup build ## Kill edgehub CYCLES (200) times, and as often on a bad disk: nothing may be lost (as root).
+crash: setup build ## Kill edgehub CYCLES (200) times, as often on a bad disk: nothing may be lost (as root).
 	@bin/crash --cycles $(or $(CYCLES),200) $(if $(SEED),--seed $(SEED))
 
 .PHONY: bench
-bench: ## Benchmarks of the message path.
+bench: setup build bin/peers/nats-server ## Compare edgehub with other MQTT servers (as root; ROUNDS=5).
+	@[ -x /usr/sbin/mosquitto ] || DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends mosquitto
+	@bin/bench $(if $(ROUNDS),--rounds $(ROUNDS))
+
+bin/peers/nats-server: tools/peers/go.mod tools/peers/mochi/main.go
+	@cd tools/peers && GOWORK=off go build -o ../../bin/peers/ github.com/nats-io/nats-server/v2 ./mochi
+
+.PHONY: bench-parts
+bench-parts: ## Benchmarks of the parts of the message path.
 	@go test -run '^$$' -bench . -benchmem ./hub/internal/...
 
 .PHONY: fuzz

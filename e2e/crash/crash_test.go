@@ -18,7 +18,7 @@ func options(t *testing.T, cycles int) crash.Options {
 	}
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
-	return crash.Options{Bin: bin, Dir: t.TempDir(), Cycles: cycles, Seed: seed, Metadata: faultdisk.Strict, Say: t.Logf}
+	return crash.Options{Bin: bin, Dir: t.TempDir(), Cycles: cycles, Seed: seed, Metadata: faultdisk.Ordered, Say: t.Logf}
 }
 
 func TestNothingAcknowledgedIsLostWhenTheHubIsKilled(t *testing.T) {

@@ -17,7 +17,8 @@ const noSync = "BREAKWATER_TEST_UNSAFE_NO_SYNC=1"
 // faulty is a harness whose hub stores on a fault disk.
 type faulty struct {
 	*harness
-	disk *faultdisk.Disk
+	disk   *faultdisk.Disk
+	faults []faultdisk.Fault
 }
 
 func beginFaulty(ctx context.Context, o Options, name string) (*faulty, error) {
@@ -35,12 +36,24 @@ func beginFaulty(ctx context.Context, o Options, name string) (*faulty, error) {
 func (f *faulty) end() error { return errors.Join(f.disk.Unmount(), f.rig.Close()) }
 
 // Fault runs the cycles on a fault disk: every one ends with a power cut, and some
-// of them meet a full or a broken disk before.
-func Fault(ctx context.Context, o Options) (result Result, err error) {
-	f, err := beginFaulty(ctx, o, "fault")
+// of them meet a disk that gets low on space, or one that breaks, before.
+func Fault(ctx context.Context, o Options) (Result, error) {
+	return run(ctx, o, "fault", faultdisk.Low, faultdisk.Broken)
+}
+
+// NoSpace is Fault on a disk that is full from one moment to the next, so that even
+// the space that the hub keeps free for the database is gone. See
+// docs/known-limits.md: the database may then lose tables.
+func NoSpace(ctx context.Context, o Options) (Result, error) {
+	return run(ctx, o, "nospace", faultdisk.Full, faultdisk.Quota)
+}
+
+func run(ctx context.Context, o Options, name string, faults ...faultdisk.Fault) (result Result, err error) {
+	f, err := beginFaulty(ctx, o, name)
 	if err != nil {
 		return Result{}, err
 	}
+	f.faults = faults
 	defer func() { err = errors.Join(err, f.end()) }()
 	for n := range o.Cycles {
 		from, _ := f.ledger.totals()
@@ -63,7 +76,7 @@ func Fault(ctx context.Context, o Options) (result Result, err error) {
 func (f *faulty) cycle(ctx context.Context) (what string, err error) {
 	fault := faultdisk.None
 	if n := f.rand.IntN(20); n < 6 && f.result.Cycles > 0 {
-		fault = [...]faultdisk.Fault{faultdisk.Full, faultdisk.Full, faultdisk.Quota, faultdisk.Quota, faultdisk.Broken, faultdisk.Broken}[n]
+		fault = f.faults[n%len(f.faults)]
 	}
 	loss := faultdisk.Loss(f.rand.IntN(3))
 	what = fmt.Sprintf("disk fault: %v, power cut: %v", fault, loss)
@@ -108,14 +121,14 @@ func (f *faulty) faultCycle(ctx context.Context, fault faultdisk.Fault) error {
 			return f.withLog(fmt.Errorf("hub has not ended %v after the disk broke", endLimit))
 		}
 		return f.mustHaveFailed(hub)
-	case faultdisk.Quota:
+	case faultdisk.Full, faultdisk.Quota:
 		// What it needs no new space for it may still do.
 		select {
 		case <-hub.Done():
 			return f.mustHaveFailed(hub)
 		case <-time.After(time.Duration(f.rand.IntN(1500)) * time.Millisecond):
 		}
-	case faultdisk.Full:
+	case faultdisk.Low:
 		if err := f.isRefused(ctx, hub); err != nil {
 			return f.withLog(err)
 		}

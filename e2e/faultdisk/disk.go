@@ -9,7 +9,7 @@
 //     when the file is synced or the disk is unmounted.
 //   - names (create, rename, unlink): after fsync of their folder; and, by Metadata,
 //     with fsync of the file itself (Own, as on btrfs), with fsync of anything
-//     (Ordered, the journal of ext4 and XFS), or not at all before (Strict: no more
+//     (Ordered, the journal of ext4 with data=ordered, and of XFS), or not at all before (Strict: no more
 //     than POSIX promises).
 //
 // Everything lives in memory. Mounting needs root and /dev/fuse.
@@ -61,6 +61,8 @@ type Fault int
 // Faults.
 const (
 	None Fault = iota
+	// Low leaves LowSpace of free space, of which statfs tells.
+	Low
 	// Full refuses with ENOSPC whatever needs new space, and says so in statfs.
 	Full
 	// Quota refuses as Full does, but statfs tells of plenty.
@@ -69,13 +71,18 @@ const (
 	Broken
 )
 
-func (f Fault) String() string { return [...]string{"none", "full", "over quota", "I/O errors"}[f] }
+func (f Fault) String() string {
+	return [...]string{"none", "low on space", "full", "over quota", "I/O errors"}[f]
+}
 
 const (
 	pageSize = 4096
-	capacity = 8 << 30
+	capacity = 8 << 30 / pageSize // pages
 	rootID   = fuse.FUSE_ROOT_ID
 )
+
+// LowSpace is what a disk that is Low has left, in bytes.
+const LowSpace = 40 << 20
 
 // Disk is the disk with its content. Its methods may be called concurrently with
 // the use of the file system.
@@ -86,6 +93,8 @@ type Disk struct {
 	mu      sync.Mutex
 	rand    *rand.Rand
 	fault   Fault
+	used    int64 // pages with space of their own
+	limit   int64 // of used
 	nodes   map[uint64]*node
 	nextID  uint64
 	changes []change // of names, not durable, in order
@@ -134,7 +143,7 @@ type extent struct {
 func New(m Metadata, seed uint64) *Disk {
 	d := &Disk{
 		RawFileSystem: fuse.NewDefaultRawFileSystem(), metadata: m,
-		rand: rand.New(rand.NewPCG(seed, 1)), nodes: make(map[uint64]*node), nextID: rootID + 1,
+		rand: rand.New(rand.NewPCG(seed, 1)), limit: capacity, nodes: make(map[uint64]*node), nextID: rootID + 1,
 	}
 	d.nodes[rootID] = newNode(rootID, syscall.S_IFDIR|0o700)
 	return d
@@ -191,7 +200,7 @@ func (d *Disk) PowerCut(l Loss) error {
 	}
 	d.mu.Lock()
 	d.lose(l)
-	d.fault = None
+	d.setFault(None)
 	d.mu.Unlock()
 	return d.Mount(d.mountpoint)
 }
@@ -200,7 +209,14 @@ func (d *Disk) PowerCut(l Loss) error {
 func (d *Disk) SetFault(f Fault) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.fault = f
+	d.setFault(f)
+}
+
+func (d *Disk) setFault(f Fault) {
+	d.fault, d.limit = f, capacity
+	if f == Low {
+		d.limit = d.used + LowSpace/pageSize
+	}
 }
 
 // Counts returns what was counted.

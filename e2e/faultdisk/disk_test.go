@@ -175,17 +175,18 @@ func TestFaultsAnswerWithTheirError(t *testing.T) {
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	must(t, err)
 	defer f.Close()
-	for _, c := range []struct {
+	for i, c := range []struct {
 		fault      faultdisk.Fault
 		grow, over error
 		free       bool
 	}{
+		{faultdisk.Low, nil, nil, true},
 		{faultdisk.Full, syscall.ENOSPC, nil, false},
 		{faultdisk.Quota, syscall.ENOSPC, nil, true},
 		{faultdisk.Broken, syscall.EIO, syscall.EIO, true},
 	} {
 		d.SetFault(c.fault)
-		if _, err := f.WriteAt([]byte("x"), 1<<20); !errors.Is(err, c.grow) {
+		if _, err := f.WriteAt([]byte("x"), int64(i+1)<<20); !errors.Is(err, c.grow) {
 			t.Errorf("%v: write to new space: %v", c.fault, err)
 		}
 		if _, err := f.WriteAt([]byte("x"), 0); !errors.Is(err, c.over) {

@@ -24,13 +24,13 @@ func (d *Disk) entry(n *node, out *fuse.EntryOut) {
 	d.attr(n, &out.Attr)
 }
 
-// refuse tells whether the fault forbids an operation.
-func (d *Disk) refuse(needsSpace bool) fuse.Status {
+// refuse tells whether the fault forbids an operation that takes so many new pages.
+func (d *Disk) refuse(pages int64) fuse.Status {
 	switch {
 	case d.fault == Broken:
 		d.counts.Refused++
 		return fuse.EIO
-	case needsSpace && (d.fault == Full || d.fault == Quota):
+	case pages > 0 && (d.fault == Full || d.fault == Quota || d.used+pages > d.limit):
 		d.counts.Refused++
 		return fuse.Status(syscall.ENOSPC)
 	}
@@ -78,10 +78,12 @@ func (d *Disk) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut)
 		n.mode = n.mode&syscall.S_IFMT | mode&^syscall.S_IFMT
 	}
 	if size, ok := in.GetSize(); ok {
-		if s := d.refuse(false); s != fuse.OK {
+		if s := d.refuse(0); s != fuse.OK {
 			return s
 		}
+		before := len(n.mapped)
 		n.resize(int64(size))
+		d.used -= int64(before - len(n.mapped))
 	}
 	n.time = time.Now()
 	out.AttrValid = cached
@@ -136,7 +138,7 @@ func (d *Disk) Create(_ <-chan struct{}, in *fuse.CreateIn, name string, out *fu
 }
 
 func (d *Disk) make(dir uint64, name string, mode uint32) (*node, fuse.Status) {
-	if s := d.refuse(true); s != fuse.OK {
+	if s := d.refuse(1); s != fuse.OK {
 		return nil, s
 	}
 	if _, ok := d.nodes[dir].names[name]; ok {
@@ -164,14 +166,25 @@ func (d *Disk) change(parts ...part) {
 func (d *Disk) Unlink(_ <-chan struct{}, h *fuse.InHeader, name string) fuse.Status {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if s := d.refuse(false); s != fuse.OK {
+	if s := d.refuse(0); s != fuse.OK {
 		return s
 	}
-	if _, ok := d.nodes[h.NodeId].names[name]; !ok {
+	id, ok := d.nodes[h.NodeId].names[name]
+	if !ok {
 		return fuse.ENOENT
 	}
 	d.change(part{h.NodeId, name, 0})
+	d.free(id)
 	return fuse.OK
+}
+
+// free gives back the space of a file that has lost its name. Its content stays
+// until the next power cut, which may bring the name back.
+func (d *Disk) free(id uint64) {
+	if n := d.nodes[id]; n != nil {
+		d.used -= int64(len(n.mapped))
+		clear(n.mapped)
+	}
 }
 
 // Rmdir removes an empty folder.
@@ -190,7 +203,7 @@ func (d *Disk) Rmdir(cancel <-chan struct{}, h *fuse.InHeader, name string) fuse
 func (d *Disk) Rename(_ <-chan struct{}, in *fuse.RenameIn, from, to string) fuse.Status {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if s := d.refuse(false); s != fuse.OK {
+	if s := d.refuse(0); s != fuse.OK {
 		return s
 	}
 	id, ok := d.nodes[in.NodeId].names[from]
@@ -200,7 +213,11 @@ func (d *Disk) Rename(_ <-chan struct{}, in *fuse.RenameIn, from, to string) fus
 	case in.Flags != 0:
 		return fuse.EINVAL
 	}
+	replaced, over := d.nodes[in.Newdir].names[to]
 	d.change(part{in.NodeId, from, 0}, part{in.Newdir, to, id})
+	if over && replaced != id {
+		d.free(replaced)
+	}
 	return fuse.OK
 }
 
@@ -269,10 +286,7 @@ func (d *Disk) Write(_ <-chan struct{}, in *fuse.WriteIn, data []byte) (uint32, 
 	}
 	from, to := int64(in.Offset), int64(in.Offset)+int64(len(data))
 	first, last := from/pageSize, (to-1)/pageSize
-	grows := false
-	for p := first; p <= last; p++ {
-		grows = grows || !n.mapped[p]
-	}
+	grows := n.unmapped(first, last)
 	if s := d.refuse(grows); s != fuse.OK {
 		return 0, s
 	}
@@ -280,8 +294,9 @@ func (d *Disk) Write(_ <-chan struct{}, in *fuse.WriteIn, data []byte) (uint32, 
 		n.resize(to)
 	}
 	copy(n.data[from:], data)
+	d.take(n, first, last)
 	for p := first; p <= last; p++ {
-		n.dirty[p], n.mapped[p] = true, true
+		n.dirty[p] = true
 	}
 	n.time = time.Now()
 	d.last = extent{n.id, from, to}
@@ -296,7 +311,7 @@ func (d *Disk) Flush(<-chan struct{}, *fuse.FlushIn) fuse.Status { return fuse.O
 func (d *Disk) Fsync(_ <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if s := d.refuse(false); s != fuse.OK {
+	if s := d.refuse(0); s != fuse.OK {
 		return s
 	}
 	d.counts.Syncs++
@@ -317,7 +332,7 @@ func (d *Disk) Fsync(_ <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
 func (d *Disk) FsyncDir(_ <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if s := d.refuse(false); s != fuse.OK {
+	if s := d.refuse(0); s != fuse.OK {
 		return s
 	}
 	d.counts.Syncs++
@@ -337,33 +352,44 @@ func (d *Disk) Fallocate(_ <-chan struct{}, in *fuse.FallocateIn) fuse.Status {
 		return fuse.Status(syscall.EOPNOTSUPP)
 	}
 	from, to := int64(in.Offset), int64(in.Offset+in.Length)
-	grows := false
-	for p := from / pageSize; p*pageSize < to; p++ {
-		grows = grows || !n.mapped[p]
-	}
+	first, last := from/pageSize, (to-1)/pageSize
+	grows := n.unmapped(first, last)
 	if s := d.refuse(grows); s != fuse.OK {
 		return s
 	}
 	if to > int64(len(n.data)) {
 		n.resize(to)
 	}
-	for p := from / pageSize; p*pageSize < to; p++ {
+	d.take(n, first, last)
+	return fuse.OK
+}
+
+// unmapped is how many pages of a range have no space of their own.
+func (n *node) unmapped(first, last int64) int64 {
+	var count int64
+	for p := first; p <= last; p++ {
+		if !n.mapped[p] {
+			count++
+		}
+	}
+	return count
+}
+
+// take gives the pages of a range space of their own.
+func (d *Disk) take(n *node, first, last int64) {
+	d.used += n.unmapped(first, last)
+	for p := first; p <= last; p++ {
 		n.mapped[p] = true
 	}
-	return fuse.OK
 }
 
 // StatFs tells how much space is left.
 func (d *Disk) StatFs(_ <-chan struct{}, _ *fuse.InHeader, out *fuse.StatfsOut) fuse.Status {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	used := uint64(0)
-	for _, n := range d.nodes {
-		used += uint64(len(n.mapped))
-	}
 	out.Bsize, out.Frsize, out.NameLen = pageSize, pageSize, 255
-	out.Blocks = capacity / pageSize
-	out.Bfree = out.Blocks - min(used, out.Blocks)
+	out.Blocks = capacity
+	out.Bfree = uint64(max(0, d.limit-d.used))
 	if d.fault == Full {
 		out.Bfree = 0
 	}

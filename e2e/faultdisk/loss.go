@@ -128,6 +128,10 @@ func (d *Disk) forgetUnnamed() {
 			delete(d.nodes, id)
 		}
 	}
+	d.used = 0
+	for _, n := range d.nodes {
+		d.used += int64(len(n.mapped))
+	}
 }
 
 // sync makes the content of a file durable.

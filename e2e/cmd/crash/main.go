@@ -17,11 +17,12 @@ import (
 )
 
 type options struct {
-	Bin    string `default:"bin" help:"Folder of the built programs."`
-	Dir    string `help:"Folder for data and logs (a new one by default, which is removed when all is well)."`
-	Cycles int    `default:"200" help:"How often to kill on a real disk; as many cycles on a fault disk follow."`
-	Seed   uint64 `help:"Of the random choices (the time by default)."`
-	Names  string `default:"strict" enum:"ordered,own,strict" help:"When new file names are durable: after any sync (ordered: ext4, XFS), a sync of the file (own: btrfs) or of its folder only (strict)."`
+	Bin     string `default:"bin" help:"Folder of the built programs."`
+	Dir     string `help:"Folder for data and logs (a new one by default, which is removed when all is well)."`
+	Cycles  int    `default:"200" help:"How often to kill on a real disk; as many cycles on a fault disk follow."`
+	Seed    uint64 `help:"Of the random choices (the time by default)."`
+	NoSpace bool   `help:"Only cycles on a disk that is full from one moment to the next (docs/known-limits.md)."`
+	Names   string `default:"ordered" enum:"ordered,own,strict" help:"When new file names are durable: after any sync (ordered: ext4, XFS), a sync of the file (own: btrfs) or of its folder only (strict)."`
 }
 
 func main() {
@@ -49,12 +50,20 @@ func run(ctx context.Context, o options) error {
 	}
 	began := time.Now()
 	metadata := map[string]faultdisk.Metadata{"ordered": faultdisk.Ordered, "own": faultdisk.Own, "strict": faultdisk.Strict}[o.Names]
-	err := crash.All(ctx, crash.Options{
+	co := crash.Options{
 		Bin: o.Bin, Dir: o.Dir, Cycles: o.Cycles, Seed: o.Seed, Metadata: metadata,
 		Say: func(format string, a ...any) {
 			fmt.Printf("%6.1fs  "+format+"\n", append([]any{time.Since(began).Seconds()}, a...)...)
 		},
-	})
+	}
+	var err error
+	if o.NoSpace {
+		var r crash.Result
+		r, err = crash.NoSpace(ctx, co)
+		fmt.Println(r)
+	} else {
+		err = crash.All(ctx, co)
+	}
 	if err != nil {
 		return fmt.Errorf("%w (seed %d, logs in %s)", err, o.Seed, o.Dir)
 	}

@@ -20,8 +20,9 @@ var (
 	ErrNoStore = errors.New("no store here")
 )
 
-// View is a store that is only looked at: nothing of it is changed, not even what a
-// crash has left half done.
+// View is a store that is only looked at. Nothing of it is changed, unless a crash has
+// left something half done: then it is opened as the hub would open it, which puts
+// that right.
 type View struct {
 	db *badger.DB
 }
@@ -36,7 +37,15 @@ func OpenView(dir string, l *slog.Logger) (*View, error) {
 	if err := lockable(dir); err != nil {
 		return nil, err
 	}
-	db, err := badger.Open(badgerOptions(dir, l).WithReadOnly(true))
+	o := badgerOptions(dir, l)
+	db, err := badger.Open(o.WithReadOnly(true))
+	if err != nil {
+		// Badger reads only what was closed in order. A lock of another program that
+		// came meanwhile is an error here too.
+		if err = removeEmpty(dir); err == nil {
+			db, err = badger.Open(o)
+		}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("open store %s: %w", dir, err)
 	}
