@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -36,9 +37,36 @@ type bench struct {
 	t    *testing.T
 	dir  string
 	uses *imagegc.Uses
-	log  strings.Builder
+	log  lockedText
 	ids  map[string]string
-	bad  map[string]error // of RemoveImage, by id
+
+	mu  sync.Mutex
+	bad map[string]error // of RemoveImage, by id
+}
+
+// lockedText is a text that several goroutines write and read.
+type lockedText struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (l *lockedText) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(p)
+}
+
+func (l *lockedText) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
+}
+
+// spoil makes RemoveImage of a named image fail, or not any more.
+func (b *bench) spoil(name string, err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.bad[b.ids[name]] = err
 }
 
 func newBench(t *testing.T, noted ...string) *bench {
@@ -60,7 +88,10 @@ func newBench(t *testing.T, noted ...string) *bench {
 }
 
 func (b *bench) RemoveImage(ctx context.Context, id string) error {
-	if err := b.bad[id]; err != nil {
+	b.mu.Lock()
+	err := b.bad[id]
+	b.mu.Unlock()
+	if err != nil {
 		return err
 	}
 	return b.Fake.RemoveImage(ctx, id)
@@ -182,14 +213,14 @@ func TestImagesOfContainersStay(t *testing.T) {
 func TestOneThatCannotBeRemovedStopsNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t, "a", "b")
-		b.bad[b.ids["a"]] = errors.New("disk error")
+		b.spoil("a", errors.New("disk error"))
 		defer b.run()()
 		until(at(9, 0, 1))
 		b.has("a", "agent", "foreign")
 		if !strings.Contains(b.log.String(), "unused image stays") {
 			t.Errorf("log %s", &b.log)
 		}
-		delete(b.bad, b.ids["a"])
+		b.spoil("a", nil)
 		until(at(10, 0, 1))
 		b.has("agent", "foreign")
 	})

@@ -93,17 +93,23 @@ func (s sockets) Open(name string) error {
 	if s.fail != nil {
 		return s.fail
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.open[name], s.file[name] = true, true
 	return nil
 }
 
 func (s sockets) Close(name string) {
 	s.note("close %s", name)
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	delete(s.open, name)
 }
 
 func (s sockets) Remove(name string) error {
 	s.note("unlink %s", name)
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	delete(s.open, name)
 	delete(s.file, name)
 	return nil
