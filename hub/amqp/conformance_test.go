@@ -4,16 +4,27 @@ package amqp_test
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
 	"fmt"
+	"math/big"
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/breakwater-iot/breakwater/hub/amqp"
+	"github.com/breakwater-iot/breakwater/hub/amqp/cbs"
 	"github.com/breakwater-iot/breakwater/hub/amqp/engine"
 	"github.com/breakwater-iot/breakwater/hub/amqp/wire"
 )
@@ -22,6 +33,7 @@ import (
 type conformer struct {
 	node
 	t        *testing.T
+	cbs      *cbs.Node
 	messages *atomic.Int64
 	outcomes *[8]atomic.Int64
 }
@@ -36,7 +48,11 @@ func (p *conformer) OnSASL(s *amqp.SASL) {
 }
 
 func (p *conformer) OnAttach(a *amqp.Attach) {
-	switch a.Address() {
+	if cbs.Is(a.Address()) {
+		p.cbs.Attach(a)
+		return
+	}
+	switch a.Address()[strings.LastIndexByte(a.Address(), '/')+1:] {
 	case "target":
 		a.AcceptReceiver(p, amqp.ReceiverOptions{Window: 10})
 	case "source":
@@ -105,18 +121,22 @@ func (*drainNode) OnCredit(out *amqp.Sender, credit uint32, drain bool) {
 	}
 }
 
-// conform runs a foreign client, which is given the address of a server and
-// sends so many messages to it.
-func conform(t *testing.T, want int64, client func(address string) *exec.Cmd) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+func token(r *cbs.Request) {
+	if string(r.Token) != "good" {
+		r.Respond(cbs.Unauthorized, "a bad token")
+		return
 	}
+	r.Respond(cbs.OK, "OK")
+}
+
+// conform runs a foreign client, which is given the address of a server, sends
+// so many messages to it, and receives so many, with each outcome in turn.
+func conform(t *testing.T, ln net.Listener, sends, receives int64, client func(address string) *exec.Cmd) {
 	var messages atomic.Int64
 	var outcomes [8]atomic.Int64
 	server := amqp.Server{
 		NewConn: func(*amqp.Conn) amqp.ConnHandler {
-			return &conformer{t: t, messages: &messages, outcomes: &outcomes}
+			return &conformer{t: t, cbs: cbs.New(token), messages: &messages, outcomes: &outcomes}
 		},
 		Options: engineOptions(engine.Options{Mechanisms: []string{"MSSBCBS", "PLAIN", "ANONYMOUS"}, IdleTimeout: 5 * time.Second}),
 	}
@@ -135,11 +155,11 @@ func conform(t *testing.T, want int64, client func(address string) *exec.Cmd) {
 	if out, err := client(ln.Addr().String()).CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	if n := messages.Load(); n != want {
-		t.Errorf("%d messages, want %d", n, want)
+	if n := messages.Load(); n != sends {
+		t.Errorf("%d messages, want %d", n, sends)
 	}
-	for code, want := range map[wire.StateCode]int64{wire.StateAccepted: 150, wire.StateRejected: 150, wire.StateModified: 150, wire.StateReleased: 150} {
-		if got := outcomes[code&7].Load(); got != want {
+	for _, code := range []wire.StateCode{wire.StateAccepted, wire.StateRejected, wire.StateModified, wire.StateReleased} {
+		if got := outcomes[code&7].Load(); got != receives/4 {
 			t.Errorf("%v: %d", code, got)
 		}
 	}
@@ -147,7 +167,7 @@ func conform(t *testing.T, want int64, client func(address string) *exec.Cmd) {
 
 // Needs Debian's packages python3 and python3-qpid-proton.
 func TestQpidProton(t *testing.T) {
-	conform(t, 3*(1000+1+1+2+100+100), func(address string) *exec.Cmd {
+	conform(t, listen(t), 3*(1000+1+1+2+100+100), 600, func(address string) *exec.Cmd {
 		return exec.CommandContext(t.Context(), "/usr/bin/python3", "testdata/qpid_client.py", address)
 	})
 }
@@ -163,9 +183,44 @@ func TestRhea(t *testing.T) {
 	if out, err := install.CombinedOutput(); err != nil {
 		t.Fatalf("npm: %v\n%s", err, out)
 	}
-	conform(t, 3*(1000+1+1+2+100), func(address string) *exec.Cmd {
+	conform(t, listen(t), 3*(1000+1+1+2+100), 600, func(address string) *exec.Cmd {
 		c := exec.CommandContext(t.Context(), "node", "client.js", address)
 		c.Dir = dir
 		return c
 	})
+}
+
+// Needs Debian's packages python3 and python3-uamqp.
+func TestUAMQP(t *testing.T) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "localhost"}, DNSNames: []string{"localhost"},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "ca.pem")
+	if err := os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ln := tls.NewListener(listen(t), &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}})
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	conform(t, ln, 2*501, 200, func(address string) *exec.Cmd {
+		_, port, _ := net.SplitHostPort(address)
+		return exec.CommandContext(ctx, "/usr/bin/python3", "testdata/uamqp_client.py", port, file)
+	})
+}
+
+func listen(t *testing.T) net.Listener {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ln
 }

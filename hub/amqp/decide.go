@@ -142,10 +142,10 @@ type Reply struct {
 	MaxMessageSize uint64
 }
 
-func (a *Attach) accept(r Reply, window uint32) {
+func (a *Attach) accept(r Reply, window uint32, twoStep bool) {
 	data := a.l.Data.(*linkData)
 	err := a.l.AcceptAttach(engine.AttachReply{
-		Source: r.Source, Target: r.Target, Properties: r.Properties, MaxMessageSize: r.MaxMessageSize, Window: window,
+		Source: r.Source, Target: r.Target, Properties: r.Properties, MaxMessageSize: r.MaxMessageSize, Window: window, TwoStep: twoStep,
 	})
 	if err != nil {
 		data.detached(data.err)
@@ -158,6 +158,9 @@ type ReceiverOptions struct {
 	// Window is how many messages the client may have on the way and with the
 	// application, not settled; 100.
 	Window uint32
+	// TwoStep follows the standard when the client wants to settle second. See
+	// engine.AttachReply for why this is not the default.
+	TwoStep bool
 }
 
 // AcceptReceiver accepts a link on which the client sends. When the link has
@@ -174,7 +177,7 @@ func (a *Attach) AcceptReceiver(h ReceiverHandler, o ReceiverOptions) *Receiver 
 	r := &Receiver{c: a.c, l: a.l, handler: h}
 	ok := a.c.box.post(command{fn: func() {
 		a.l.Data.(*linkData).receiver = r
-		a.accept(o.Reply, o.Window)
+		a.accept(o.Reply, o.Window, o.TwoStep)
 	}})
 	if !ok {
 		return nil
@@ -212,7 +215,7 @@ func (a *Attach) AcceptSender(h SenderHandler, o SenderOptions) *Sender {
 	s := &Sender{c: a.c, l: a.l, handler: h, o: o}
 	ok := a.c.box.post(command{fn: func() {
 		a.l.Data.(*linkData).sender = s
-		a.accept(o.Reply, 0)
+		a.accept(o.Reply, 0, false)
 	}})
 	if !ok {
 		return nil

@@ -66,7 +66,7 @@ func drive(t *testing.T, c *engine.Conn, knob byte) (closed bool) {
 				_ = e.Link.RefuseAttach(wire.Errorf(wire.CondNotFound, "no"))
 				continue
 			}
-			_ = e.Link.AcceptAttach(engine.AttachReply{Window: 10})
+			_ = e.Link.AcceptAttach(engine.AttachReply{Window: 10, TwoStep: knob&8 != 0})
 			_ = e.Link.Send(&engine.Outgoing{Payload: make([]byte, 700)})
 		case engine.EventCredit:
 			_ = e.Link.Send(&engine.Outgoing{Payload: []byte("more"), Settled: knob&2 != 0})

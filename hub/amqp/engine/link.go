@@ -45,6 +45,7 @@ type Link struct {
 	window      uint32    // credit that we want the client to have
 	outstanding uint32    // deliveries that the application has not settled
 	partial     *Delivery // the message that is coming in
+	twoStep     bool      // the client settles after us
 	creditDue   bool      // is in c.credits
 
 	// As sender.
@@ -144,6 +145,11 @@ type AttachReply struct {
 	// Window is how many deliveries a receiving link may have with the
 	// application or on the way.
 	Window uint32
+	// TwoStep makes a receiving link whose client asks for receiver-settles-second
+	// wait for the client to settle after an outcome, as the standard has it.
+	// Otherwise outcomes are settled at once, which all clients understand;
+	// uAMQP asks for the mode, never settles, and hangs when made to.
+	TwoStep bool
 }
 
 // AcceptAttach attaches the link of an EventAttach. It returns ErrLinkGone
@@ -173,6 +179,7 @@ func (l *Link) AcceptAttach(r AttachReply) error {
 		reply.MaxMessageSize = l.c.o.MaxMessageSize
 	}
 	l.maxMessage = reply.MaxMessageSize
+	l.twoStep = r.TwoStep && a.ReceiverMode == wire.ReceiverSecond
 	if l.role == wire.RoleSender {
 		reply.InitialDeliveryCount = wire.Some(uint32(0))
 		if a.MaxMessageSize > 0 {

@@ -100,7 +100,7 @@ func (s *script) events() {
 				continue
 			}
 			s.live = append(s.live, e.Link)
-			_ = e.Link.AcceptAttach(engine.AttachReply{Window: s.u("window", 6), MaxMessageSize: 1000})
+			_ = e.Link.AcceptAttach(engine.AttachReply{Window: s.u("window", 6), MaxMessageSize: 1000, TwoStep: s.yes("two steps")})
 		case engine.EventDetach:
 			i := slices.Index(s.live, e.Link)
 			if i < 0 {

@@ -167,7 +167,7 @@ func (p *peer) receiverLink(handle uint32, a wire.Attach, window uint32) *engine
 	}
 	p.send(0, &a, "")
 	l := p.event(engine.EventAttach).Link
-	p.check(l.AcceptAttach(engine.AttachReply{Window: window}))
+	p.check(l.AcceptAttach(engine.AttachReply{Window: window, TwoStep: a.SenderMode != wire.SenderMixed}))
 	reply := p.next().p.(*wire.Attach)
 	if reply.Role != wire.RoleReceiver || reply.Name != a.Name {
 		p.t.Fatalf("%+v", reply)

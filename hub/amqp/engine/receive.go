@@ -145,9 +145,8 @@ func (d *Delivery) Settle(state wire.State) {
 		d.finish()
 		return
 	}
-	second := l.attach.ReceiverMode == wire.ReceiverSecond
-	l.s.disposition(wire.RoleReceiver, d.id, !second, &state)
-	if !second {
+	l.s.disposition(wire.RoleReceiver, d.id, !l.twoStep, &state)
+	if !l.twoStep {
 		delete(l.s.incoming, d.id)
 		d.settled = true
 		d.finish()

@@ -111,6 +111,16 @@ func TestReceivingSecondModeWaitsForTheSender(t *testing.T) {
 	}
 }
 
+func TestWithoutTwoStepsOutcomesAreSettledAtOnce(t *testing.T) {
+	p := open(t, engine.Options{})
+	p.receiverLink(0, wire.Attach{ReceiverMode: wire.ReceiverSecond, SenderMode: wire.SenderMixed}, 2)
+	p.transfer(0, 0, "x")
+	p.event(engine.EventDelivery).Delivery.Settle(wire.Accepted())
+	if d := p.next().p.(*wire.Disposition); !d.Settled {
+		t.Fatalf("%+v", d)
+	}
+}
+
 func TestTheSessionWindowIsRefilled(t *testing.T) {
 	p := open(t, engine.Options{IncomingWindow: 20})
 	p.receiverLink(0, wire.Attach{}, 1000)
