@@ -148,7 +148,7 @@ func (s *Server) shutdown(ctx context.Context) {
 		close(drained)
 	}()
 	if err := s.http.Shutdown(ctx); err != nil {
-		s.http.Close()
+		_ = s.http.Close() // what does not end in time is cut off
 	}
 	select {
 	case <-drained:
@@ -156,8 +156,7 @@ func (s *Server) shutdown(ctx context.Context) {
 		s.grpc.Stop()
 		<-drained
 	}
-	s.h1.Close()
-	s.h2.Close()
+	_, _ = s.h1.Close(), s.h2.Close() // never fail
 	for _, k := range open {
 		k.Close()
 	}

@@ -110,7 +110,7 @@ func (k *Socket) Close() {
 	}
 	k.mu.Unlock()
 	for _, c := range open {
-		c.Close()
+		_ = c.Close()
 	}
 	k.work.Wait()
 	k.server.mu.Lock()
@@ -124,7 +124,7 @@ func (k *Socket) stopAccepting() {
 		close(k.done)
 	}
 	k.mu.Unlock()
-	k.ln.Close()
+	_ = k.ln.Close()
 }
 
 func (k *Socket) accept() {
@@ -170,7 +170,7 @@ func (k *Socket) take(raw net.Conn) error {
 	}
 	k.mu.Unlock()
 	if full || closed {
-		c.Close()
+		_ = c.Close()
 	}
 	if full {
 		return errTooMany
@@ -182,7 +182,7 @@ func (k *Socket) take(raw net.Conn) error {
 func (k *Socket) dispatch(c *peer.Conn) {
 	sniffed, isHTTP2, err := sniff(c)
 	if err != nil {
-		c.Close()
+		_ = c.Close()
 		return
 	}
 	q := k.server.h1
@@ -190,6 +190,6 @@ func (k *Socket) dispatch(c *peer.Conn) {
 		q = k.server.h2
 	}
 	if !q.put(sniffed, k.done) {
-		c.Close()
+		_ = c.Close()
 	}
 }

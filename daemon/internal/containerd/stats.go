@@ -63,7 +63,7 @@ func machineMemory() (uint64, error) {
 	if err := unix.Sysinfo(&info); err != nil {
 		return 0, fmt.Errorf("sysinfo: %w", err)
 	}
-	return uint64(info.Totalram) * uint64(info.Unit), nil
+	return uint64(info.Totalram) * uint64(info.Unit), nil //nolint:unconvert // 32 bits on arm
 }
 
 // readMetrics reads what the shim says of a control group, of either version.

@@ -51,14 +51,14 @@ func Run(ctx context.Context, o Options) error {
 			select {
 			case <-ctx.Done():
 				timer.Stop()
-				return nil
+				return nil //nolint:nilerr // the regular end
 			case <-timer.C:
 			}
 			continue
 		}
 		if err := o.collect(ctx); err != nil {
 			if ctx.Err() != nil {
-				return nil
+				return nil //nolint:nilerr // the regular end
 			}
 			o.Log.ErrorContext(ctx, "remove unused images", "error", err)
 			next = time.Now().Add(retryAfter)

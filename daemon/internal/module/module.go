@@ -25,7 +25,7 @@ const Agent = "edgeAgent"
 // StopAllTimeout is how long the modules may take to end together.
 const StopAllTimeout = 30 * time.Second
 
-// ErrClosing: the daemon is about to end and starts nothing any more.
+// ErrClosing says that the daemon is about to end and starts nothing any more.
 var ErrClosing = errors.New("daemon is stopping")
 
 // Sockets are the workload sockets of modules.

@@ -62,7 +62,7 @@ func (r Resolver) render(host string, hostNetwork bool) []byte {
 	for _, s := range servers {
 		fmt.Fprintf(&b, "nameserver %s\n", s)
 	}
-	if len(search) > 0 && !(len(search) == 1 && search[0] == ".") {
+	if len(search) > 0 && (len(search) > 1 || search[0] != ".") {
 		fmt.Fprintf(&b, "search %s\n", strings.Join(search, " "))
 	}
 	if len(options) > 0 {

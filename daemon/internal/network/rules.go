@@ -97,7 +97,7 @@ func iptables(ctx context.Context, table, action string, args ...string) error {
 // deleteLink removes the bridge if it is there.
 func deleteLink(name string) error {
 	if _, err := net.InterfaceByName(name); err != nil {
-		return nil
+		return nil //nolint:nilerr // it is not there
 	}
 	out, err := exec.Command("ip", "link", "delete", name, "type", "bridge").CombinedOutput()
 	if err != nil {

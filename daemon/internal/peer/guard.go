@@ -22,11 +22,11 @@ const (
 	Nobody Rule = iota
 	// Anybody who could open the socket may call.
 	Anybody
-	// Self: the module that the request names.
+	// Self lets in the module that the request names.
 	Self
-	// Agent: edgeAgent.
+	// Agent lets in edgeAgent.
 	Agent
-	// AgentOrAdmin: edgeAgent, or a host process of root or the operators' group.
+	// AgentOrAdmin lets in edgeAgent, or a host process of root or the operators' group.
 	AgentOrAdmin
 )
 

@@ -42,7 +42,7 @@ type Options struct {
 	Log        *slog.Logger
 }
 
-// ErrGaveUp: starting the agent failed more often than allowed.
+// ErrGaveUp says that starting the agent failed more often than allowed.
 var ErrGaveUp = errors.New("agent could not be started")
 
 // Run looks at once and then at every tick and end of the agent. It returns nil
@@ -118,7 +118,7 @@ func (w *watchdog) look(ctx context.Context) error {
 		return nil
 	}
 	if ctx.Err() != nil || errors.Is(err, module.ErrClosing) {
-		return nil
+		return nil //nolint:nilerr // the end is no failure of the agent
 	}
 	w.failures++
 	w.Log.ErrorContext(ctx, "agent does not run", "failures", w.failures, "error", err)

@@ -165,7 +165,7 @@ func (b *builder) propagate(p string) {
 
 func (b *builder) mount(m createopts.Mount, option string) (specs.Mount, error) {
 	if !path.IsAbs(m.Target) {
-		return specs.Mount{}, fmt.Errorf("Target %q is not an absolute path", m.Target)
+		return specs.Mount{}, fmt.Errorf("Target %q is not an absolute path", m.Target) //nolint:staticcheck // the name of the option
 	}
 	mode := "rw"
 	if m.ReadOnly {
@@ -188,7 +188,7 @@ func (b *builder) mount(m createopts.Mount, option string) (specs.Mount, error) 
 			}
 		}
 		if !slices.Contains([]string{"shared", "rshared", "slave", "rslave", "private", "rprivate"}, propagation) {
-			return out, fmt.Errorf("Propagation %q", propagation)
+			return out, fmt.Errorf("Propagation %q", propagation) //nolint:staticcheck // the name of the option
 		}
 		out.Options = []string{bind, propagation, mode}
 		b.propagate(propagation)
@@ -219,7 +219,7 @@ func (b *builder) mount(m createopts.Mount, option string) (specs.Mount, error) 
 			out.Options = append(out.Options, fmt.Sprintf("mode=%o", o.Mode))
 		}
 	default:
-		return out, fmt.Errorf("Type %q is not bind, volume or tmpfs", m.Type)
+		return out, fmt.Errorf("Type %q is not bind, volume or tmpfs", m.Type) //nolint:staticcheck // the name of the option
 	}
 	return out, nil
 }
