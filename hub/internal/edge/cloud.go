@@ -99,7 +99,13 @@ func (c cloudTwins) PatchReported(ctx context.Context, id iothub.Identity, patch
 	if !c.hub.online.Load() {
 		return upstream.ErrDown
 	}
-	if err := c.hub.pool.PatchReported(ctx, id, patch); err != nil {
+	err := c.hub.pool.PatchReported(ctx, id, patch)
+	if errors.Is(err, upstream.ErrMessage) {
+		// Kept, it would be refused again and again, and all later ones with it.
+		c.hub.log.Error("reported properties were refused by the cloud and are given up", "id", id.String(), "error", err)
+		return nil
+	}
+	if err != nil {
 		return err
 	}
 	c.hub.metrics.Reported(metrics.Upstream, id.String())

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -287,7 +288,7 @@ func TestTwinThroughASession(t *testing.T) {
 			t.Errorf("twin %s: %v", twin.Desired, err)
 		}
 		r.hub.CloudDesired(t.Context(), leaf, json.RawMessage(`{"a":2,"$version":8}`), 8)
-		if got := fmt.Sprint(d.patches); got != `[{"a":2,"$version":8}]` {
+		if got := fmt.Sprint(d.patchList()); got != `[{"a":2,"$version":8}]` {
 			t.Errorf("patches %s", got)
 		}
 		r.cloud.set(false)
@@ -310,12 +311,13 @@ func TestTwinThroughASession(t *testing.T) {
 		r.cloud.change(func() { r.cloud.desired[leaf] = `{"b":1,"$version":9}` })
 		r.cloud.set(true)
 		time.Sleep(10 * time.Second)
-		if got := fmt.Sprint(r.cloud.reported[leaf]); got != `[{"r":1}]` {
+		if got := fmt.Sprint(r.cloud.reports(leaf)); got != `[{"r":1}]` {
 			t.Errorf("reported %s", got)
 		}
 		var patch map[string]any
-		if len(d.patches) != 2 || json.Unmarshal([]byte(d.patches[1]), &patch) != nil || fmt.Sprint(patch) != `map[$version:9 a:<nil> b:1]` {
-			t.Errorf("after the reconnect: %v", d.patches)
+		patches := d.patchList()
+		if len(patches) != 2 || json.Unmarshal([]byte(patches[1]), &patch) != nil || fmt.Sprint(patch) != `map[$version:9 a:<nil> b:1]` {
+			t.Errorf("after the reconnect: %v", patches)
 		}
 		if r.counter("gettwin_total", `source="edge_hub"`) != 2 || r.counter("gettwin_total", `source="upstream"`) != 1 {
 			t.Errorf("counted: %s", r.page())
@@ -344,9 +346,57 @@ func TestSubscriptionsComeBackWithTheCloud(t *testing.T) {
 	})
 }
 
+func (c *cloud) reports(id iothub.Identity) []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.reported[id])
+}
+
+func (d *device) patchList() []string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return slices.Clone(d.patches)
+}
+
 // change does something under the cloud's lock.
 func (c *cloud) change(f func()) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	f()
+}
+
+func TestReportedPropertiesAreBounded(t *testing.T) {
+	within(t, nil, func(t *testing.T, r *rig) {
+		d := r.connect(leaf)
+		patch := func(name, value string) error {
+			_, err := d.session.PatchReported(t.Context(), json.RawMessage(fmt.Sprintf("{%q:%q}", name, value)), 0)
+			return err
+		}
+		for i := range 7 {
+			if err := patch(fmt.Sprint("k", i), strings.Repeat("x", 4096)); err != nil {
+				t.Errorf("patch %d: %v", i, err)
+			}
+		}
+		if err := patch("k7", strings.Repeat("x", 4096)); !errors.Is(err, head.ErrInvalid) {
+			t.Errorf("over the limit of the whole: %v", err)
+		}
+		if err := patch("k6", "short"); err != nil {
+			t.Errorf("replacing: %v", err)
+		}
+	})
+}
+
+func TestPatchThatTheCloudRefusesDoesNotBlockLaterOnes(t *testing.T) {
+	within(t, nil, func(t *testing.T, r *rig) {
+		d := r.connect(leaf)
+		for _, patch := range []string{`{"a":"refuse me"}`, `{"b":1}`} {
+			if _, err := d.session.PatchReported(t.Context(), json.RawMessage(patch), 0); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(20 * time.Second)
+		}
+		if got := fmt.Sprint(r.cloud.reports(leaf)); got != `[{"b":1}]` {
+			t.Errorf("reported %s", got)
+		}
+	})
 }

@@ -41,6 +41,8 @@ type Options struct {
 	AckTimeout time.Duration // for a module to settle an input message: 30 s
 	Reauth     time.Duration // between two checks of connected clients: 5 min
 
+	Limits Limits
+
 	Dial    upstream.Dialer
 	Idle    time.Duration // close an unused cloud connection: 1 h; negative: never
 	Records twin.Records
@@ -119,7 +121,7 @@ func New(o Options) (*Hub, error) {
 	h.jobs = newJobs(8)
 	h.report = newReporter(h)
 	var err error
-	if h.queue, err = queue.New(o.Store, queue.Options{Logger: o.Logger, Expired: h.expired}); err != nil {
+	if h.queue, err = queue.New(o.Store, h.queueOptions()); err != nil {
 		return nil, fmt.Errorf("open queue: %w", err)
 	}
 	o.Metrics.WatchQueues(h.queueLengths)

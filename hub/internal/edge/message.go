@@ -75,7 +75,7 @@ func (h *Hub) accept(m *iothub.Message, done func(error)) {
 		if ttl == 0 {
 			ttl = r.ttl
 		}
-		targets = append(targets, queue.Target{Endpoint: hit.Endpoint, Priority: hit.Priority, TTL: ttl})
+		targets = append(targets, queue.Target{Endpoint: hit.Endpoint, Priority: hit.Priority, TTL: h.o.Limits.limit(ttl)})
 	}
 	h.giveHits(hits)
 	sender, output := m.Sender().String(), m.System.Get(iothub.OutputName)

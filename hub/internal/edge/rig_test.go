@@ -228,6 +228,9 @@ func (k *conn) PatchReported(_ context.Context, patch json.RawMessage) error {
 	if !k.cloud.up {
 		return upstream.ErrDown
 	}
+	if strings.Contains(string(patch), "refuse me") {
+		return fmt.Errorf("%w: status 400", upstream.ErrMessage)
+	}
 	k.cloud.reported[k.id] = append(k.cloud.reported[k.id], string(patch))
 	return nil
 }

@@ -40,11 +40,7 @@ func (s cloudScope) List(ctx context.Context) ([]scope.Entry, error) {
 		for device, chain := range level {
 			page := rest.ScopePage{PageSize: scopePageSize, AuthChain: chain}
 			err := s.client.ScopeAll(ctx, s.device, page, func(r rest.ScopeResult) error {
-				found, err := toEntries(r)
-				if err != nil {
-					return err
-				}
-				entries = append(entries, found...)
+				entries = append(entries, toEntries(r)...)
 				for _, d := range r.Devices {
 					if d.IsEdge() && !seen[d.DeviceID] {
 						seen[d.DeviceID] = true
@@ -75,11 +71,7 @@ func (s cloudScope) Get(ctx context.Context, id iothub.Identity) (scope.Entry, e
 	if err != nil {
 		return scope.Entry{}, err
 	}
-	entries, err := toEntries(r)
-	if err != nil {
-		return scope.Entry{}, err
-	}
-	for _, e := range entries {
+	for _, e := range toEntries(r) {
 		if e.ID == id {
 			return e, nil
 		}
@@ -87,42 +79,37 @@ func (s cloudScope) Get(ctx context.Context, id iothub.Identity) (scope.Entry, e
 	return scope.Entry{}, fmt.Errorf("%w: %s", scope.ErrUnknown, id)
 }
 
-func toEntries(r rest.ScopeResult) ([]scope.Entry, error) {
+// toEntries leaves out what has an id that no client can log in with.
+func toEntries(r rest.ScopeResult) []scope.Entry {
 	entries := make([]scope.Entry, 0, len(r.Devices)+len(r.Modules))
 	for _, d := range r.Devices {
+		if iothub.CheckID(d.DeviceID) != nil {
+			continue
+		}
 		e := scope.Entry{
 			ID: iothub.DeviceIdentity(d.DeviceID), GenerationID: d.GenerationID, Enabled: d.Status != rest.Disabled,
 			Edge: d.IsEdge(), DeviceScope: d.DeviceScope, ParentScopes: d.ParentScopes,
 		}
-		if err := credentials(&e, d.Authentication); err != nil {
-			return nil, err
-		}
+		credentials(&e, d.Authentication)
 		entries = append(entries, e)
 	}
 	for _, m := range r.Modules {
-		e := scope.Entry{ID: iothub.ModuleIdentity(m.DeviceID, m.ModuleID), GenerationID: m.GenerationID, Enabled: true}
-		if err := credentials(&e, m.Authentication); err != nil {
-			return nil, err
+		if iothub.CheckID(m.DeviceID) != nil || iothub.CheckID(m.ModuleID) != nil {
+			continue
 		}
+		e := scope.Entry{ID: iothub.ModuleIdentity(m.DeviceID, m.ModuleID), GenerationID: m.GenerationID, Enabled: true}
+		credentials(&e, m.Authentication)
 		entries = append(entries, e)
 	}
-	return entries, nil
+	return entries
 }
 
 // credentials fills in how the identity authenticates. A key that cannot be read
 // leaves the identity without credentials: it does not spoil the others.
-func credentials(e *scope.Entry, a *rest.Authentication) error {
-	if err := iothub.CheckID(e.ID.Device); err != nil {
-		return fmt.Errorf("scope: device id %q: %w", e.ID.Device, err)
-	}
-	if e.ID.IsModule() {
-		if err := iothub.CheckID(e.ID.Module); err != nil {
-			return fmt.Errorf("scope: module id %q: %w", e.ID.Module, err)
-		}
-	}
+func credentials(e *scope.Entry, a *rest.Authentication) {
 	e.Auth = scope.None
 	if a == nil {
-		return nil
+		return
 	}
 	switch a.Type {
 	case rest.AuthSAS:
@@ -147,5 +134,4 @@ func credentials(e *scope.Entry, a *rest.Authentication) error {
 	case rest.AuthCertificate:
 		e.Auth = scope.CertificateAuthority
 	}
-	return nil
 }

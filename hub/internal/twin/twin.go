@@ -227,6 +227,9 @@ func (m *Manager) PatchReported(ctx context.Context, id iothub.Identity, patch j
 	if err != nil {
 		return err
 	}
+	if len(merged) > iothub.MaxTwinSize {
+		return &iothub.ValidationError{Reason: fmt.Sprintf("all reported properties have %d bytes then, at most %d", len(merged), iothub.MaxTwinSize)}
+	}
 	if next.Reported, err = iothub.WithVersion(merged, version); err != nil {
 		return err
 	}

@@ -13,6 +13,7 @@ import (
 	"math/big"
 	"net"
 	"slices"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -208,9 +209,11 @@ func (c *cloud) OnPublish(cl *mochi.Client, pk packets.Packet) (packets.Packet, 
 				`{"desired":{"$version":1},"reported":{"$version":1}}`)
 		})
 	case topic.TwinPatchReported:
-		c.work.Go(func() {
-			c.publish(topic.Topic{Kind: topic.TwinResponse, Status: 204, RequestID: t.RequestID, Version: 2}, "")
-		})
+		answer := topic.Topic{Kind: topic.TwinResponse, Status: 204, RequestID: t.RequestID, Version: 2}
+		if status, err := strconv.Atoi(string(pk.Payload)); err == nil {
+			answer.Status, answer.Version = status, 0
+		}
+		c.work.Go(func() { c.publish(answer, "") })
 	}
 	return pk, nil
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"sync"
 	"time"
 
@@ -260,12 +261,18 @@ func (c *clientConn) Twin(ctx context.Context) (iothub.TwinProperties, error) {
 	return c.client.Twin(ctx)
 }
 
-// PatchReported sends a patch.
+// PatchReported sends a patch. A refusal that will not change wraps ErrMessage.
 func (c *clientConn) PatchReported(ctx context.Context, patch json.RawMessage) error {
 	if err := c.connected(ctx); err != nil {
 		return err
 	}
 	_, err := c.client.PatchReported(ctx, patch)
+	var refused *client.StatusError
+	switch {
+	case errors.Is(err, client.ErrTooLarge),
+		errors.As(err, &refused) && (refused.Status == http.StatusBadRequest || refused.Status == http.StatusRequestEntityTooLarge):
+		return fmt.Errorf("%w: %w", ErrMessage, err)
+	}
 	return err
 }
 

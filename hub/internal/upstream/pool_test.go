@@ -392,3 +392,19 @@ func TestMessageThatFitsNowhereIsRefusedForGood(t *testing.T) {
 		}
 	})
 }
+
+func TestPatchThatIsRefusedForGood(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCloud(t)
+		defer c.close()
+		pool, stop := runPool(t, c.dialer(nil), &listener{}, upstream.Options{})
+		defer stop()
+		// The cloud answers with the status that the patch names.
+		for status, final := range map[string]bool{"400": true, "413": true, "429": false, "500": false} {
+			err := pool.PatchReported(t.Context(), leaf, json.RawMessage(status))
+			if err == nil || errors.Is(err, upstream.ErrMessage) != final {
+				t.Errorf("status %s: %v", status, err)
+			}
+		}
+	})
+}

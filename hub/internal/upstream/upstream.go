@@ -67,7 +67,7 @@ var (
 	ErrNoIdentity = errors.New("no such identity below this gateway")
 	// ErrDown: there is no connection to the cloud now.
 	ErrDown = errors.New("cloud is not connected")
-	// ErrMessage: no cloud will take this message.
+	// ErrMessage: the cloud will never take this message or patch.
 	ErrMessage = errors.New("message cannot be sent")
 )
 
