@@ -166,6 +166,7 @@ func (p *program) wire(ctx context.Context) error {
 	p.hub, err = edge.New(edge.Options{
 		HubName: p.set.HubName, Device: p.set.DeviceID, Hostname: p.set.GatewayName, Version: version,
 		MaxClients: p.set.MaxClients, AckTimeout: p.set.AckTimeout, Idle: idle,
+		Limits: p.limits(),
 		Dial: upstream.ByClient(upstream.ClientOptions{
 			Self:  p.self(),
 			Chain: func(id iothub.Identity) (string, bool) { return p.scope.Chain(id, p.set.DeviceID) },

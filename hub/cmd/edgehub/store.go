@@ -4,8 +4,19 @@ import (
 	"os"
 	"time"
 
+	"github.com/breakwater-iot/breakwater/hub/internal/edge"
+	"github.com/breakwater-iot/breakwater/hub/internal/queue"
 	"github.com/breakwater-iot/breakwater/hub/internal/storecmd"
 )
+
+// limits are those of the queues.
+func (p *program) limits() edge.Limits {
+	l := edge.Limits{MaxBytes: p.set.QueueMaxBytes, MaxAge: p.set.QueueMaxAge}
+	if p.set.QueueDropOldest {
+		l.WhenFull = queue.DropOldest
+	}
+	return l
+}
 
 // storeCmd looks at what a hub has stored; the hub must not run meanwhile.
 type storeCmd struct {

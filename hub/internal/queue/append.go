@@ -62,8 +62,7 @@ func (q *Queue) Append(m *iothub.Message, targets []Target, done func(error)) {
 	for len(q.waiting) >= q.o.MaxPending || q.waitingBytes >= q.o.MaxPendingBytes {
 		q.room.Wait()
 	}
-	if q.o.MaxBytes > 0 && a.record != nil &&
-		q.bytes+int64(q.waitingBytes+len(a.record)) > q.o.MaxBytes {
+	if a.record != nil && !q.makeRoomLocked(len(a.record)) {
 		a.err, a.record = ErrFull, nil
 	}
 	q.waiting = append(q.waiting, a)

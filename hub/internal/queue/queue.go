@@ -47,8 +47,13 @@ type Options struct {
 	// Now is the clock of enqueue times and expiry; nil means time.Now.
 	Now func() time.Time
 	// MaxBytes limits what all queues take on disk together; 0: only the disk
-	// does. Messages that are under way to the disk may go over it.
+	// does. What is finished and about to be deleted does not count.
 	MaxBytes int64
+	// WhenFull says what to do when MaxBytes is reached.
+	WhenFull Policy
+	// Evicted is called for each message that was dropped by DropOldest, with its
+	// endpoint, from the goroutine that appends; nil: nobody wants to know.
+	Evicted func(m *iothub.Message, endpoint string)
 	// MaxPending and MaxPendingBytes bound the messages that wait for the
 	// committer; Append blocks above them. 0 means 4096 and 8 MiB.
 	MaxPending      int
@@ -57,6 +62,17 @@ type Options struct {
 	// delivered, from the goroutine that reads; nil: nobody wants to know.
 	Expired func(m *iothub.Message)
 }
+
+// Policy is what happens to a message for which there is no room.
+type Policy uint8
+
+const (
+	// RefuseNew refuses it with ErrFull; what is stored stays.
+	RefuseNew Policy = iota
+	// DropOldest drops the oldest messages of the lowest priority that no reader
+	// has in its hands. If there are none, the new message is refused.
+	DropOldest
+)
 
 func (o *Options) defaults() {
 	if o.Logger == nil {
@@ -70,6 +86,9 @@ func (o *Options) defaults() {
 	}
 	if o.MaxPendingBytes <= 0 {
 		o.MaxPendingBytes = 8 << 20
+	}
+	if o.Evicted == nil {
+		o.Evicted = func(*iothub.Message, string) {}
 	}
 	if o.Expired == nil {
 		o.Expired = func(*iothub.Message) {}
@@ -96,6 +115,9 @@ type Queue struct {
 	endpoints map[string]*endpoint // guarded by mu
 	nextID    uint32               // guarded by mu
 	bytes     int64                // guarded by mu: of all fifos
+	doomed    int64                // guarded by mu: of bytes, finished and not deleted yet
+	loaded    sync.Cond            // of mu: a fifo is no longer loading
+	full      fullness             // guarded by mu
 
 	room         sync.Cond   // of mu: waiting got shorter
 	waiting      []*appended // guarded by mu
@@ -169,7 +191,7 @@ func New(s *store.Store, o Options) (*Queue, error) {
 		endpoints: make(map[string]*endpoint),
 		bodies:    bodies{s: s, left: make(map[bodyID]*bodyCount)},
 	}
-	q.room.L = &q.mu
+	q.room.L, q.loaded.L = &q.mu, &q.mu
 	if err := q.load(); err != nil {
 		return nil, fmt.Errorf("load queues: %w", err)
 	}

@@ -103,6 +103,9 @@ func (r *Reader) Read(priority uint32, count, size int) ([]*Entry, error) {
 			r.q.mu.Unlock()
 			return out, nil
 		}
+		for f.loading { // somebody makes room
+			r.q.loaded.Wait()
+		}
 		n := 0
 		for ; n < len(f.ahead); n++ {
 			e := f.ahead[n]
@@ -124,23 +127,33 @@ func (r *Reader) Read(priority uint32, count, size int) ([]*Entry, error) {
 			r.q.mu.Unlock()
 			return out, nil
 		}
-		f.loading = true
-		from, to := f.loaded, f.stored
+		load := r.loadLocked(f)
 		r.q.mu.Unlock()
-		if err := r.load(f, from, to); err != nil {
+		if err := load(); err != nil {
 			return out, fmt.Errorf("read queue %s priority %d: %w", r.name, priority, err)
 		}
 	}
 }
 
-// load reads chunks from the store into f.ahead.
-func (r *Reader) load(f *fifo, from, to uint64) error {
+// loadLocked begins to read chunks from the store into f.ahead; the caller runs what
+// it returns, without the lock.
+func (r *Reader) loadLocked(f *fifo) func() error {
+	f.loading = true
+	from, to, generation := f.loaded, f.stored, f.generation
+	return func() error { return r.load(f, from, to, generation) }
+}
+
+func (r *Reader) load(f *fifo, from, to uint64, generation int) error {
 	loaded, err := r.readChunks(f, from, to)
 	r.q.mu.Lock()
 	defer r.q.mu.Unlock()
 	f.loading = false
+	r.q.loaded.Broadcast()
 	if err != nil {
 		return err
+	}
+	if f.generation != generation || f.removed { // a new reader begins anew
+		return nil
 	}
 	next, more := from, false
 	for _, lc := range loaded {

@@ -38,6 +38,7 @@ func (q *Queue) settleLocked(e *Entry) {
 	}
 	if e.c.left--; e.c.left == 0 {
 		f.dead = append(f.dead, e.c)
+		q.doomed += int64(e.c.cost)
 	}
 	q.dirtyLocked(f)
 }
@@ -92,6 +93,7 @@ func (q *Queue) fillChecked(b *store.Batch, f *fifo) {
 	for _, c := range dead[:n] {
 		f.deleted += uint64(c.cost)
 		q.bytes -= int64(c.cost)
+		q.doomed -= int64(c.cost)
 	}
 	f.dead = append(dead[n:], f.dead...)
 	if len(f.dead) > 0 {
@@ -176,6 +178,10 @@ func (q *Queue) RemoveEndpoint(ctx context.Context, name string) (lost int, err 
 			f.removed = true
 			delete(q.fifos, f.name)
 			q.bytes -= int64(f.appended - f.deleted)
+			for _, c := range f.dead {
+				q.doomed -= int64(c.cost)
+			}
+			f.dead = nil
 		}
 	})
 	if err != nil {

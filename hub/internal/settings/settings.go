@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"strconv"
 	"strings"
 	"time"
@@ -37,6 +38,9 @@ type Edge struct {
 	TwinPush          time.Duration
 	TwinSync          time.Duration
 	EncryptTwins      bool
+	QueueMaxBytes     int64         // of all queues on disk; 0: no limit but the disk
+	QueueMaxAge       time.Duration // that a message may wait; 0: as its route says
+	QueueDropOldest   bool          // when full; else new messages are refused
 	ShutdownWait      time.Duration
 }
 
@@ -73,6 +77,9 @@ func FromEnvironment(environ []string) (Edge, error) {
 		TwinPush:          r.seconds("ReportedPropertiesSyncFrequencySecs", 5, 1),
 		TwinSync:          r.seconds("MinTwinSyncPeriodSecs", 120, 0),
 		EncryptTwins:      r.boolean("EncryptTwinStore"),
+		QueueMaxBytes:     int64(r.number("QueueMaxBytes", 0, 0, math.MaxInt)),
+		QueueMaxAge:       r.seconds("QueueMaxAgeSecs", 0, 0),
+		QueueDropOldest:   r.choice("QueueWhenFull", "refuse", "dropOldest") == "dropOldest",
 		ShutdownWait:      r.seconds("ShutdownWaitPeriod", 60, 1),
 	}
 	port := r.number("httpSettings__metrics_port", 9600, 1, 65535)
@@ -132,6 +139,18 @@ func (r *reader) boolean(name string) bool {
 		r.errs = append(r.errs, fmt.Errorf("environment variable %s is %q: want true or false", name, v))
 	}
 	return b
+}
+
+// choice is one of the words, in any case; the first is the default.
+func (r *reader) choice(name string, words ...string) string {
+	v := r.text(name, words[0])
+	for _, w := range words {
+		if strings.EqualFold(v, w) {
+			return w
+		}
+	}
+	r.errs = append(r.errs, fmt.Errorf("environment variable %s is %q: want %s", name, v, strings.Join(words, " or ")))
+	return words[0]
 }
 
 func (r *reader) level(name string) slog.Level {

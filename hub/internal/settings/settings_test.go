@@ -47,11 +47,24 @@ func TestWrongValuesAreNamed(t *testing.T) {
 		"MqttSettings__Enabled": "perhaps",
 		"RuntimeLogLevel":       "loud",
 		"ShutdownWaitPeriod":    "99999999999999999999",
+		"QueueMaxBytes":         "1 GB",
+		"QueueWhenFull":         "panic",
 	}
 	for name, value := range tests {
 		_, err := settings.FromEnvironment(append([]string{name + "=" + value}, given...))
 		if err == nil || !strings.Contains(err.Error(), name) || !strings.Contains(err.Error(), value) {
 			t.Errorf("%s=%s: error %v", name, value, err)
 		}
+	}
+}
+
+func TestQueueLimits(t *testing.T) {
+	s, err := settings.FromEnvironment(given)
+	if err != nil || s.QueueMaxBytes != 0 || s.QueueMaxAge != 0 || s.QueueDropOldest {
+		t.Errorf("by default: %+v, %v", s, err)
+	}
+	s, err = settings.FromEnvironment(append([]string{"QueueMaxBytes=1000000", "QueueMaxAgeSecs=60", "queuewhenfull=DROPOLDEST"}, given...))
+	if err != nil || s.QueueMaxBytes != 1_000_000 || s.QueueMaxAge != time.Minute || !s.QueueDropOldest {
+		t.Errorf("%+v, %v", s, err)
 	}
 }
