@@ -29,6 +29,8 @@ type daemon struct {
 	managementv1.UnimplementedModulesServer
 	calls []string
 	logs  *managementv1.LogsRequest
+	// bundle is the last request for one.
+	bundle *managementv1.SupportBundleRequest
 }
 
 func (d *daemon) List(context.Context, *managementv1.ListRequest) (*managementv1.ListResponse, error) {
@@ -73,6 +75,61 @@ func (d *daemon) Logs(r *managementv1.LogsRequest, s grpc.ServerStreamingServer[
 	return nil
 }
 
+// system streams a bundle in two pieces, or breaks after the first.
+type system struct {
+	managementv1.UnimplementedSystemServer
+	daemon *daemon
+}
+
+func (s system) SupportBundle(r *managementv1.SupportBundleRequest, out grpc.ServerStreamingServer[managementv1.BundleChunk]) error {
+	s.daemon.bundle = r
+	for _, text := range []string{"PK", "zip"} {
+		if err := out.Send(&managementv1.BundleChunk{Data: []byte(text)}); err != nil {
+			return err
+		}
+		if r.GetUntil() == "break" {
+			return status.Error(codes.Unavailable, "containerd is away")
+		}
+	}
+	return nil
+}
+
+func TestSupportBundle(t *testing.T) {
+	d, uri := serve(t)
+	dir := t.TempDir()
+	file := filepath.Join(dir, "b.zip")
+	for _, c := range []struct {
+		name string
+		args []string
+		code int
+		out  string
+	}{
+		{"to standard output", []string{"-o", "-"}, 0, "PKzip"},
+		{"broken", []string{"-o", file, "--until", "break"}, 1, "edgectl: the daemon cannot be reached: containerd is away\n"},
+		{"no folder", []string{"-o", filepath.Join(dir, "none", "b.zip"), "-q"}, 1, "edgectl: open "},
+		{"to a file", []string{"-o", file, "-e", "--since", "2h"}, 0, file + "\n"},
+		{"quietly", []string{"-o", file, "-q"}, 0, ""},
+	} {
+		var out bytes.Buffer
+		code := run(t.Context(), append([]string{"-H", uri, "support-bundle"}, c.args...), &out, &out)
+		if code != c.code || !strings.HasPrefix(out.String(), c.out) || c.code == 0 && out.String() != c.out {
+			t.Errorf("%s: code %d: %s", c.name, code, &out)
+		}
+		if c.name == "to a file" && (!d.bundle.GetEdgeRuntimeOnly() || d.bundle.GetSince() != "2h") {
+			t.Errorf("asked %v", d.bundle)
+		}
+	}
+	left, err := os.ReadDir(dir)
+	if err != nil || len(left) != 1 {
+		t.Errorf("files %v, %v", left, err)
+	}
+	text, err := os.ReadFile(file)
+	st, statErr := os.Stat(file)
+	if err := errors.Join(err, statErr); err != nil || string(text) != "PKzip" || st.Mode().Perm() != 0o600 {
+		t.Errorf("%q, %v", text, err)
+	}
+}
+
 func serve(t *testing.T) (*daemon, string) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "m.sock")
@@ -83,6 +140,7 @@ func serve(t *testing.T) (*daemon, string) {
 	d := &daemon{}
 	s := grpc.NewServer()
 	managementv1.RegisterModulesServer(s, d)
+	managementv1.RegisterSystemServer(s, system{daemon: d})
 	done := make(chan error, 1)
 	go func() { done <- s.Serve(ln) }()
 	t.Cleanup(func() {

@@ -28,6 +28,7 @@ type cli struct {
 	Restart   restartCmd   `cmd:"" help:"Stop and start a module."`
 	Check     checkCmd     `cmd:"" help:"Look for what is wrong with this device (as root)."`
 	CheckList checkListCmd `cmd:"" help:"List the checks."`
+	Bundle    bundleCmd    `cmd:"" name:"support-bundle" help:"Collect logs and states into a zip file."`
 	Version   versionCmd   `cmd:"" help:"Print the version."`
 }
 

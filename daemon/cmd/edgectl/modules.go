@@ -15,17 +15,26 @@ import (
 	managementv1 "github.com/breakwater-iot/breakwater/proto/management/v1"
 )
 
-// dial opens the management API. The socket's peer credentials are all the
+// connect opens the management API. The socket's peer credentials are all the
 // authentication there is.
-func (e *env) dial() (managementv1.ModulesClient, io.Closer, error) {
+func (e *env) connect() (*grpc.ClientConn, error) {
 	path, ok := strings.CutPrefix(e.host, "unix://")
 	if !ok || !strings.HasPrefix(path, "/") {
-		return nil, nil, fmt.Errorf("host %q: %w", e.host, errUsage)
+		return nil, fmt.Errorf("host %q: %w", e.host, errUsage)
 	}
 	conn, err := grpc.NewClient("unix:"+path, grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithAuthority("localhost"), grpc.WithNoProxy())
 	if err != nil {
-		return nil, nil, fmt.Errorf("host %q: %w", e.host, err)
+		return nil, fmt.Errorf("host %q: %w", e.host, err)
+	}
+	return conn, nil
+}
+
+// dial opens the modules' part of the management API.
+func (e *env) dial() (managementv1.ModulesClient, io.Closer, error) {
+	conn, err := e.connect()
+	if err != nil {
+		return nil, nil, err
 	}
 	return managementv1.NewModulesClient(conn), conn, nil
 }
