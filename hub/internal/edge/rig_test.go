@@ -438,6 +438,7 @@ type device struct {
 	id      iothub.Identity
 	session head.Session
 	fall    string // bodies that are not settled, "" for none, "*" for all
+	hook    func(body string)
 
 	mu      sync.Mutex
 	got     []string // "input:body"
@@ -502,8 +503,11 @@ func (d *device) Deliver(input string, m *iothub.Message, settled func(head.Outc
 		d.mu.Unlock()
 		return
 	}
-	outcome := d.outcome
+	outcome, hook := d.outcome, d.hook
 	d.mu.Unlock()
+	if hook != nil {
+		hook(string(m.Body))
+	}
 	settled(outcome)
 }
 
