@@ -57,6 +57,7 @@ func TestPath(t *testing.T) {
 		{"a changed environment restarts that module only", p.moduleChanged},
 		{"a removed module is removed and nothing else restarted", p.moduleRemoved},
 		{"a module made with the stock Node SDK sends, passes on and answers", p.nodeModule},
+		{"edgectl check finds nothing wrong", p.deviceChecks},
 		{"an invalid manifest is refused and everything runs on", p.invalidManifest},
 		{"another module's workload API is closed to a module", p.foreignSocket},
 		{"the account of all messages is even", p.accountIsEven},

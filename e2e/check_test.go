@@ -1,0 +1,43 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"encoding/json"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+// deviceChecks runs edgectl check on the running device: the daemon, its engine,
+// certificates, and the way to the hub from the host and from the modules' network.
+func (p *path) deviceChecks(t *testing.T) {
+	ctx := p.within(t, 90*time.Second)
+	// No time server can be reached from here, and the machine has another name.
+	out, err := p.EdgeCtl(ctx, "check", "--config-file", filepath.Join(p.Dir, "device", "config.toml"),
+		"--dont-run", "host-local-time,hostname", "--output", "json", "--warnings-as-errors")
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	var report struct {
+		Checks map[string]struct {
+			Result  string   `json:"result"`
+			Details []string `json:"details"`
+		} `json:"checks"`
+	}
+	if err := json.Unmarshal([]byte(out), &report); err != nil {
+		t.Fatal(err)
+	}
+	for id, c := range report.Checks {
+		want := "ok"
+		if id == "host-local-time" || id == "hostname" {
+			want = "ignored"
+		}
+		if c.Result != want {
+			t.Errorf("%s is %s: %v", id, c.Result, c.Details)
+		}
+	}
+	if len(report.Checks) < 10 {
+		t.Errorf("only %d checks", len(report.Checks))
+	}
+}
