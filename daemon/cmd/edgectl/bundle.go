@@ -26,7 +26,7 @@ func (b bundleCmd) Run(e *env) error {
 	if err != nil {
 		return err
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	stream, err := managementv1.NewSystemClient(conn).SupportBundle(e.ctx, &managementv1.SupportBundleRequest{
 		Since: b.Since, Until: b.Until, EdgeRuntimeOnly: b.Runtime,
 	})
