@@ -54,7 +54,7 @@ type program struct {
 }
 
 // serve runs edgehub until ctx ends.
-func serve(ctx context.Context, environ []string, stderr io.Writer) (err error) {
+func serve(ctx context.Context, environ []string, stderr io.Writer) error {
 	set, err := settings.FromEnvironment(environ)
 	if err != nil {
 		return fmt.Errorf("settings: %w", err)
@@ -67,11 +67,33 @@ func serve(ctx context.Context, environ []string, stderr io.Writer) (err error) 
 	if err := p.open(ctx); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, p.store.Close(), p.vault.Close()) }()
-	if err := p.wire(ctx); err != nil {
-		return err
+	if err = p.wire(ctx); err == nil {
+		ended := make(chan error, 1)
+		go func() { ended <- p.run(ctx) }()
+		var inTime bool
+		if inTime, err = await(ctx, ended, set.ShutdownWait); !inTime {
+			return err // what hangs may still use the store; the disk is as after a crash
+		}
 	}
-	return p.run(ctx)
+	return errors.Join(err, p.store.Close(), p.vault.Close())
+}
+
+// await waits for the end of a run: as long as it takes, but for no longer than a
+// limit when ctx has ended.
+func await(ctx context.Context, ended <-chan error, limit time.Duration) (inTime bool, err error) {
+	select {
+	case err := <-ended:
+		return true, err
+	case <-ctx.Done():
+	}
+	timer := time.NewTimer(limit)
+	defer timer.Stop()
+	select {
+	case err := <-ended:
+		return true, err
+	case <-timer.C:
+		return false, fmt.Errorf("edgehub has not stopped within %s", limit)
+	}
 }
 
 // open gets what the daemon and the disk give.
