@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -75,6 +76,14 @@ func (p *path) moduleAdded(t *testing.T) {
 	if p.pids(t)["second-sensor"] == 0 {
 		t.Error("second-sensor does not run")
 	}
+	ctx := p.within(t, time.Minute)
+	eventually(t, ctx, "the hub knows the new module", func() error {
+		out, err := p.EdgeCtl(ctx, "logs", "second-sensor")
+		if err == nil && !strings.Contains(out, `"msg":"acknowledged"`) {
+			err = errors.New("nothing was acknowledged to it")
+		}
+		return err
+	})
 	p.onlyChanged(t, before)
 }
 
