@@ -117,10 +117,14 @@ func (m *Manager) refusingLocked() error {
 }
 
 // finish returns a context for steps that belong together: it outlives the
-// caller, who may be the very module that is stopped, but not the daemon. The
-// caller of finish must call done.
+// caller, who may be the very module that is stopped, but not the daemon: Refuse
+// breaks off what began before it. What begins after it is a stop or a removal, and
+// may come to its end. The caller of finish must call done.
 func (m *Manager) finish(ctx context.Context) (_ context.Context, done func()) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), finishTimeout)
+	if m.refusing() != nil {
+		return ctx, cancel
+	}
 	var watch sync.WaitGroup
 	watch.Go(func() {
 		select {
