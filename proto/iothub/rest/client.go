@@ -148,6 +148,9 @@ func (c *Client) do(ctx context.Context, r request, out any) error {
 		if err == nil {
 			return nil
 		}
+		if ctx.Err() != nil && !errors.Is(err, ctx.Err()) {
+			err = errors.Join(ctx.Err(), err) // the caller gave up; err is how far it came
+		}
 		if attempt >= c.o.Attempts || !retryable(ctx, r, err) {
 			return fmt.Errorf("%s %s: %w", r.method, r.path, err)
 		}
