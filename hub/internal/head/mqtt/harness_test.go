@@ -71,8 +71,6 @@ func start(t testing.TB, b *backend, change func(*mqtt.Options)) *hub {
 	return h
 }
 
-func cloud(o *mqtt.Options) { o.Flavor = mqtt.Cloud }
-
 var (
 	dev = iothub.DeviceIdentity("d1")
 	mod = iothub.ModuleIdentity("d1", "m1")
