@@ -11,7 +11,7 @@ import (
 
 // limits are those of the queues.
 func (p *program) limits() edge.Limits {
-	l := edge.Limits{MaxBytes: p.set.QueueMaxBytes, MaxAge: p.set.QueueMaxAge}
+	l := edge.Limits{MaxBytes: p.set.QueueMaxBytes, MaxAge: p.set.QueueMaxAge, LiveFirst: p.set.QueueLiveFirst}
 	if p.set.QueueDropOldest {
 		l.WhenFull = queue.DropOldest
 	}

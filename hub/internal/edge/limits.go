@@ -7,17 +7,20 @@ import (
 	"github.com/breakwater-iot/breakwater/proto/iothub"
 )
 
-// Limits bound the queues. The zero value is no limit but the disk.
+// Limits bound the queues and say how a backlog drains. The zero value is no limit but
+// the disk, and all in order.
 type Limits struct {
 	MaxBytes int64 // of all queues on disk; 0: no limit
 	WhenFull queue.Policy
 	MaxAge   time.Duration // that a message may wait, whatever its route says; 0: no limit
+	// LiveFirst lets new messages pass a backlog; see queue.Options.
+	LiveFirst bool
 }
 
 func (h *Hub) queueOptions() queue.Options {
 	return queue.Options{
 		Logger: h.o.Logger, Expired: h.expired, Evicted: h.evicted,
-		MaxBytes: h.o.Limits.MaxBytes, WhenFull: h.o.Limits.WhenFull,
+		MaxBytes: h.o.Limits.MaxBytes, WhenFull: h.o.Limits.WhenFull, LiveFirst: h.o.Limits.LiveFirst,
 	}
 }
 

@@ -297,6 +297,8 @@ func (q *Queue) storedLocked(fg *fifoGroup) {
 			c.entries = nil
 		}
 		f.loaded = f.stored
+	} else if q.o.LiveFirst && e != nil && e.read {
+		f.live.add(f.generation, fg.chunks)
 	}
 	if e != nil {
 		e.nudge()

@@ -86,7 +86,7 @@ func TestEveryMessageIsDeliveredOrDroppedOnce(t *testing.T) {
 	var v evictions
 	dir := t.TempDir()
 	s := openStore(t, dir)
-	q := newQueue(t, s, queue.Options{MaxBytes: 30_000, WhenFull: queue.DropOldest, Evicted: v.add})
+	q := newQueue(t, s, queue.Options{MaxBytes: 60_000, WhenFull: queue.DropOldest, Evicted: v.add})
 	const n = 3000
 	seen := make(map[string]int)
 	r := q.Reader("a")
@@ -106,6 +106,7 @@ func TestEveryMessageIsDeliveredOrDroppedOnce(t *testing.T) {
 				seen["a "+name]++
 			}
 			r.Settle(list...)
+			time.Sleep(time.Millisecond) // too slow for what comes
 		}
 	}
 	go func() {
@@ -114,7 +115,6 @@ func TestEveryMessageIsDeliveredOrDroppedOnce(t *testing.T) {
 			select {
 			case <-r.Ready():
 				drain()
-				time.Sleep(5 * time.Millisecond) // too slow for what comes
 			case <-reading:
 				drain()
 				return

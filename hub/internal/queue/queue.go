@@ -51,6 +51,9 @@ type Options struct {
 	MaxBytes int64
 	// WhenFull says what to do when MaxBytes is reached.
 	WhenFull Policy
+	// LiveFirst lets new messages pass while a reader works through a backlog: each
+	// half of what it reads. Within both, order stays. By default all is in order.
+	LiveFirst bool
 	// Evicted is called for each message that was dropped by DropOldest, with its
 	// endpoint, from the goroutine that appends; nil: nobody wants to know.
 	Evicted func(m *iothub.Message, endpoint string)
@@ -158,6 +161,7 @@ type fifo struct {
 	loading    bool // a reader is reading from the store
 	ahead      []*Entry
 	aheadBytes int
+	live       live
 
 	dead    []*chunk // finished, to be deleted
 	dirty   bool

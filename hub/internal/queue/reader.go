@@ -22,6 +22,7 @@ type chunk struct {
 	cost    int    // what it counts for in the size of the queue
 	refs    []bodyRef
 	entries []*Entry // while it is being stored
+	passed  bool     // some of it has passed the backlog
 }
 
 // Entry is a message in the hands of a reader.
@@ -62,6 +63,7 @@ func (q *Queue) Reader(endpoint string) *Reader {
 		f.generation++
 		f.handed, f.loaded = f.done.head, f.done.head
 		f.ahead, f.aheadBytes = nil, 0
+		f.live = live{}
 	}
 	e.nudge()
 	return &Reader{q: q, name: endpoint, e: e}
@@ -76,7 +78,7 @@ func (r *Reader) Priorities(list []uint32) []uint32 {
 	r.q.mu.Lock()
 	defer r.q.mu.Unlock()
 	for _, f := range r.e.fifos {
-		if len(f.ahead) > 0 || f.loaded < f.stored {
+		if len(f.ahead) > 0 || f.loaded < f.stored || len(f.live.entries) > 0 {
 			list = append(list, f.name.priority)
 		}
 	}
@@ -106,6 +108,7 @@ func (r *Reader) Read(priority uint32, count, size int) ([]*Entry, error) {
 		for f.loading { // somebody makes room
 			r.q.loaded.Wait()
 		}
+		out, expired, size = f.live.take(out, expired, now, count, size)
 		n := 0
 		for ; n < len(f.ahead); n++ {
 			e := f.ahead[n]
@@ -159,8 +162,13 @@ func (r *Reader) load(f *fifo, from, to uint64, generation int) error {
 	for _, lc := range loaded {
 		r.q.skipLocked(f, next, lc.first)
 		next, more = lc.c.last+1, lc.more
+		passed := f.live.meet(lc.c.last)
 		for _, e := range lc.entries {
-			if f.done.has(e.Offset) {
+			if passed != nil {
+				if e.c = passed; f.done.has(e.Offset) || f.live.taken.has(e.Offset) {
+					continue
+				}
+			} else if f.done.has(e.Offset) {
 				lc.c.left--
 				continue
 			}

@@ -41,6 +41,7 @@ type Edge struct {
 	QueueMaxBytes     int64         // of all queues on disk; 0: no limit but the disk
 	QueueMaxAge       time.Duration // that a message may wait; 0: as its route says
 	QueueDropOldest   bool          // when full; else new messages are refused
+	QueueLiveFirst    bool          // new messages pass a backlog; else all is in order
 	ShutdownWait      time.Duration
 }
 
@@ -80,6 +81,7 @@ func FromEnvironment(environ []string) (Edge, error) {
 		QueueMaxBytes:     int64(r.number("QueueMaxBytes", 0, 0, math.MaxInt)),
 		QueueMaxAge:       r.seconds("QueueMaxAgeSecs", 0, 0),
 		QueueDropOldest:   r.choice("QueueWhenFull", "refuse", "dropOldest") == "dropOldest",
+		QueueLiveFirst:    r.choice("QueueDrain", "in-order", "live-first") == "live-first",
 		ShutdownWait:      r.seconds("ShutdownWaitPeriod", 60, 1),
 	}
 	port := r.number("httpSettings__metrics_port", 9600, 1, 65535)

@@ -49,6 +49,7 @@ func TestWrongValuesAreNamed(t *testing.T) {
 		"ShutdownWaitPeriod":    "99999999999999999999",
 		"QueueMaxBytes":         "1 GB",
 		"QueueWhenFull":         "panic",
+		"QueueDrain":            "backwards",
 	}
 	for name, value := range tests {
 		_, err := settings.FromEnvironment(append([]string{name + "=" + value}, given...))
@@ -60,11 +61,11 @@ func TestWrongValuesAreNamed(t *testing.T) {
 
 func TestQueueLimits(t *testing.T) {
 	s, err := settings.FromEnvironment(given)
-	if err != nil || s.QueueMaxBytes != 0 || s.QueueMaxAge != 0 || s.QueueDropOldest {
+	if err != nil || s.QueueMaxBytes != 0 || s.QueueMaxAge != 0 || s.QueueDropOldest || s.QueueLiveFirst {
 		t.Errorf("by default: %+v, %v", s, err)
 	}
-	s, err = settings.FromEnvironment(append([]string{"QueueMaxBytes=1000000", "QueueMaxAgeSecs=60", "queuewhenfull=DROPOLDEST"}, given...))
-	if err != nil || s.QueueMaxBytes != 1_000_000 || s.QueueMaxAge != time.Minute || !s.QueueDropOldest {
+	s, err = settings.FromEnvironment(append([]string{"QueueMaxBytes=1000000", "QueueMaxAgeSecs=60", "queuewhenfull=DROPOLDEST", "QueueDrain=live-first"}, given...))
+	if err != nil || s.QueueMaxBytes != 1_000_000 || s.QueueMaxAge != time.Minute || !s.QueueDropOldest || !s.QueueLiveFirst {
 		t.Errorf("%+v, %v", s, err)
 	}
 }
