@@ -5,7 +5,7 @@ go 1.26.6
 require (
 	github.com/alecthomas/kong v1.17.0
 	github.com/google/go-containerregistry v0.22.1
-	golang.org/x/sync v0.25.0
+	golang.org/x/sync v0.25.0 // indirect
 )
 
 require (
@@ -17,6 +17,14 @@ require (
 	google.golang.org/protobuf v1.36.13-0.20261016172727-e9ee2a76ab8e // indirect
 )
 
-require golang.org/x/sys v0.50.0
+require (
+	github.com/breakwater-iot/breakwater/proto v0.0.0
+	golang.org/x/sys v0.50.0
+)
+
+require (
+	github.com/grpc-ecosystem/grpc-gateway/v2 v2.33.0 // indirect
+	google.golang.org/genproto/googleapis/api v0.0.0-20261026165753-2ffab32bce7e // indirect
+)
 
 replace github.com/breakwater-iot/breakwater/proto => ../proto

@@ -5,7 +5,7 @@ go 1.26.6
 require (
 	github.com/Azure/go-amqp v1.7.0
 	github.com/alecthomas/kong v1.17.0
-	github.com/breakwater-iot/breakwater/proto v0.0.0-00010101000000-000000000000
+	github.com/breakwater-iot/breakwater/proto v0.0.0
 	github.com/coder/websocket v1.8.15
 	github.com/dgraph-io/badger/v4 v4.9.6
 	github.com/eclipse/paho.mqtt.golang v1.5.1
