@@ -192,7 +192,6 @@ func (h *Hub) Connect(ctx context.Context, l head.Login, c head.Client) (head.Se
 	h.metrics.Connected(l.Identity.String(), len(h.sessions))
 	h.report.connected(l.Identity)
 	h.mu.Unlock()
-	h.log.Info("client connected", "id", l.Identity.String(), "protocol", l.Protocol, "product", l.Product)
 	if old != nil {
 		old.client.Disconnect(head.ErrReplaced)
 		h.subscribeUpstream(l.Identity) // the new one has yet to say what it wants
@@ -209,7 +208,7 @@ func (h *Hub) Product(id iothub.Identity) string {
 }
 
 // leave forgets a session that has ended, unless a newer one has its place.
-func (h *Hub) leave(s *session, reason error) {
+func (h *Hub) leave(s *session) {
 	id := s.id()
 	h.mu.Lock()
 	current := h.sessions[id] == s
@@ -219,7 +218,6 @@ func (h *Hub) leave(s *session, reason error) {
 		h.report.disconnected(id)
 	}
 	h.mu.Unlock()
-	h.log.Info("client disconnected", "id", id.String(), "reason", reason)
 	if current {
 		h.subscribeUpstream(id)
 	}

@@ -132,8 +132,8 @@ func (s *session) upstreamWants() upstream.Wants {
 	}
 }
 
-// Close is called by the head when the connection has ended.
-func (s *session) Close(err error) {
+// Close is called by the head when the connection has ended; the head logs why.
+func (s *session) Close(error) {
 	s.mu.Lock()
 	closed := s.closed
 	s.closed = true
@@ -142,5 +142,5 @@ func (s *session) Close(err error) {
 		return
 	}
 	close(s.gone)
-	s.hub.leave(s, err)
+	s.hub.leave(s)
 }
