@@ -36,6 +36,14 @@ func (k Key) Sign(data []byte) ([]byte, error) {
 	return h.Sum(nil), nil
 }
 
+// Derive returns the key of one registration in an enrollment group whose key is k.
+// The result signs like any other key and tells nothing of k.
+func (k Key) Derive(registration string) Key {
+	h := hmac.New(sha256.New, k)
+	h.Write([]byte(registration))
+	return h.Sum(nil)
+}
+
 // Base64 reveals the key in the form that ParseKey reads.
 func (k Key) Base64() string { return base64.StdEncoding.EncodeToString(k) }
 

@@ -126,6 +126,12 @@ func DeviceResource(host string, id iothub.Identity) string {
 	return escape(s)
 }
 
+// RegistrationResource returns the encoded resource of a registration at the device
+// provisioning service; tokens for it name the key "registration".
+func RegistrationResource(idScope, registration string) string {
+	return escape(idScope + "/registrations/" + registration)
+}
+
 // HubResource returns the encoded resource of a whole hub, for policy keys.
 func HubResource(host string) string { return escape(host) }
 

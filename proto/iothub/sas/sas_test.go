@@ -245,6 +245,16 @@ func TestSignerErrorIsReturned(t *testing.T) {
 	}
 }
 
+func TestKeysAndTokensOfRegistrations(t *testing.T) {
+	k := key(t)
+	if got := k.Derive("r1").Base64(); got != "O1eBZCsfTCkvWrmO8Rb8zpNFeq8lWa2pJLxwCFVTQWQ=" {
+		t.Errorf("derived key %s", got)
+	}
+	if r := sas.RegistrationResource("0ne00ABCDEF", "r1"); r != "0ne00ABCDEF%2Fregistrations%2Fr1" {
+		t.Errorf("resource %s", r)
+	}
+}
+
 func TestSecretsNeverPrint(t *testing.T) {
 	k := key(t)
 	token := sas.Token{Resource: "r", Signature: []byte("0123456789abcdef"), KeyName: "n", ExpiryText: "1"}
