@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/breakwater-iot/breakwater/hub/internal/cloud/access"
+	"github.com/breakwater-iot/breakwater/hub/internal/cloud/c2d"
 	"github.com/breakwater-iot/breakwater/hub/internal/cloud/events"
 	"github.com/breakwater-iot/breakwater/hub/internal/cloud/registry"
 	"github.com/breakwater-iot/breakwater/hub/internal/cloud/twin"
@@ -31,6 +32,9 @@ type Options struct {
 	Hosts    []string
 	Policies access.Policies
 	Events   events.Options
+	// Messages are the options of the cloud-to-device queues; Known, Now and Logger are
+	// set by Open.
+	Messages c2d.Options
 	// Deleted, if not nil, is told of each identity that was deleted.
 	Deleted func(iothub.Identity)
 	// Now is the clock; nil means time.Now.
@@ -46,6 +50,7 @@ type Hub struct {
 	registry *registry.Registry
 	twins    *twin.Store
 	events   *events.Log
+	messages *c2d.Queues
 	access   *access.Checker
 	presence *presenceTable
 	refresh  *refresher
@@ -87,6 +92,11 @@ func Open(s *store.Store, o Options) (*Hub, error) {
 	if h.presence, err = openPresence(s, o.Now, h.log); err != nil {
 		return nil, fmt.Errorf("open hub: %w", err)
 	}
+	messages := o.Messages
+	messages.Known, messages.Now, messages.Logger = h.knows, o.Now, h.log
+	if h.messages, err = c2d.Open(s, messages); err != nil {
+		return nil, fmt.Errorf("open hub: %w", err)
+	}
 	h.access = access.New(h.registry, access.Options{Hosts: o.Hosts, Policies: o.Policies, Now: o.Now})
 	return h, nil
 }
@@ -97,6 +107,7 @@ func Open(s *store.Store, o Options) (*Hub, error) {
 func (h *Hub) Run(ctx context.Context, grace time.Duration) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return h.events.Run(ctx) })
+	g.Go(func() error { return h.messages.Run(ctx) })
 	g.Go(func() error { return h.refreshScopes(ctx) })
 	g.Go(func() error {
 		<-ctx.Done()

@@ -140,6 +140,7 @@ func (h *Hub) identitiesChanged(changes []registry.Change) {
 	for _, c := range changes {
 		if c.Deleted {
 			h.presence.forget(c.ID)
+			h.messages.Forget(c.ID)
 			if h.o.Deleted != nil {
 				h.o.Deleted(c.ID)
 			}

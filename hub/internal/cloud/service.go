@@ -16,6 +16,7 @@ func (h *Hub) FillDevice(d *rest.Device) {
 	p := h.presence.get(iothub.DeviceIdentity(d.DeviceID))
 	d.ConnectionState = p.state()
 	d.ConnectionStateUpdatedTime, d.LastActivityTime = rest.Time{Time: p.Changed}, rest.Time{Time: p.Activity}
+	d.CloudToDeviceMessageCount = h.messages.Depth(iothub.DeviceIdentity(d.DeviceID))
 }
 
 // FillModule adds the connection's part to a module document.
@@ -23,6 +24,7 @@ func (h *Hub) FillModule(m *rest.Module) {
 	p := h.presence.get(iothub.ModuleIdentity(m.DeviceID, m.ModuleID))
 	m.ConnectionState = p.state()
 	m.ConnectionStateUpdatedTime, m.LastActivityTime = rest.Time{Time: p.Changed}, rest.Time{Time: p.Activity}
+	m.CloudToDeviceMessageCount = h.messages.Depth(iothub.ModuleIdentity(m.DeviceID, m.ModuleID))
 }
 
 // ConnectedDevices counts the devices that are connected.
@@ -65,6 +67,7 @@ func (h *Hub) document(id iothub.Identity, t *twin.Twin) (rest.Twin, error) {
 	}
 	p := h.presence.get(id)
 	doc.DeviceEtag, doc.AuthenticationType, doc.X509Thumbprint = etag, auth.Type, auth.X509Thumbprint
+	doc.CloudToDeviceMessageCount = h.messages.Depth(id)
 	doc.ConnectionState, doc.LastActivityTime, doc.ModelID = p.state(), rest.Time{Time: p.Activity}, p.ModelID
 	return doc, t.Fill(&doc)
 }

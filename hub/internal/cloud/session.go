@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/breakwater-iot/breakwater/hub/internal/cloud/access"
+	"github.com/breakwater-iot/breakwater/hub/internal/cloud/c2d"
 	"github.com/breakwater-iot/breakwater/hub/internal/cloud/events"
 	"github.com/breakwater-iot/breakwater/hub/internal/cloud/twin"
 	"github.com/breakwater-iot/breakwater/hub/internal/head"
@@ -30,6 +31,7 @@ type session struct {
 	closed   bool
 	expiry   *time.Timer
 	features [head.DesiredChanges + 1]bool
+	messages *c2d.Subscription
 	calls    map[*call]struct{} // guarded by h.mu
 }
 
@@ -95,15 +97,24 @@ func headError(err error) error {
 
 // Subscribe implements head.Session.
 func (s *session) Subscribe(f head.Feature) {
-	if s.setFeature(f, true); f == head.Methods {
+	s.setFeature(f, true)
+	switch f {
+	case head.Methods:
 		s.h.mu.Lock()
 		s.h.wakeLocked()
 		s.h.mu.Unlock()
+	case head.C2D:
+		s.subscribeMessages()
+	case head.Inputs, head.TwinResponses, head.DesiredChanges: // nothing is started
 	}
 }
 
 // Unsubscribe implements head.Session.
-func (s *session) Unsubscribe(f head.Feature) { s.setFeature(f, false) }
+func (s *session) Unsubscribe(f head.Feature) {
+	if s.setFeature(f, false); f == head.C2D {
+		s.unsubscribeMessages()
+	}
+}
 
 func (s *session) setFeature(f head.Feature, on bool) {
 	s.life.Lock()
@@ -131,6 +142,9 @@ func (s *session) end() {
 	s.closed = true
 	if s.expiry != nil {
 		s.expiry.Stop()
+	}
+	if s.messages != nil {
+		s.messages.Close()
 	}
 	s.life.Unlock()
 	s.h.leave(s)

@@ -19,6 +19,9 @@ type SubscribeOptions struct {
 	// head means that it could not send the message. It does not count, and nothing
 	// more is handed out before Resume.
 	AbandonPauses bool
+	// Window, if not nil, is how many messages the client takes at a time now. When
+	// that grows Resume must be called.
+	Window func() int
 	// Deliver hands a message to the client. settled is called exactly once, maybe
 	// before Deliver returns.
 	Deliver func(m *iothub.Message, settled func(head.Outcome))
@@ -38,6 +41,7 @@ type Subscription struct {
 
 	// Guarded by Queues.mu.
 	unsettled int
+	limit     int  // of unsettled, as last heard of Window
 	running   bool // there is a goroutine that hands out
 	paused    bool
 	epoch     int // counts Resume
@@ -47,7 +51,7 @@ type Subscription struct {
 // Subscribe starts to hand out messages, at once if there are any. There is one
 // subscription for an identity: an older one is closed.
 func (q *Queues) Subscribe(id iothub.Identity, o SubscribeOptions) *Subscription {
-	s := &Subscription{q: q, id: id, o: o}
+	s := &Subscription{q: q, id: id, o: o, limit: window}
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	qu := q.queueLocked(id)
@@ -62,12 +66,12 @@ func (q *Queues) Subscribe(id iothub.Identity, o SubscribeOptions) *Subscription
 	return s
 }
 
-// Resume goes on after a pause.
+// Resume goes on after a pause, or when the window has grown.
 func (s *Subscription) Resume() {
 	s.q.mu.Lock()
 	defer s.q.mu.Unlock()
 	s.epoch++
-	s.paused = false
+	s.paused, s.limit = false, window
 	if qu := s.q.queues[s.id]; qu != nil {
 		s.q.kickLocked(qu)
 	}
@@ -103,7 +107,7 @@ func (q *Queues) kickLocked(qu *queue) {
 // offerLocked is the message to hand to the subscriber of a queue now.
 func (q *Queues) offerLocked(qu *queue) *entry {
 	s := qu.sub
-	if q.closed || s == nil || s.closed || s.paused || s.unsettled >= window {
+	if q.closed || s == nil || s.closed || s.paused || s.unsettled >= s.limit {
 		return nil
 	}
 	return q.nextLocked(qu, s.from)
@@ -111,19 +115,10 @@ func (q *Queues) offerLocked(qu *queue) *entry {
 
 func (s *Subscription) pump(qu *queue) {
 	for {
-		s.q.mu.Lock()
-		var e *entry
-		if qu.sub == s {
-			e = s.q.offerLocked(qu)
-		}
+		e, l, deliveries, epoch := s.next(qu)
 		if e == nil {
-			s.running = false
-			s.q.mu.Unlock()
 			return
 		}
-		l, deliveries, epoch := s.q.lockLocked(e, s), e.deliveries, s.epoch
-		s.unsettled++
-		s.q.mu.Unlock()
 		m, err := s.q.message(e, l, deliveries)
 		switch {
 		case err != nil:
@@ -136,6 +131,34 @@ func (s *Subscription) pump(qu *queue) {
 			s.o.Deliver(m, func(o head.Outcome) { once.Do(func() { s.settled(e, l, o, epoch) }) })
 		}
 	}
+}
+
+// next locks the message to hand out; without one the pump has ended.
+func (s *Subscription) next(qu *queue) (e *entry, l *lock, deliveries, epoch int) {
+	q := s.q
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	// Nobody else's code runs under mu; if Resume is called meanwhile, what Window
+	// said is old.
+	for s.o.Window != nil {
+		epoch = s.epoch
+		q.mu.Unlock()
+		limit := s.o.Window()
+		q.mu.Lock()
+		if epoch == s.epoch {
+			s.limit = min(window, limit)
+			break
+		}
+	}
+	if qu.sub == s {
+		e = q.offerLocked(qu)
+	}
+	if e == nil {
+		s.running = false
+		return nil, nil, 0, 0
+	}
+	s.unsettled++
+	return e, q.lockLocked(e, s), e.deliveries, s.epoch
 }
 
 // settled takes the outcome of a delivery that began in an epoch.

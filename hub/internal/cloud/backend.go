@@ -1,0 +1,79 @@
+package cloud
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/breakwater-iot/breakwater/hub/internal/cloud/access"
+	"github.com/breakwater-iot/breakwater/hub/internal/cloud/c2d"
+	"github.com/breakwater-iot/breakwater/hub/internal/head"
+	"github.com/breakwater-iot/breakwater/proto/iothub"
+	"github.com/breakwater-iot/breakwater/proto/iothub/sas"
+)
+
+var _ head.ServiceBackend = (*Hub)(nil)
+
+// ConnectService implements head.ServiceBackend.
+func (h *Hub) ConnectService(_ context.Context, login head.ServiceLogin) (head.ServiceSession, error) {
+	s, err := h.admitService(login)
+	if err != nil {
+		h.log.Info("service refused", "protocol", login.Protocol, "remote", login.Remote, "error", err)
+		return nil, err
+	}
+	h.log.Debug("service connected", "protocol", login.Protocol, "remote", login.Remote)
+	return s, nil
+}
+
+func (h *Hub) admitService(login head.ServiceLogin) (*service, error) {
+	caller, err := h.access.Request(login.Token, nil, iothub.Identity{})
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", head.ErrUnauthorized, err)
+	}
+	if !caller.Rights.Has(access.ServiceConnect) {
+		return nil, fmt.Errorf("%w: the credentials do not allow service connections", head.ErrUnauthorized)
+	}
+	token, err := sas.Parse(login.Token)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", head.ErrUnauthorized, err)
+	}
+	return &service{h: h, expires: token.Expiry.Add(sas.Skew)}, nil
+}
+
+// service is one authenticated service of a head.
+type service struct {
+	h       *Hub
+	expires time.Time
+}
+
+// Expires implements head.ServiceSession.
+func (s *service) Expires() time.Time { return s.expires }
+
+// SendToDevice implements head.ServiceSession.
+func (s *service) SendToDevice(ctx context.Context, to iothub.Identity, m *iothub.Message) error {
+	if err := s.h.SendToDevice(ctx, to, m); err != nil {
+		return messageError(err)
+	}
+	return nil
+}
+
+// Feedback implements head.ServiceSession.
+func (s *service) Feedback(ctx context.Context) (head.FeedbackBatch, error) {
+	b, err := s.h.messages.Feedback(ctx)
+	if err != nil {
+		return head.FeedbackBatch{}, err
+	}
+	return s.h.feedbackBatch(ctx, b), nil
+}
+
+// feedbackBatch is a batch that its receiver settles whenever it likes, also after
+// its own end.
+func (h *Hub) feedbackBatch(ctx context.Context, b *c2d.Batch) head.FeedbackBatch {
+	ctx = context.WithoutCancel(ctx)
+	return head.FeedbackBatch{Body: b.Body, LockToken: b.Token, Hub: h.o.Hosts[0], Enqueued: b.Enqueued,
+		Settle: func(o head.Outcome) {
+			if err := h.messages.SettleFeedback(ctx, b.Token, o); err != nil {
+				h.log.Warn("feedback not settled", "error", err)
+			}
+		}}
+}
