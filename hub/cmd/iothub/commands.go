@@ -22,6 +22,12 @@ type commands struct {
 		Patch twinPatch `cmd:"" help:"Change desired properties or tags of a twin."`
 	} `cmd:"" help:"Twins."`
 
+	Message struct {
+		Send     messageSend     `cmd:"" help:"Send a message to a device."`
+		Feedback messageFeedback `cmd:"" help:"Print and remove the feedback of messages that asked for it."`
+		Purge    messagePurge    `cmd:"" help:"Remove all messages that wait for a device."`
+	} `cmd:"" help:"Cloud-to-device messages."`
+
 	Deploy  deployCommand  `cmd:"" help:"Apply a deployment manifest to an edge device."`
 	Method  methodCommand  `cmd:"" help:"Call a direct method and print the answer."`
 	Monitor monitorCommand `cmd:"" help:"Print the telemetry that arrives."`

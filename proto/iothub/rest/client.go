@@ -124,7 +124,9 @@ type request struct {
 	query   url.Values
 	version string // of the API; empty means apiVersion
 	ifMatch string
-	body    any // nil for none
+	body    any         // nil for none
+	raw     []byte      // in place of body, if not nil
+	header  http.Header // more headers
 	// once is set when an attempt that got to the hub may not be repeated.
 	once    bool
 	timeout time.Duration // of an attempt; 0 means Options.Timeout
@@ -132,7 +134,7 @@ type request struct {
 
 // do sends the request and decodes the answer into out (nil: ignore it).
 func (c *Client) do(ctx context.Context, r request, out any) error {
-	var body []byte
+	body := r.raw
 	if r.body != nil {
 		var err error
 		if body, err = json.Marshal(r.body); err != nil {
@@ -168,6 +170,13 @@ func (c *Client) do(ctx context.Context, r request, out any) error {
 			return fmt.Errorf("%s %s: %w", r.method, r.path, errors.Join(ctx.Err(), err))
 		}
 	}
+}
+
+// rawAnswer, given to do as out, takes an answer as it is.
+type rawAnswer struct {
+	status int
+	header http.Header
+	body   []byte
 }
 
 // permanentError marks failures on our side, which do not get better.
@@ -208,6 +217,10 @@ func (c *Client) attempt(ctx context.Context, r request, body []byte, out any) e
 	case out == nil:
 		return nil
 	}
+	if raw, ok := out.(*rawAnswer); ok {
+		*raw = rawAnswer{status: resp.StatusCode, header: resp.Header, body: answer}
+		return nil
+	}
 	if err := json.Unmarshal(answer, out); err != nil {
 		return permanentError{fmt.Errorf("decode answer: %w", err)}
 	}
@@ -231,6 +244,9 @@ func (c *Client) send(ctx context.Context, r request, body []byte) (*http.Respon
 	req.Header.Set("Accept", "application/json")
 	if body != nil {
 		req.Header.Set("Content-Type", "application/json; charset=utf-8")
+	}
+	for name, values := range r.header {
+		req.Header[name] = values
 	}
 	if c.o.UserAgent != "" {
 		req.Header.Set("User-Agent", c.o.UserAgent)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/breakwater-iot/breakwater/hub/internal/cloud"
 	"github.com/breakwater-iot/breakwater/hub/internal/cloud/access"
+	"github.com/breakwater-iot/breakwater/hub/internal/head"
 	"github.com/breakwater-iot/breakwater/proto/iothub"
 )
 
@@ -57,7 +58,9 @@ type request struct {
 	*http.Request
 	w      http.ResponseWriter
 	id     iothub.Identity // {d} and {m} of the path
-	caller access.Caller
+	token  string          // {t} of the path
+	caller access.Caller   // of a route for services
+	grant  access.Grant    // of a route for devices
 	body   []byte
 }
 
@@ -98,30 +101,20 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 func (a *API) serve(w http.ResponseWriter, r *http.Request, path []string) error {
-	rt, id, err := a.find(r.Method, path)
+	req := &request{Request: r, w: w}
+	rt, err := a.find(req, path)
 	if err != nil {
 		return err
 	}
-	var peer []*x509.Certificate
-	if r.TLS != nil {
-		peer = r.TLS.PeerCertificates
-	}
-	caller, err := a.hub.Access().Request(r.Header.Get("Authorization"), peer, id)
-	if err != nil {
+	if err := a.authorise(rt, req); err != nil {
 		return err
-	}
-	if !rt.allow(a, caller, id) {
-		a.log.Info("request not allowed", "method", r.Method, "path", r.URL.Path, "remote", r.RemoteAddr,
-			"caller", caller.Identity, "rights", caller.Rights)
-		return refuse(unauthorizedAccess, "the credentials do not allow this")
 	}
 	_ = http.NewResponseController(w).SetReadDeadline(a.now().Add(bodyTimeout)) // not all writers can
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
-	if err != nil {
+	if req.body, err = io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody)); err != nil {
 		return err
 	}
 	_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
-	ans, err := rt.handle(a, &request{Request: r, w: w, id: id, caller: caller, body: body})
+	ans, err := rt.handle(a, req)
 	switch {
 	case err != nil:
 		return err
@@ -133,6 +126,28 @@ func (a *API) serve(w http.ResponseWriter, r *http.Request, path []string) error
 			w.Header().Set("ETag", `"`+ans.etag+`"`)
 		}
 		writeJSON(w, http.StatusOK, ans.doc)
+	}
+	return nil
+}
+
+// authorise checks the credentials of a request and whether they are enough.
+func (a *API) authorise(rt route, r *request) (err error) {
+	var peer []*x509.Certificate
+	if r.TLS != nil {
+		peer = r.TLS.PeerCertificates
+	}
+	if rt.allow == nil {
+		r.grant, err = a.hub.Access().Connect(head.Login{Identity: r.id, Protocol: "http",
+			Token: r.Header.Get("Authorization"), Peer: peer})
+		return err
+	}
+	if r.caller, err = a.hub.Access().Request(r.Header.Get("Authorization"), peer, r.id); err != nil {
+		return err
+	}
+	if !rt.allow(a, r.caller, r.id) {
+		a.log.Info("request not allowed", "method", r.Method, "path", r.URL.Path, "remote", r.RemoteAddr,
+			"caller", r.caller.Identity, "rights", r.caller.Rights)
+		return refuse(unauthorizedAccess, "the credentials do not allow this")
 	}
 	return nil
 }

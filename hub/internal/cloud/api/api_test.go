@@ -210,7 +210,6 @@ func TestPathsAndVerbs(t *testing.T) {
 		{"PATCH", "/devices/D$1", 405},
 		{"POST", "/devices", 501},
 		{"POST", "/devices/query", 501},
-		{"DELETE", "/devices/D$1/commands", 501},
 		{"GET", "/statistics/devices", 200},
 		{"GET", "/statistics/service", 200},
 		{"GET", "/devices/D$1/modules/none", 404},

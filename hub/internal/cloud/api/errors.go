@@ -12,8 +12,10 @@ import (
 
 	"github.com/breakwater-iot/breakwater/hub/internal/cloud"
 	"github.com/breakwater-iot/breakwater/hub/internal/cloud/access"
+	"github.com/breakwater-iot/breakwater/hub/internal/cloud/c2d"
 	"github.com/breakwater-iot/breakwater/hub/internal/cloud/registry"
 	"github.com/breakwater-iot/breakwater/hub/internal/cloud/twin"
+	"github.com/breakwater-iot/breakwater/hub/internal/head"
 	"github.com/breakwater-iot/breakwater/hub/internal/store"
 	"github.com/breakwater-iot/breakwater/proto/iothub/rest"
 )
@@ -29,6 +31,8 @@ const (
 	notImplemented     registry.Code = "NotImplemented"
 	serverError        registry.Code = "ServerError"
 	unavailable        registry.Code = "ServiceUnavailable"
+	queueFull          registry.Code = "DeviceMaximumQueueDepthExceeded"
+	lockLost           registry.Code = "DeviceMessageLockLost"
 )
 
 // statuses are the HTTP statuses of codes (spec iothub-service 2.2).
@@ -41,6 +45,7 @@ var statuses = map[registry.Code]int{
 	unauthorized:                  http.StatusUnauthorized,
 	unauthorizedAccess:            http.StatusUnauthorized,
 	registry.SystemModuleReserved: http.StatusUnauthorized,
+	queueFull:                     http.StatusForbidden,
 	notFound:                      http.StatusNotFound,
 	registry.DeviceNotFound:       http.StatusNotFound,
 	registry.ModuleNotFound:       http.StatusNotFound,
@@ -49,6 +54,7 @@ var statuses = map[registry.Code]int{
 	registry.ModuleAlreadyExists:  http.StatusConflict,
 	cloud.ApplyRunning:            http.StatusConflict,
 	registry.PreconditionFailed:   http.StatusPreconditionFailed,
+	lockLost:                      http.StatusPreconditionFailed,
 	registry.TooManyModules:       http.StatusRequestEntityTooLarge,
 	tooLarge:                      http.StatusRequestEntityTooLarge,
 	serverError:                   http.StatusInternalServerError,
@@ -93,12 +99,20 @@ func (a *API) classify(r *http.Request, err error) *registry.Error {
 		return &registry.Error{Code: registry.ArgumentInvalid, Text: invalid.Error()}
 	case errors.Is(err, twin.ErrTooLarge):
 		return &registry.Error{Code: tooLarge, Text: twin.ErrTooLarge.Error()}
+	case errors.Is(err, c2d.ErrInvalid):
+		return &registry.Error{Code: registry.ArgumentInvalid, Text: err.Error()}
+	case errors.Is(err, c2d.ErrFull):
+		return &registry.Error{Code: queueFull, Text: err.Error()}
+	case errors.Is(err, c2d.ErrLockLost):
+		return &registry.Error{Code: lockLost, Text: err.Error()}
+	case errors.Is(err, c2d.ErrTooLarge), errors.Is(err, head.ErrTooLarge):
+		return &registry.Error{Code: tooLarge, Text: err.Error()}
 	case errors.As(err, &body):
 		return &registry.Error{Code: tooLarge, Text: "the body is too large"}
 	case errors.Is(err, access.ErrRefused):
 		a.log.Info("request refused", "method", r.Method, "path", r.URL.Path, "remote", r.RemoteAddr, "error", err)
 		return &registry.Error{Code: unauthorized, Text: "the credentials are not valid"}
-	case r.Context().Err() != nil, errors.Is(err, store.ErrFull), errors.Is(err, store.ErrClosed):
+	case r.Context().Err() != nil, errors.Is(err, store.ErrFull), errors.Is(err, store.ErrClosed), errors.Is(err, c2d.ErrClosed):
 		a.log.Warn("request not carried out", "method", r.Method, "path", r.URL.Path, "error", err)
 		return &registry.Error{Code: unavailable, Text: "try again later"}
 	}

@@ -9,11 +9,11 @@ import (
 )
 
 // route is one operation. In the pattern {d} and {m} stand for device and module
-// id; other words match in any case.
+// id, {t} for a lock token; other words match in any case.
 type route struct {
 	method  string
 	pattern []string
-	allow   rule
+	allow   rule // nil: for the identity of the path itself, as for a connection
 	handle  func(*API, *request) (answer, error)
 }
 
@@ -61,7 +61,7 @@ func (a *API) table() []route {
 	add(get, "devices/{d}", policy(read), (*API).getDevice)
 	add(put, "devices/{d}", policy(write), (*API).putDevice)
 	add(del, "devices/{d}", policy(write), (*API).deleteDevice)
-	add(del, "devices/{d}/commands", policy(service), unsupported("cloud-to-device messages"))
+	add(del, "devices/{d}/commands", policy(service), (*API).purgeMessages)
 	add(post, "devices/{d}/applyConfigurationContent", policy(write|service), (*API).applyConfiguration)
 	add(get, "devices/{d}/modules", orEdgeDevice(read), (*API).listModules)
 	add(get, "devices/{d}/modules/{m}", orEdgeDevice(read), (*API).getModule)
@@ -74,6 +74,18 @@ func (a *API) table() []route {
 		add(put, path, policy(service), (*API).replaceTwin)
 		add(post, path+"/methods", policy(service), (*API).invokeMethod)
 	}
+
+	for _, path := range []string{"devices/{d}/messages/", "devices/{d}/modules/{m}/messages/"} {
+		add(post, path+"devicebound", policy(service), (*API).sendToDevice)
+		add(post, path+"events", nil, (*API).sendEvents)
+		add(get, path+"devicebound", nil, (*API).receiveMessage)
+		add(del, path+"devicebound/{t}", nil, (*API).completeMessage)
+		add(post, path+"devicebound/{t}/abandon", nil, (*API).abandonMessage)
+	}
+	const feedback = "messages/servicebound/feedback"
+	add(get, feedback, policy(service), (*API).receiveFeedback)
+	add(del, feedback+"/{t}", policy(service), (*API).completeFeedback)
+	add(post, feedback+"/{t}/abandon", policy(service), (*API).abandonFeedback)
 
 	const hub = "devices/{d}/modules/{m}/"
 	add(get, hub+"devicesAndModulesInDeviceScope", edgeHub, (*API).flatScope)
@@ -97,28 +109,30 @@ func unsupported(what string) func(*API, *request) (answer, error) {
 	}
 }
 
-// find looks for the operation of a path.
-func (a *API) find(method string, path []string) (route, iothub.Identity, error) {
+// find looks for the operation of a request with this path, and fills in what the
+// path says.
+func (a *API) find(r *request, path []string) (route, error) {
 	known := false
 	for _, rt := range a.routes {
-		id, ok := match(rt.pattern, path)
+		id, token, ok := match(rt.pattern, path)
 		if !ok {
 			continue
 		}
-		if rt.method == method {
-			return rt, id, nil
+		if rt.method == r.Method {
+			r.id, r.token = id, token
+			return rt, nil
 		}
 		known = true
 	}
 	if known {
-		return route{}, iothub.Identity{}, refuse(methodNotAllowed, "the path has no operation for this verb")
+		return route{}, refuse(methodNotAllowed, "the path has no operation for this verb")
 	}
-	return route{}, iothub.Identity{}, refuse(notFound, "the path is unknown")
+	return route{}, refuse(notFound, "the path is unknown")
 }
 
-func match(pattern, path []string) (id iothub.Identity, ok bool) {
+func match(pattern, path []string) (id iothub.Identity, token string, ok bool) {
 	if len(pattern) != len(path) {
-		return id, false
+		return id, "", false
 	}
 	for i, want := range pattern {
 		switch {
@@ -126,9 +140,11 @@ func match(pattern, path []string) (id iothub.Identity, ok bool) {
 			id.Device = path[i]
 		case want == "{m}":
 			id.Module = path[i]
+		case want == "{t}":
+			token = path[i]
 		case !strings.EqualFold(want, path[i]):
-			return id, false
+			return id, "", false
 		}
 	}
-	return id, true
+	return id, token, true
 }
