@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/breakwater-iot/breakwater/hub/internal/cloud/access"
 	"github.com/breakwater-iot/breakwater/hub/internal/cloud/registry"
 	"github.com/breakwater-iot/breakwater/hub/internal/head"
 	"github.com/breakwater-iot/breakwater/proto/iothub"
@@ -20,6 +21,47 @@ func (h *Hub) Connect(_ context.Context, login head.Login, client head.Client) (
 	}
 	h.log.Debug("connected", "identity", login.Identity, "protocol", login.Protocol, "remote", remote(login), "actor", s.grant.Actor)
 	return s, nil
+}
+
+// Check implements head.Backend.
+func (h *Hub) Check(_ context.Context, login head.Login) error {
+	var err error
+	if login.Identity.IsZero() {
+		err = h.access.ConnectPolicy(login.Token)
+	} else {
+		_, err = h.access.Connect(login)
+	}
+	if err != nil {
+		return fmt.Errorf("%w: %w", head.ErrUnauthorized, err)
+	}
+	return nil
+}
+
+// Renew implements head.Session.
+func (s *session) Renew(_ context.Context, login head.Login) error {
+	if login.Identity != s.id {
+		return fmt.Errorf("%w: credentials are of another identity", head.ErrInvalid)
+	}
+	grant, err := s.h.access.Connect(login)
+	if err != nil {
+		return fmt.Errorf("%w: %w", head.ErrUnauthorized, err)
+	}
+	s.life.Lock()
+	s.login, s.grant = login, grant
+	if s.expiry != nil {
+		s.expiry.Stop()
+		s.expiry = nil
+	}
+	s.life.Unlock()
+	s.armExpiry()
+	return nil
+}
+
+// credentials is how the client has come in, or what it has shown since.
+func (s *session) credentials() (head.Login, access.Grant) {
+	s.life.RLock()
+	defer s.life.RUnlock()
+	return s.login, s.grant
 }
 
 func remote(l head.Login) string {
@@ -88,7 +130,8 @@ func (h *Hub) recheck(s *session) error {
 	if generation != s.generation {
 		return fmt.Errorf("%s was deleted and made again", s.id)
 	}
-	_, err = h.access.Connect(s.login)
+	login, _ := s.credentials()
+	_, err = h.access.Connect(login)
 	return err
 }
 
@@ -126,7 +169,8 @@ func (h *Hub) identitiesChanged(changes []registry.Change) {
 	var check []*session
 	for _, s := range h.sessions {
 		// A session for another's sake depends on the chain between, too.
-		if touched[s.id.Device] || !s.grant.Actor.IsZero() {
+		_, grant := s.credentials()
+		if touched[s.id.Device] || !grant.Actor.IsZero() {
 			check = append(check, s)
 		}
 	}
@@ -153,16 +197,20 @@ func (h *Hub) identitiesChanged(changes []registry.Change) {
 
 // armExpiry ends the session when its credentials run out.
 func (s *session) armExpiry() {
+	s.life.Lock()
+	defer s.life.Unlock()
 	if s.grant.Expires.IsZero() {
 		return
 	}
-	left := s.grant.Expires.Sub(s.h.o.Now())
+	expires := s.grant.Expires
+	left := expires.Sub(s.h.o.Now())
 	// Longer timers than this overflow; no connection lives that long.
 	left = min(left, 100*365*24*time.Hour)
-	s.life.Lock()
-	defer s.life.Unlock()
 	if !s.closed {
 		s.expiry = time.AfterFunc(left, func() {
+			if _, grant := s.credentials(); grant.Expires != expires {
+				return // renewed at the last moment
+			}
 			s.h.log.Info("connection ended by expiry of its token", "identity", s.id)
 			s.disconnect(head.ErrExpired)
 		})

@@ -20,8 +20,6 @@ import (
 type session struct {
 	h          *Hub
 	id         iothub.Identity
-	login      head.Login
-	grant      access.Grant
 	client     head.Client
 	generation string
 
@@ -29,6 +27,8 @@ type session struct {
 	// after Close has returned; the client's methods only queue.
 	life     sync.RWMutex
 	closed   bool
+	login    head.Login // with grant changed by Renew
+	grant    access.Grant
 	expiry   *time.Timer
 	features [head.DesiredChanges + 1]bool
 	messages *c2d.Subscription
@@ -46,7 +46,8 @@ func (s *session) Telemetry(ctx context.Context, m *iothub.Message, done func(er
 		})
 		return
 	}
-	e := events.Event{Sender: s.id, Generation: s.generation, AuthMethod: s.grant.Method, ModelID: s.login.ModelID, Message: m}
+	login, grant := s.credentials()
+	e := events.Event{Sender: s.id, Generation: s.generation, AuthMethod: grant.Method, ModelID: login.ModelID, Message: m}
 	s.h.events.Append(ctx, e, func(err error) {
 		if err != nil {
 			s.h.log.Error("message not stored", "identity", s.id, "error", err)

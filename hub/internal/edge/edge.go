@@ -166,17 +166,10 @@ func (h *Hub) self() iothub.Identity { return iothub.ModuleIdentity(h.o.Device, 
 
 // Connect admits a client. See head.Backend.
 func (h *Hub) Connect(ctx context.Context, l head.Login, c head.Client) (head.Session, error) {
-	if l.Identity == h.self() {
-		h.metrics.Refused(l.Identity.String())
-		return nil, fmt.Errorf("%w: %s is this hub", head.ErrUnauthorized, l.Identity)
-	}
-	if err := h.auth.Authenticate(ctx, l); err != nil {
-		if errors.Is(err, head.ErrUnauthorized) {
-			h.metrics.Refused(l.Identity.String())
-		}
+	if err := h.Check(ctx, l); err != nil {
 		return nil, err
 	}
-	s := &session{hub: h, login: l, client: c, gone: make(chan struct{}), features: make(map[head.Feature]bool)}
+	s := &session{hub: h, identity: l.Identity, login: l, client: c, gone: make(chan struct{}), features: make(map[head.Feature]bool)}
 	h.mu.Lock()
 	old := h.sessions[l.Identity]
 	switch {
@@ -199,10 +192,27 @@ func (h *Hub) Connect(ctx context.Context, l head.Login, c head.Client) (head.Se
 	return s, nil
 }
 
+// Check tells whether a login would be admitted. See head.Backend.
+func (h *Hub) Check(ctx context.Context, l head.Login) error {
+	var err error
+	switch l.Identity {
+	case h.self():
+		err = fmt.Errorf("%w: %s is this hub", head.ErrUnauthorized, l.Identity)
+	case iothub.Identity{}:
+		return fmt.Errorf("%w: no policies on this hub", head.ErrUnauthorized)
+	default:
+		err = h.auth.Authenticate(ctx, l)
+	}
+	if errors.Is(err, head.ErrUnauthorized) {
+		h.metrics.Refused(l.Identity.String())
+	}
+	return err
+}
+
 // Product is what a connected client calls itself, "" for others.
 func (h *Hub) Product(id iothub.Identity) string {
 	if s := h.session(id); s != nil {
-		return s.login.Product
+		return s.credentials().Product
 	}
 	return ""
 }
@@ -278,7 +288,7 @@ func (h *Hub) reauthenticate(ctx context.Context) error {
 }
 
 func (h *Hub) recheck(s *session) {
-	if err := h.auth.Check(s.login); err != nil {
+	if err := h.auth.Check(s.credentials()); err != nil {
 		h.log.Info("client is no longer authenticated", "id", s.id().String(), "error", err)
 		s.client.Disconnect(fmt.Errorf("%w: %w", head.ErrExpired, err))
 	}

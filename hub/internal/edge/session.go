@@ -14,19 +14,41 @@ import (
 
 // session is one connected client.
 type session struct {
-	hub    *Hub
-	login  head.Login
-	client head.Client
-	gone   chan struct{} // closed with the session
+	hub      *Hub
+	identity iothub.Identity
+	client   head.Client
+	gone     chan struct{} // closed with the session
 
 	mu       sync.Mutex
+	login    head.Login // changed by Renew
 	features map[head.Feature]bool
 	closed   bool
 }
 
 var _ head.Session = (*session)(nil)
 
-func (s *session) id() iothub.Identity { return s.login.Identity }
+func (s *session) id() iothub.Identity { return s.identity }
+
+// credentials is how the client has come in, or what it has shown since.
+func (s *session) credentials() head.Login {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.login
+}
+
+// Renew replaces the credentials.
+func (s *session) Renew(ctx context.Context, l head.Login) error {
+	if l.Identity != s.identity {
+		return fmt.Errorf("%w: credentials are of another identity", head.ErrInvalid)
+	}
+	if err := s.hub.Check(ctx, l); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.login = l
+	return nil
+}
 
 // Telemetry stamps the message with who sent it and hands it to the router.
 func (s *session) Telemetry(_ context.Context, m *iothub.Message, done func(error)) {
@@ -40,7 +62,7 @@ func (s *session) Telemetry(_ context.Context, m *iothub.Message, done func(erro
 		return
 	}
 	dropHubOwned(m)
-	s.hub.stamp(m, s.id(), s.login.ModelID)
+	s.hub.stamp(m, s.id(), s.credentials().ModelID)
 	s.hub.accept(m, done)
 }
 

@@ -44,13 +44,19 @@ type inputLane struct {
 
 var _ dispatch.Sink = (*inputSink)(nil)
 
-// Window is 0 while the module is not there to listen.
+// Window is 0 while the module is not there to listen, and no more than it lets
+// on its way to it.
 func (k *inputSink) Window() int {
-	if s := k.hub.session(k.module); s == nil || !s.wants(head.Inputs) {
+	s := k.hub.session(k.module)
+	if s == nil || !s.wants(head.Inputs) {
 		return 0
 	}
 	inputs := max(1, len(k.hub.routing.Load().inputs[k.module]))
-	return max(1, min(inputWindow, clientWindow/inputs))
+	window := max(1, min(inputWindow, clientWindow/inputs))
+	if w, ok := s.client.(head.Windowed); ok {
+		return min(window, w.Window(head.Inputs))
+	}
+	return window
 }
 
 // begin tells whether a message may go to a session.

@@ -104,6 +104,11 @@ type Backend interface {
 	// older one of the same identity after the new one is authenticated. Errors:
 	// ErrUnauthorized, ErrUnavailable, ErrInvalid.
 	Connect(ctx context.Context, login Login, client Client) (Session, error)
+	// Check authenticates as Connect does and admits nobody: for protocols whose
+	// clients show a token before they do anything with it. A login without
+	// identity asks whether the token is that of a policy that may connect
+	// devices. Errors as of Connect.
+	Check(ctx context.Context, login Login) error
 }
 
 // Session is one admitted client, seen from the head. Methods may be called
@@ -126,6 +131,10 @@ type Session interface {
 	// on. They only record and start; delivery follows through Client.
 	Subscribe(f Feature)
 	Unsubscribe(f Feature)
+	// Renew replaces the credentials of the session by those of a login of the
+	// same identity, if they hold; otherwise those it has stay. Errors as of
+	// Backend.Connect.
+	Renew(ctx context.Context, login Login) error
 	// Close tells that the connection has ended; err is nil after an orderly
 	// goodbye. The Backend makes no call to Client after Close returned.
 	Close(err error)
@@ -162,6 +171,15 @@ type Client interface {
 	InvokeMethod(name string, payload json.RawMessage, answer func(status int, payload json.RawMessage)) (cancel func())
 	// Disconnect ends the connection. It returns at once; Session.Close follows.
 	Disconnect(reason error)
+}
+
+// Windowed is implemented by a Client whose protocol lets the receiver say how
+// many messages it takes (AMQP).
+type Windowed interface {
+	// Window is how many deliveries of a feature may be unsettled now. When it
+	// grows, Session.Subscribe is called for the feature, also if it was before.
+	// What is delivered beyond it waits.
+	Window(f Feature) int
 }
 
 // Timeouts of direct methods (iothub-mqtt.md 11).

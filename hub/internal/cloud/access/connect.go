@@ -71,6 +71,23 @@ func (c *Checker) Connect(l head.Login) (Grant, error) {
 	return g, nil
 }
 
+// ConnectPolicy checks the token of a policy that may connect devices of the whole
+// hub. Refusals wrap ErrRefused.
+func (c *Checker) ConnectPolicy(token string) error {
+	t, err := c.token(token)
+	if err != nil {
+		return err
+	}
+	p, err := c.policy(t)
+	if err != nil {
+		return err
+	}
+	if a, err := t.Audience(sas.AllowExtraPath); err != nil || a.Device != "" || !p.Rights.Has(DeviceConnect) {
+		return refused("policy %s may not connect all devices with this token", p.Name)
+	}
+	return nil
+}
+
 // covers tells whether a policy's token is for the identity or its device.
 func covers(t sas.Token, id iothub.Identity) bool { return t.Covers(id) || t.Covers(id.Parent()) }
 

@@ -71,6 +71,9 @@ func (s *session) Telemetry(_ context.Context, m *iothub.Message, done func(erro
 	s.messages <- m
 }
 
+func (b *backend) Check(context.Context, head.Login) error { return nil }
+func (s *session) Renew(context.Context, head.Login) error { return nil }
+
 func (s *session) Twin(context.Context) (iothub.TwinProperties, error) {
 	if s.b.twin != nil {
 		return s.b.twin()

@@ -90,3 +90,6 @@ func (s checkSession) PatchReported(context.Context, json.RawMessage, int64) (in
 func (s checkSession) Subscribe(head.Feature)   {}
 func (s checkSession) Unsubscribe(head.Feature) {}
 func (s checkSession) Close(error)              {}
+
+func (checkBackend) Check(context.Context, head.Login) error { return nil }
+func (checkSession) Renew(context.Context, head.Login) error { return nil }
