@@ -39,6 +39,15 @@ integration: setup ## Tests against a real containerd (as root).
 e2e: setup build ## The built programs, end to end, with containers and the stock SDK (as root).
 	@go test -tags e2e -timeout 30m -count 1 -p 1 -v ./e2e/...
 
+.PHONY: compose
+compose: build ## Run a cloud and an edge device in Docker containers (docker-compose.yml).
+	@bin/images archive dist/compose.tar && docker load -q -i dist/compose.tar
+	@if docker compose version >/dev/null 2>&1; then docker compose up; else docker-compose up; fi
+
+.PHONY: compose-test
+compose-test: setup build ## Test docker-compose.yml with a Docker engine of its own (as root).
+	@deploy/with-docker.sh go test -tags compose -timeout 15m -count 1 -v ./e2e/compose/...
+
 .PHONY: lint
 lint: bin/golangci-lint ## Check style, layering and formatting.
 	@for m in $(MODULES); do echo "lint $$m"; (cd $$m && ../bin/golangci-lint run --config ../.golangci.yml ./...) || exit 1; done

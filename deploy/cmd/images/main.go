@@ -31,6 +31,8 @@ type cli struct {
 
 	Push pushCmd `cmd:"" help:"Build and push to a registry."`
 	Save saveCmd `cmd:"" help:"Build and write one OCI layout folder a program."`
+
+	Archive archiveCmd `cmd:"" help:"Build the images of docker-compose.yml for this machine and write them as an archive for docker load."`
 }
 
 type pushCmd struct {
