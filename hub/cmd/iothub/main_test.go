@@ -92,7 +92,7 @@ func (h *hub) start() {
 	_, mqttPort, _ := strings.Cut(h.mqtt, ":")
 	go func() {
 		code <- run(ctx, []string{"serve", "--data", h.dir, "--hostname", "hub.test", "--address", "127.0.0.1",
-			"--https-port", httpsPort, "--mqtt-port", mqttPort, "--log-level", "warn"}, environment{out: out, err: errOut})
+			"--https-port", httpsPort, "--mqtt-port", mqttPort, "--amqp-port", "0", "--log-level", "warn"}, environment{out: out, err: errOut})
 	}()
 	h.stop = sync.OnceFunc(func() {
 		cancel()
@@ -102,7 +102,7 @@ func (h *hub) start() {
 	})
 	out.waitFor(h.t, "\n")
 	line := strings.Fields(out.String())
-	if len(line) != 5 || line[0] != "iothub" || line[1] != "ready" {
+	if len(line) != 6 || line[0] != "iothub" || line[1] != "ready" {
 		h.t.Fatalf("said %q", line)
 	}
 	h.host, h.mqtt = strings.TrimPrefix(line[3], "https="), strings.TrimPrefix(line[4], "mqtt=")

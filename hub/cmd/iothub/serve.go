@@ -15,6 +15,7 @@ type serveCommand struct {
 	Address       string   `help:"IP address to listen on (all by default)."`
 	HTTPSPort     int      `name:"https-port" default:"443" help:"Port for services, HTTPS and WebSockets."`
 	MQTTPort      int      `name:"mqtt-port" default:"8883" help:"Port for devices, MQTT over TLS."`
+	AMQPPort      int      `name:"amqp-port" default:"5671" help:"Port for devices and services, AMQP over TLS."`
 	WellKnownKeys bool     `help:"Make policies with keys that everybody can know, the same on every machine. For tests."`
 	RetainEvents  uint64   `default:"1048576" help:"How many events to keep."`
 	RetainBytes   uint64   `default:"1073741824" help:"How many bytes of events to keep."`
@@ -30,10 +31,10 @@ func (c *serveCommand) Run(ctx context.Context, env environment) error {
 	log := slog.New(slog.NewTextHandler(env.err, &slog.HandlerOptions{Level: level}))
 	err := server.Run(ctx, server.Config{
 		Data: c.Data, HostName: c.Hostname, Names: c.Name, Address: c.Address,
-		HTTPSPort: c.HTTPSPort, MQTTPort: c.MQTTPort, WellKnownKeys: c.WellKnownKeys,
+		HTTPSPort: c.HTTPSPort, MQTTPort: c.MQTTPort, AMQPPort: c.AMQPPort, WellKnownKeys: c.WellKnownKeys,
 		MaxEvents: c.RetainEvents, MaxEventBytes: c.RetainBytes, Logger: log,
 		Ready: func(e server.Endpoints) {
-			fmt.Fprintf(env.out, "iothub ready hostname=%s https=%s mqtt=%s\n", c.Hostname, e.HTTPS, e.MQTT)
+			fmt.Fprintf(env.out, "iothub ready hostname=%s https=%s mqtt=%s amqp=%s\n", c.Hostname, e.HTTPS, e.MQTT, e.AMQP)
 		},
 	})
 	if err != nil {

@@ -21,9 +21,9 @@ type Config struct {
 	// Names are more names and addresses under which clients may come.
 	Names []string
 	// Address to listen on; "" means all.
-	Address             string
-	HTTPSPort, MQTTPort int // 0 takes any free one
-	WellKnownKeys       bool
+	Address                       string
+	HTTPSPort, MQTTPort, AMQPPort int // 0 takes any free one
+	WellKnownKeys                 bool
 	// MaxEvents and MaxEventBytes bound the event log; 0 means the default.
 	MaxEvents, MaxEventBytes uint64
 	// Grace is how long connections may take to end; 0 means 5 s.
@@ -35,7 +35,7 @@ type Config struct {
 
 // Endpoints are the addresses that the hub listens on.
 type Endpoints struct {
-	HTTPS, MQTT net.Addr
+	HTTPS, MQTT, AMQP net.Addr
 }
 
 func (c *Config) validate() error {
@@ -52,7 +52,7 @@ func (c *Config) validate() error {
 			return fmt.Errorf("%q is not a host name or address", n)
 		}
 	}
-	for _, p := range []int{c.HTTPSPort, c.MQTTPort} {
+	for _, p := range []int{c.HTTPSPort, c.MQTTPort, c.AMQPPort} {
 		if p < 0 || p > 65535 {
 			return fmt.Errorf("%d is not a port", p)
 		}

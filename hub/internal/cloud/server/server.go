@@ -21,6 +21,7 @@ import (
 	"github.com/breakwater-iot/breakwater/hub/internal/cloud/atomicfile"
 	"github.com/breakwater-iot/breakwater/hub/internal/cloud/events"
 	"github.com/breakwater-iot/breakwater/hub/internal/cloud/pki"
+	"github.com/breakwater-iot/breakwater/hub/internal/head/amqp"
 	"github.com/breakwater-iot/breakwater/hub/internal/head/mqtt"
 	"github.com/breakwater-iot/breakwater/hub/internal/head/ws"
 	"github.com/breakwater-iot/breakwater/hub/internal/store"
@@ -80,6 +81,11 @@ func serve(ctx context.Context, c Config, s *store.Store, hub *cloud.Hub, certif
 	if err != nil {
 		return err
 	}
+	links, err := amqp.New(amqp.Options{Backend: hub, Services: hub, Flavor: amqp.Cloud, TLS: certificates.TLS(),
+		Logger: c.Logger.With("component", "amqp")})
+	if err != nil {
+		return err
+	}
 	httpsListener, err := c.listen(c.HTTPSPort)
 	if err != nil {
 		return fmt.Errorf("listen for HTTPS: %w", err)
@@ -88,8 +94,14 @@ func serve(ctx context.Context, c Config, s *store.Store, hub *cloud.Hub, certif
 	if err != nil {
 		return errors.Join(fmt.Errorf("listen for MQTT: %w", err), httpsListener.Close())
 	}
+	amqpListener, err := c.listen(c.AMQPPort)
+	if err != nil {
+		return errors.Join(fmt.Errorf("listen for AMQP: %w", err), httpsListener.Close(), mqttListener.Close())
+	}
 	g, ctx := errgroup.WithContext(ctx)
-	sockets := ws.New(ctx, map[string]ws.Serve{"mqtt": devices.ServeWebSocket})
+	sockets := ws.New(ctx, map[string]ws.Serve{
+		"mqtt": devices.ServeWebSocket, "AMQPWSB10": links.ServeWebSocket, "amqp": links.ServeWebSocket,
+	})
 	https := &http.Server{
 		Handler:           api.New(hub, api.Options{WebSocket: sockets, Logger: c.Logger.With("component", "api")}),
 		TLSConfig:         certificates.TLS(),
@@ -110,6 +122,7 @@ func serve(ctx context.Context, c Config, s *store.Store, hub *cloud.Hub, certif
 		return err
 	})
 	g.Go(func() error { return devices.Serve(ctx, mqttListener) })
+	g.Go(func() error { return links.Serve(ctx, amqpListener) })
 	g.Go(func() error {
 		if err := https.ServeTLS(httpsListener, "", ""); !errors.Is(err, http.ErrServerClosed) {
 			return fmt.Errorf("serve HTTPS: %w", err)
@@ -127,7 +140,7 @@ func serve(ctx context.Context, c Config, s *store.Store, hub *cloud.Hub, certif
 		sockets.Wait()
 		return nil
 	})
-	c.Ready(Endpoints{HTTPS: httpsListener.Addr(), MQTT: mqttListener.Addr()})
+	c.Ready(Endpoints{HTTPS: httpsListener.Addr(), MQTT: mqttListener.Addr(), AMQP: amqpListener.Addr()})
 	return g.Wait()
 }
 
