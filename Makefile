@@ -25,7 +25,7 @@ run: setup build ## Run a cloud, an edge device and a leaf here (FOR=90s: end by
 	@bin/devbox $(if $(FOR),--for $(FOR)) $(if $(KEEP),--keep) $(if $(MANIFEST),--manifest $(MANIFEST))
 
 .PHONY: test
-test: setup build unit integration e2e ## Pass all tests: unit with the race detector, containerd, end to end.
+test: setup build unit integration e2e compose-test ## Pass all tests: unit with the race detector, containerd, end to end, compose.
 
 .PHONY: unit
 unit: ## Unit tests, with the race detector.
