@@ -59,7 +59,14 @@ func New(options Options) (*Client, error) {
 		patches:  make(chan desiredPatch, maxPatches),
 		calls:    make(chan methodCall, maxMethods),
 	}
-	c.transport = &mqttTransport{o: &c.o}
+	switch {
+	case o.Shared != nil:
+		c.transport = &amqpTransport{o: &c.o, shared: o.Shared}
+	case o.Protocol.isAMQP():
+		c.transport = &amqpTransport{o: &c.o}
+	default:
+		c.transport = &mqttTransport{o: &c.o}
+	}
 	return c, nil
 }
 

@@ -1,6 +1,7 @@
 // Package client is a device or a module of IoT Hub: it sends telemetry, receives
 // cloud-to-device messages and inputs, reads and writes the twin and answers
-// direct methods, through an IoT Hub or an edge hub, over MQTT 3.1.1 on TLS.
+// direct methods, through an IoT Hub or an edge hub, over MQTT 3.1.1 or AMQP 1.0 on
+// TLS, or on WebSockets.
 //
 // New makes a client, or FromEnvironment inside a module, or FromConnectionString.
 // Run keeps it connected until its context ends; everything else may be called
@@ -18,6 +19,8 @@
 // nil. When a connection ends in between, the message comes again. Order holds
 // per client, and within what one goroutine sends.
 //
-// A token is renewed by connecting anew before it expires. Calls made meanwhile
-// wait; they do not fail.
+// A token is renewed before it expires: over AMQP on the connection that there is,
+// over MQTT by connecting anew. Calls made meanwhile wait; they do not fail.
+//
+// Over AMQP many clients can use one connection; see Shared.
 package client

@@ -22,6 +22,9 @@ var (
 	// ErrRefused: the hub refused the connection for another reason, or a
 	// subscription.
 	ErrRefused = errors.New("refused by the hub")
+	// ErrRejected: the hub refused a message for what it is. Permanent for this
+	// message. Over MQTT no hub can say so.
+	ErrRejected = errors.New("rejected by the hub")
 	// ErrTooLarge: the message or patch is larger than any hub accepts. Permanent
 	// for this message.
 	ErrTooLarge = errors.New("too large")
@@ -30,6 +33,14 @@ var (
 	// ErrOverflow ends a connection on which the hub sent more than the handlers
 	// could take and the queue could hold. What was not acknowledged comes again.
 	ErrOverflow = errors.New("too many undelivered messages")
+	// ErrReject is wrapped by what a handler of messages returns to give a message
+	// up: the hub does not deliver it again and may tell its sender so. MQTT has no
+	// way to say that; there the message is acknowledged.
+	ErrReject = errors.New("message is given up")
+	// ErrKeep is wrapped by what a handler of messages returns to leave the message
+	// unsettled: it comes again when the connection has ended or the hub's patience
+	// with this delivery. Other errors give it back at once where the protocol can.
+	ErrKeep = errors.New("message is left unsettled")
 	// ErrOptions is wrapped by errors about unusable options or environment.
 	ErrOptions = errors.New("invalid options")
 )

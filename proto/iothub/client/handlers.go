@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"sync"
 
 	"github.com/breakwater-iot/breakwater/proto/iothub"
@@ -87,6 +88,15 @@ func (b *inbox) message(d delivery) bool {
 	}
 }
 
+func (b *inbox) messageWait(ctx context.Context, d delivery) bool {
+	select {
+	case b.messages <- d:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
 func (b *inbox) desired(patch json.RawMessage, version int64) bool {
 	select {
 	case b.patches <- desiredPatch{patch, version}:
@@ -159,10 +169,10 @@ func (c *Client) endMessage() {
 	}
 }
 
-// handleMessage tells whether the message may be acknowledged.
-func (c *Client) handleMessage(ctx context.Context, d delivery) bool {
+// handleMessage runs the handler of a message.
+func (c *Client) handleMessage(ctx context.Context, d delivery) outcome {
 	if !d.current() {
-		return false
+		return kept
 	}
 	c.mu.Lock()
 	h := c.handlers
@@ -176,12 +186,19 @@ func (c *Client) handleMessage(ctx context.Context, d delivery) bool {
 	default:
 		// A stored session delivers before this program has set its handler.
 		c.o.Logger.Warn("message without a handler is not acknowledged", "input", d.input)
-		return false
+		return kept
 	}
-	if err != nil {
-		c.o.Logger.Warn("message is not acknowledged", "input", d.input, "err", err)
+	switch {
+	case err == nil:
+		return handled
+	case errors.Is(err, ErrReject):
+		c.o.Logger.Warn("message is refused", "input", d.input, "err", err)
+		return refused
+	case errors.Is(err, ErrKeep):
+		return kept
 	}
-	return err == nil
+	c.o.Logger.Warn("message is not acknowledged", "input", d.input, "err", err)
+	return returned
 }
 
 func (c *Client) handlePatches(ctx context.Context) {

@@ -18,7 +18,7 @@ const (
 	featTwin // answers to twin requests
 )
 
-// transport makes links: connections that are logged in. MQTT is one.
+// transport makes links: connections that are logged in, over MQTT or AMQP.
 type transport interface {
 	// connect logs in and starts to receive into in. ctx bounds the attempt.
 	connect(ctx context.Context, cred credential, in receiver) (link, error)
@@ -38,6 +38,10 @@ type link interface {
 	patchReported(ctx context.Context, patch json.RawMessage) (version int64, err error)
 	// respond queues the answer to a method request of this link.
 	respond(ctx context.Context, id string, r iothub.MethodResponse) error
+	// renew presents a new token and leaves everything else as it is. The error is
+	// errors.ErrUnsupported if only a new link can do that; after any other the
+	// old token still holds.
+	renew(ctx context.Context, cred credential) error
 	// idle is closed when nothing that was taken waits for the hub's answer.
 	idle() <-chan struct{}
 	// ended is closed when the connection is of no more use; err then says why.
@@ -50,10 +54,14 @@ type link interface {
 	close(ctx context.Context)
 }
 
-// receiver takes what a link receives. Its methods do not block.
+// receiver takes what a link receives. Its methods do not block, except for
+// messageWait.
 type receiver interface {
 	// message reports false when the queue of messages is full.
 	message(delivery) bool
+	// messageWait waits for room in the queue of messages. It reports false when ctx
+	// ended first.
+	messageWait(ctx context.Context, d delivery) bool
 	// desired reports false when the queue of patches is full.
 	desired(patch json.RawMessage, version int64) bool
 	// method reports false when too many methods run already.
@@ -64,10 +72,20 @@ type receiver interface {
 type delivery struct {
 	input string // empty for cloud-to-device messages
 	m     *iothub.Message
-	// done is called once, when nothing more happens to the message. If it was
-	// handled, it is acknowledged, unless its link has ended.
-	done func(handled bool)
+	// done is called once, when nothing more happens to the message, and tells the
+	// hub, unless the link has ended.
+	done func(outcome)
 	// current tells whether the message may still be handled: its link is up, or it
 	// will not be delivered again.
 	current func() bool
 }
+
+// outcome is what became of a received message.
+type outcome uint8
+
+const (
+	handled  outcome = iota // never again
+	returned                // again, now or later
+	refused                 // never again, and it was not taken
+	kept                    // again when the hub thinks that this client has lost it
+)

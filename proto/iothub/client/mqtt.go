@@ -3,10 +3,8 @@ package client
 import (
 	"bufio"
 	"context"
-	"crypto/tls"
 	"fmt"
 	"net"
-	"strconv"
 	"time"
 
 	"github.com/breakwater-iot/breakwater/proto/iothub/topic"
@@ -15,7 +13,7 @@ import (
 
 const apiVersion = "2021-04-12"
 
-// mqttTransport connects over MQTT 3.1.1 on TLS.
+// mqttTransport connects over MQTT 3.1.1 on TLS, or on WebSockets in it.
 //
 // It takes the packets of Eclipse Paho and not its client, because here one
 // connection must end with all its goroutines before the next begins, and
@@ -27,49 +25,23 @@ type mqttTransport struct {
 var _ transport = (*mqttTransport)(nil)
 
 func (t *mqttTransport) connect(ctx context.Context, cred credential, in receiver) (link, error) {
-	conn, err := t.dial(ctx)
+	at := t.o.endpoint()
+	conn, err := at.open(ctx)
 	if err != nil {
 		return nil, err
 	}
 	// The login is not made for contexts, so the end of ctx closes its connection.
-	stop := context.AfterFunc(ctx, func() { hangUp(conn) })
+	stop := context.AfterFunc(ctx, conn.hangUp)
 	br := bufio.NewReader(idleReader{conn, t.o.KeepAlive})
 	err = t.login(conn, br, cred)
 	if !stop() {
 		err = fmt.Errorf("log in: %w", context.Cause(ctx))
 	}
 	if err != nil {
-		hangUp(conn)
+		conn.hangUp()
 		return nil, err
 	}
 	return newMQTTLink(t.o, conn, br, in), nil
-}
-
-// hangUp closes the connection without the goodbye of TLS, which would wait for a
-// peer that does not read. MQTT has its own.
-func hangUp(conn *tls.Conn) { _ = conn.NetConn().Close() }
-
-// dial opens the connection with TLS.
-func (t *mqttTransport) dial(ctx context.Context) (*tls.Conn, error) {
-	address := net.JoinHostPort(t.o.Host, strconv.Itoa(t.o.Port))
-	raw, err := t.o.Dial(ctx, "tcp", address)
-	if err != nil {
-		return nil, fmt.Errorf("dial %s: %w", address, err)
-	}
-	config := &tls.Config{
-		MinVersion: tls.VersionTLS12,
-		ServerName: t.o.Host,
-		RootCAs:    t.o.RootCAs,
-	}
-	if t.o.ClientCertificate != nil {
-		config.Certificates = []tls.Certificate{*t.o.ClientCertificate}
-	}
-	conn := tls.Client(raw, config)
-	if err := conn.HandshakeContext(ctx); err != nil {
-		_ = raw.Close()
-		return nil, fmt.Errorf("TLS with %s: %w", address, err)
-	}
-	return conn, nil
 }
 
 // login sends CONNECT and waits for CONNACK.

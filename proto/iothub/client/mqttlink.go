@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"cmp"
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -23,7 +22,7 @@ type mqttLink struct {
 	identity iothub.Identity
 	timeout  time.Duration
 	log      *slog.Logger
-	conn     *tls.Conn
+	conn     *stream
 	in       receiver
 
 	out       chan packets.ControlPacket // to the writer
@@ -58,7 +57,7 @@ type flight struct {
 // spare is the room in the writer's queue for what is no message.
 const spare = 64
 
-func newMQTTLink(o *Options, conn *tls.Conn, br *bufio.Reader, in receiver) *mqttLink {
+func newMQTTLink(o *Options, conn *stream, br *bufio.Reader, in receiver) *mqttLink {
 	l := &mqttLink{
 		identity: o.Identity,
 		timeout:  o.RequestTimeout,
@@ -106,7 +105,7 @@ func (l *mqttLink) fail(err error) {
 	}
 	l.mu.Unlock()
 	if first {
-		hangUp(l.conn)
+		l.conn.hangUp()
 	}
 }
 
@@ -142,6 +141,9 @@ func (l *mqttLink) close(ctx context.Context) {
 		f.done(reason)
 	}
 }
+
+// renew: MQTT takes a token at the login only.
+func (l *mqttLink) renew(context.Context, credential) error { return errors.ErrUnsupported }
 
 func (l *mqttLink) idle() <-chan struct{} {
 	l.mu.Lock()

@@ -120,7 +120,7 @@ func (l *mqttLink) deliverMessage(p *packets.PublishPacket, t topic.Topic) error
 	d := delivery{
 		input:   t.Name,
 		m:       m,
-		done:    func(handled bool) { l.settled(p, handled) },
+		done:    func(o outcome) { l.settled(p, o) },
 		current: func() bool { return p.Qos == 0 || l.err() == nil },
 	}
 	if !l.in.message(d) {
@@ -129,10 +129,10 @@ func (l *mqttLink) deliverMessage(p *packets.PublishPacket, t topic.Topic) error
 	return nil
 }
 
-// settled acknowledges a message that was handled. The last one of a link that
-// overflowed ends it.
-func (l *mqttLink) settled(p *packets.PublishPacket, handled bool) {
-	if handled && p.Qos > 0 {
+// settled acknowledges a message that is not to come again. The last one of a link
+// that overflowed ends it.
+func (l *mqttLink) settled(p *packets.PublishPacket, o outcome) {
+	if (o == handled || o == refused) && p.Qos > 0 {
 		select {
 		case l.out <- puback(p.MessageID):
 		case <-l.stop:

@@ -151,18 +151,18 @@ func (l *mqttLink) request(ctx context.Context, kind topic.Kind, body []byte) (t
 		return topicReply{}, err
 	}
 	if r.status < 200 || r.status >= 300 {
-		return topicReply{}, statusError(r)
+		return topicReply{}, statusError(r.status, r.body)
 	}
 	return r, nil
 }
 
 // statusError keeps the words of the hub, if there are any that fit in a line.
-func statusError(r topicReply) error {
-	e := &StatusError{Status: r.status}
+func statusError(status int, answer []byte) error {
+	e := &StatusError{Status: status}
 	var body struct {
 		Message string `json:"message"`
 	}
-	if err := json.Unmarshal(r.body, &body); err == nil {
+	if err := json.Unmarshal(answer, &body); err == nil {
 		const limit = 256
 		if len(body.Message) > limit {
 			body.Message = strings.ToValidUTF8(body.Message[:limit], "") + "..."
@@ -177,8 +177,13 @@ func (l *mqttLink) twin(ctx context.Context) (iothub.TwinProperties, error) {
 	if err != nil {
 		return iothub.TwinProperties{}, err
 	}
+	return parseTwin(r.body)
+}
+
+// parseTwin reads the properties of a twin. Missing sections are empty.
+func parseTwin(answer []byte) (iothub.TwinProperties, error) {
 	var twin iothub.TwinProperties
-	if err := json.Unmarshal(r.body, &twin); err != nil {
+	if err := json.Unmarshal(answer, &twin); err != nil {
 		return iothub.TwinProperties{}, fmt.Errorf("%w: twin is no JSON object", errProtocol)
 	}
 	for _, section := range [...]*json.RawMessage{&twin.Desired, &twin.Reported} {

@@ -23,8 +23,13 @@ type Options struct {
 	HubName string
 	// Host is what to dial and whose certificate to check; HubName if empty.
 	Host string
-	// Port is 8883 if 0.
+	// Protocol is what the client speaks; MQTT if 0.
+	Protocol Protocol
+	// Port is that of the protocol if 0.
 	Port int
+	// Shared is the connection to use, with protocol, host and port of its own, in
+	// place of one that is the client's alone.
+	Shared *Shared
 
 	// Signer makes signatures for tokens with the key of Identity (or SASIdentity).
 	Signer Signer
@@ -43,7 +48,8 @@ type Options struct {
 
 	// RootCAs are trusted in place of the system's roots, if not nil.
 	RootCAs *x509.CertPool
-	// Dial opens the network connection; TLS comes on top. Nil dials TCP.
+	// Dial opens the network connection; TLS comes on top. Nil dials TCP, and knows
+	// no proxy; that of package proxy does.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 
 	// ProductInfo names program and version to the hub.
@@ -62,8 +68,8 @@ type Options struct {
 	// sends more, the connection ends when those are handled (ErrOverflow), and the
 	// hub delivers the others again.
 	Queue int
-	// KeepAlive is the MQTT keep-alive, in whole seconds; 60 s if 0. A hub that is
-	// silent for longer is taken for dead.
+	// KeepAlive is the MQTT keep-alive or AMQP idle timeout, in whole seconds; 60 s
+	// if 0. A hub that is silent for longer is taken for dead.
 	KeepAlive time.Duration
 	// ConnectTimeout bounds one attempt to connect; 30 s if 0.
 	ConnectTimeout time.Duration
@@ -118,9 +124,6 @@ type Connection struct {
 	RetryIn time.Duration
 }
 
-// DefaultPort is the port of MQTT over TLS.
-const DefaultPort = 8883
-
 // maxWindow leaves enough packet identifiers free.
 const maxWindow = 1 << 15
 
@@ -152,6 +155,10 @@ func (o Options) complete() (Options, error) {
 		return o, fmt.Errorf("%w: auth chain with a client certificate", ErrOptions)
 	case o.Window < 0 || o.Window > maxWindow:
 		return o, fmt.Errorf("%w: window is not between 1 and %d", ErrOptions, maxWindow)
+	case !o.Protocol.valid():
+		return o, fmt.Errorf("%w: protocol", ErrOptions)
+	case o.Shared != nil && o.ClientCertificate != nil:
+		return o, fmt.Errorf("%w: client certificate on a shared connection", ErrOptions)
 	case o.Port < 0 || o.Port > 65535:
 		return o, fmt.Errorf("%w: port", ErrOptions)
 	case o.KeepAlive < 0 || o.KeepAlive > 65535*time.Second:
@@ -160,7 +167,7 @@ func (o Options) complete() (Options, error) {
 		return o, fmt.Errorf("%w: negative value", ErrOptions)
 	}
 	setDefault(&o.Host, o.HubName)
-	setDefault(&o.Port, DefaultPort)
+	setDefault(&o.Port, o.Protocol.Port())
 	setDefault(&o.TokenLifetime, time.Hour)
 	setDefault(&o.Window, 256)
 	setDefault(&o.Queue, 1024)

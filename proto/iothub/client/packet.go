@@ -10,8 +10,8 @@ import (
 	"github.com/eclipse/paho.mqtt.golang/packets"
 )
 
-// errProtocol: the hub does not keep to MQTT.
-var errProtocol = errors.New("MQTT protocol error")
+// errProtocol: the hub does not keep to the protocol.
+var errProtocol = errors.New("protocol error")
 
 // maxPacket is larger than any packet of a hub: a message with its topic.
 const maxPacket = 512 << 10

@@ -146,8 +146,16 @@ func (c *Client) serve(ctx context.Context, l link, cred credential) (credential
 				renew.Reset(c.backoff(2))
 				continue
 			}
-			c.renew(ctx, l)
-			return next, errRenewed
+			switch err := l.renew(ctx, next); {
+			case errors.Is(err, errors.ErrUnsupported):
+				c.replace(ctx, l)
+				return next, errRenewed
+			case err != nil:
+				c.o.Logger.Warn("token is not renewed", "err", err)
+				renew.Reset(c.backoff(2))
+			case !next.renewAt.IsZero():
+				renew.Reset(max(time.Until(next.renewAt), c.o.MinBackoff))
+			}
 		case <-ctx.Done():
 			c.update(func() { c.closed, c.link = true, nil })
 			c.settle(context.WithoutCancel(ctx), l, stopGrace)
@@ -157,10 +165,10 @@ func (c *Client) serve(ctx context.Context, l link, cred credential) (credential
 	}
 }
 
-// renew takes the link out of use in good order. Handlers finish first, because
+// replace takes the link out of use in good order. Handlers finish first, because
 // they may still send; then no request begins and those under way are answered.
 // What is not done in time is sent or delivered again.
-func (c *Client) renew(ctx context.Context, l link) {
+func (c *Client) replace(ctx context.Context, l link) {
 	c.report(Connection{State: Renewing})
 	c.update(func() { c.paused = true })
 	c.awaitHandler(ctx, l)
@@ -221,16 +229,24 @@ func (c *Client) report(s Connection) {
 	}
 }
 
-// backoff returns the wait after so many failures in a row: it doubles from
-// MinBackoff to MaxBackoff, up to half of it by chance.
 func (c *Client) backoff(failures int) time.Duration {
-	base := c.o.MinBackoff
-	limit := max(c.o.MaxBackoff*2/3, c.o.MinBackoff)
-	for ; failures > 0 && base < limit; failures-- {
-		base *= 2
+	return backoff(c.o.MinBackoff, c.o.MaxBackoff, failures)
+}
+
+// backoff returns the wait after so many failures in a row: it doubles from least
+// to most, up to half of it by chance.
+func backoff(least, most time.Duration, failures int) time.Duration {
+	base := leastBackoff(least, most, failures)
+	return min(base+rand.N(base/2+1), most)
+}
+
+// leastBackoff is backoff without the part that is by chance.
+func leastBackoff(least, most time.Duration, failures int) time.Duration {
+	limit := max(most*2/3, least)
+	for ; failures > 0 && least < limit; failures-- {
+		least *= 2
 	}
-	base = min(base, limit)
-	return min(base+rand.N(base/2+1), c.o.MaxBackoff)
+	return min(least, limit)
 }
 
 func sleep(ctx context.Context, d time.Duration) {
