@@ -2,14 +2,17 @@
 package cloud
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
+	"fmt"
 	"log/slog"
 	"sync/atomic"
 
 	"github.com/breakwater-iot/breakwater/agent/internal/agent"
 	"github.com/breakwater-iot/breakwater/proto/iothub"
 	"github.com/breakwater-iot/breakwater/proto/iothub/client"
+	"github.com/breakwater-iot/breakwater/proto/proxy"
 )
 
 // Cloud is a connection to the hub, or to the parent's edge hub.
@@ -20,12 +23,24 @@ type Cloud struct {
 
 var _ agent.Cloud = (*Cloud)(nil)
 
-// Connect returns the function that makes a Cloud from the environment.
+// defaultProtocol is spoken unless UpstreamProtocol says otherwise.
+const defaultProtocol = client.MQTT
+
+// Connect returns the function that makes a Cloud from the environment: over the
+// protocol of UpstreamProtocol (edgeagent.md 8), through the proxy of https_proxy.
 func Connect(getenv func(string) string) agent.Connect {
 	return func(ctx context.Context, product string, log *slog.Logger) (agent.Cloud, error) {
+		protocol, err := client.ParseProtocol(cmp.Or(getenv("UpstreamProtocol"), defaultProtocol.String()))
+		if err != nil {
+			return nil, fmt.Errorf("UpstreamProtocol: %w", err)
+		}
+		network, err := proxy.FromEnvironment(getenv)
+		if err != nil {
+			return nil, err
+		}
 		c := &Cloud{}
-		var err error
 		c.client, err = client.FromEnvironment(ctx, getenv, client.Options{
+			Protocol: protocol, Dial: network.DialContext,
 			ProductInfo: product, Logger: log, OnConnection: c.connection,
 		})
 		if err != nil {

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/breakwater-iot/breakwater/agent/internal/manifest"
+	"github.com/breakwater-iot/breakwater/proto/iothub/client"
 )
 
 func (r *reader) metrics() Metrics {
@@ -58,15 +59,10 @@ func (r *reader) refuse() {
 	if v := r.text("ConfigSource", "twin"); !strings.EqualFold(v, "twin") {
 		r.fail("ConfigSource", "only twin is supported, not %q", v)
 	}
-	switch v := r.text("UpstreamProtocol", "Mqtt"); {
-	case strings.EqualFold(v, "Mqtt"):
-	case strings.EqualFold(v, "Amqp"), strings.EqualFold(v, "AmqpWs"), strings.EqualFold(v, "MqttWs"):
-		r.warn("UpstreamProtocol %s is not supported yet: this agent connects by Mqtt (TCP port 8883)", v)
-	default:
-		r.fail("UpstreamProtocol", "must be Amqp, AmqpWs, Mqtt or MqttWs, not %q", v)
-	}
-	if r.text("https_proxy", "") != "" {
-		r.warn("https_proxy serves WebSocket connections, which are not supported yet: it is not used")
+	if v := r.text("UpstreamProtocol", ""); v != "" {
+		if _, err := client.ParseProtocol(v); err != nil {
+			r.fail("UpstreamProtocol", "must be Amqp, AmqpWs, Mqtt or MqttWs, not %q", v)
+		}
 	}
 	for _, f := range []struct{ name, what string }{
 		{"EnableNonPersistentStorageBackup", "state in memory is not backed up"},

@@ -12,7 +12,6 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -29,9 +28,7 @@ import (
 	"github.com/breakwater-iot/breakwater/hub/internal/settings"
 	"github.com/breakwater-iot/breakwater/hub/internal/store"
 	"github.com/breakwater-iot/breakwater/hub/internal/twin"
-	"github.com/breakwater-iot/breakwater/hub/internal/upstream"
 	"github.com/breakwater-iot/breakwater/proto/iothub"
-	"github.com/breakwater-iot/breakwater/proto/iothub/client"
 	"github.com/breakwater-iot/breakwater/proto/iothub/rest"
 	"github.com/breakwater-iot/breakwater/proto/iothub/sas"
 	"github.com/breakwater-iot/breakwater/proto/workload"
@@ -61,9 +58,6 @@ func serve(ctx context.Context, environ []string, stderr io.Writer) error {
 	}
 	p := &program{set: set, log: slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: set.LogLevel}))}
 	p.log.Info("edgehub starts", "version", version, "device", set.DeviceID, "hub", set.HubName)
-	if set.UpstreamProtocol != "" && !strings.EqualFold(set.UpstreamProtocol, "mqtt") {
-		p.log.Warn("this version speaks MQTT to the cloud, whatever UpstreamProtocol says", "UpstreamProtocol", set.UpstreamProtocol)
-	}
 	if err := p.open(ctx); err != nil {
 		return err
 	}
@@ -161,8 +155,13 @@ func (p *program) wire(ctx context.Context) error {
 		return err
 	}
 	p.metrics = metrics.New(p.set.HubName, p.set.DeviceID)
+	network, err := p.network()
+	if err != nil {
+		return err
+	}
 	registry, err := rest.New(rest.Options{
 		HubName: p.set.HubName, Host: p.dialHost(), RootCAs: p.roots, Authorize: p.authorize,
+		Dial: network.DialContext, Proxy: noProxy,
 	})
 	if err != nil {
 		return err
@@ -185,21 +184,15 @@ func (p *program) wire(ctx context.Context) error {
 	}
 	anchors := x509.NewCertPool()
 	anchors.AppendCertsFromPEM(p.bundle)
+	dial, err := p.upstream(network)
+	if err != nil {
+		return err
+	}
 	p.hub, err = edge.New(edge.Options{
 		HubName: p.set.HubName, Device: p.set.DeviceID, Hostname: p.set.GatewayName, Version: version,
 		MaxClients: p.set.MaxClients, AckTimeout: p.set.AckTimeout, Idle: idle,
 		Limits: p.limits(),
-		Dial: upstream.ByClient(upstream.ClientOptions{
-			Self:  p.self(),
-			Chain: func(id iothub.Identity) (string, bool) { return p.scope.Chain(id, p.set.DeviceID) },
-			Product: func(id iothub.Identity) string {
-				return strings.TrimSpace(p.hub.Product(id) + " EdgeHub/" + version)
-			},
-			Base: client.Options{
-				HubName: p.set.HubName, Host: p.dialHost(), RootCAs: p.roots,
-				Signer: client.SignerFunc(p.vault.Sign), Logger: p.log,
-			},
-		}),
+		Dial:    dial,
 		Records: records,
 		Config:  p.store.Bucket("config"),
 		Twin:    twin.Options{PushEvery: p.set.TwinPush, MinSync: p.set.TwinSync, Logger: p.log},

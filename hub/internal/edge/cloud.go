@@ -4,12 +4,14 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 
 	"github.com/breakwater-iot/breakwater/hub/internal/head"
 	"github.com/breakwater-iot/breakwater/hub/internal/metrics"
 	"github.com/breakwater-iot/breakwater/hub/internal/upstream"
 	"github.com/breakwater-iot/breakwater/proto/iothub"
+	"github.com/breakwater-iot/breakwater/proto/iothub/client"
 )
 
 // CloudState hears that an identity's cloud connection is up or not. The hub's own
@@ -149,14 +151,16 @@ func (h *Hub) CloudMethod(ctx context.Context, id iothub.Identity, r iothub.Meth
 	return answer
 }
 
-var errNotTaken = errors.New("device has not taken the message")
+// errNotThere: the device could not be asked. The cloud is told nothing: it makes
+// the message visible again without counting a delivery (spec edgehub-core 11).
+var errNotThere = fmt.Errorf("%w: device has not answered", client.ErrKeep)
 
-// CloudMessage passes a cloud-to-device message on; nil says that the device has
-// completed it, or never will.
+// CloudMessage passes a cloud-to-device message on. The error says what the cloud is
+// told, as to a handler of the client; nil says that the device has completed it.
 func (h *Hub) CloudMessage(ctx context.Context, id iothub.Identity, m *iothub.Message) error {
 	s := h.session(id)
 	if s == nil || !s.wants(head.C2D) {
-		return errNotTaken
+		return errNotThere
 	}
 	result := make(chan head.Outcome, 1)
 	s.client.Deliver("", m, func(o head.Outcome) { result <- o })
@@ -168,13 +172,12 @@ func (h *Hub) CloudMessage(ctx context.Context, id iothub.Identity, m *iothub.Me
 		case head.Complete:
 			return nil
 		case head.Reject:
-			// MQTT knows no way to tell the cloud; not to answer would bring the
-			// message again and again.
-			h.log.Warn("cloud-to-device message was rejected", "id", id.String(), "messageId", m.System.Get(iothub.MessageID))
-			return nil
+			return fmt.Errorf("%w: device has rejected message %q", client.ErrReject, m.System.Get(iothub.MessageID))
+		case head.Abandon:
+			return errors.New("device has abandoned the message")
 		}
-		return errNotTaken
+		return errNotThere
 	case <-ctx.Done():
-		return errNotTaken
+		return errNotThere
 	}
 }

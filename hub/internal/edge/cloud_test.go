@@ -13,6 +13,7 @@ import (
 	"github.com/breakwater-iot/breakwater/hub/internal/head"
 	"github.com/breakwater-iot/breakwater/hub/internal/upstream"
 	"github.com/breakwater-iot/breakwater/proto/iothub"
+	"github.com/breakwater-iot/breakwater/proto/iothub/client"
 )
 
 var leaf2 = iothub.DeviceIdentity("leaf2")
@@ -145,12 +146,13 @@ func TestCloudToDevice(t *testing.T) {
 			body    string
 			outcome head.Outcome
 			silent  bool
-			taken   bool
+			told    string // to the cloud
 		}{
-			{"1", head.Complete, false, true},
-			{"2", head.Abandon, false, false},
-			{"3", head.Reject, false, true},
-			{"4", head.Complete, true, false},
+			{"1", head.Complete, false, "complete"},
+			{"2", head.Abandon, false, "abandon"},
+			{"3", head.Reject, false, "reject"},
+			{"4", head.Complete, true, "nothing"},
+			{"5", head.Lost, false, "nothing"},
 		}
 		for _, tt := range tests {
 			d.set(func() {
@@ -159,16 +161,25 @@ func TestCloudToDevice(t *testing.T) {
 					d.fall = "*"
 				}
 			})
-			if err := deliver(tt.body); (err == nil) != tt.taken {
-				t.Errorf("message %s: %v", tt.body, err)
+			told := "abandon"
+			switch err := deliver(tt.body); {
+			case err == nil:
+				told = "complete"
+			case errors.Is(err, client.ErrReject):
+				told = "reject"
+			case errors.Is(err, client.ErrKeep):
+				told = "nothing"
+			}
+			if told != tt.told {
+				t.Errorf("message %s: %s, want %s", tt.body, told, tt.told)
 			}
 		}
-		if d.list() != ":1 :2 :3 :4" {
+		if d.list() != ":1 :2 :3 :4 :5" {
 			t.Errorf("delivered %s", d.list())
 		}
 		d.session.Unsubscribe(head.C2D)
 		synctest.Wait()
-		if deliver("5") == nil || r.cloud.wants(leaf).C2D {
+		if deliver("6") == nil || r.cloud.wants(leaf).C2D {
 			t.Error("delivered after the subscription")
 		}
 		r.connect(mod, head.C2D)

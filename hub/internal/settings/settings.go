@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/breakwater-iot/breakwater/proto/iothub/client"
 )
 
 // Edge are the settings of edge hub.
@@ -24,7 +26,9 @@ type Edge struct {
 
 	StorageFolder     string
 	LogLevel          slog.Level
-	UpstreamProtocol  string // as given; empty means the default
+	Upstream          client.Protocol // to the cloud
+	HTTPSProxy        string          // URL of a proxy, perhaps with a password; empty: none
+	NoProxy           string          // what not to use it for
 	MQTTEnabled       bool
 	HTTPEnabled       bool
 	HTTPPort          int
@@ -65,7 +69,9 @@ func FromEnvironment(environ []string) (Edge, error) {
 
 		StorageFolder:     r.text("StorageFolder", "/tmp"),
 		LogLevel:          r.level("RuntimeLogLevel"),
-		UpstreamProtocol:  r.text("UpstreamProtocol", ""),
+		Upstream:          r.protocol("UpstreamProtocol", client.MQTT),
+		HTTPSProxy:        r.text("https_proxy", ""),
+		NoProxy:           r.text("no_proxy", ""),
 		MQTTEnabled:       r.boolean("MqttSettings__Enabled"),
 		HTTPEnabled:       r.boolean("HttpSettings__Enabled"),
 		HTTPPort:          r.number("HttpSettings__Port", 443, 1, 65535),
@@ -153,6 +159,14 @@ func (r *reader) choice(name string, words ...string) string {
 	}
 	r.errs = append(r.errs, fmt.Errorf("environment variable %s is %q: want %s", name, v, strings.Join(words, " or ")))
 	return words[0]
+}
+
+func (r *reader) protocol(name string, fallback client.Protocol) client.Protocol {
+	p, err := client.ParseProtocol(r.text(name, fallback.String()))
+	if err != nil {
+		r.errs = append(r.errs, fmt.Errorf("environment variable %s: %w", name, err))
+	}
+	return p
 }
 
 func (r *reader) level(name string) slog.Level {

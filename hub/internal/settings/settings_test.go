@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/breakwater-iot/breakwater/hub/internal/settings"
+	"github.com/breakwater-iot/breakwater/proto/iothub/client"
 )
 
 var given = []string{
@@ -50,6 +51,7 @@ func TestWrongValuesAreNamed(t *testing.T) {
 		"QueueMaxBytes":         "1 GB",
 		"QueueWhenFull":         "panic",
 		"QueueDrain":            "backwards",
+		"UpstreamProtocol":      "Carrier pigeon",
 	}
 	for name, value := range tests {
 		_, err := settings.FromEnvironment(append([]string{name + "=" + value}, given...))
@@ -67,5 +69,16 @@ func TestQueueLimits(t *testing.T) {
 	s, err = settings.FromEnvironment(append([]string{"QueueMaxBytes=1000000", "QueueMaxAgeSecs=60", "queuewhenfull=DROPOLDEST", "QueueDrain=live-first"}, given...))
 	if err != nil || s.QueueMaxBytes != 1_000_000 || s.QueueMaxAge != time.Minute || !s.QueueDropOldest || !s.QueueLiveFirst {
 		t.Errorf("%+v, %v", s, err)
+	}
+}
+
+func TestWayToTheCloud(t *testing.T) {
+	s, err := settings.FromEnvironment(given)
+	if err != nil || s.Upstream != client.MQTT || s.HTTPSProxy != "" || s.NoProxy != "" {
+		t.Errorf("by default: %v %q %q, %v", s.Upstream, s.HTTPSProxy, s.NoProxy, err)
+	}
+	s, err = settings.FromEnvironment(append([]string{"upstreamprotocol=AMQPWS", "HTTPS_PROXY=http://p:1", "no_proxy=x,y"}, given...))
+	if err != nil || s.Upstream != client.AMQPWS || s.HTTPSProxy != "http://p:1" || s.NoProxy != "x,y" {
+		t.Errorf("%v %q %q, %v", s.Upstream, s.HTTPSProxy, s.NoProxy, err)
 	}
 }

@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"cmp"
 	"fmt"
 
 	"github.com/breakwater-iot/breakwater/proto/iothub"
@@ -21,8 +22,21 @@ type ClientOptions struct {
 }
 
 // ByClient returns a Dialer on the project's own client: the hub's identity logs in
-// as itself, every other with the hub's credentials and its auth chain.
-func ByClient(o ClientOptions) Dialer {
+// as itself, every other with the hub's credentials and its auth chain. Over AMQP
+// all share one connection, with a session each; over MQTT each has its own.
+func ByClient(o ClientOptions) (Dialer, error) {
+	if p := o.Base.Protocol; p == client.AMQP || p == client.AMQPWS {
+		shared, err := client.NewShared(client.SharedOptions{
+			Protocol: p, Host: cmp.Or(o.Base.Host, o.Base.HubName), Port: o.Base.Port,
+			RootCAs: o.Base.RootCAs, Dial: o.Base.Dial, KeepAlive: o.Base.KeepAlive,
+			RequestTimeout: o.Base.RequestTimeout, MinBackoff: o.Base.MinBackoff, MaxBackoff: o.Base.MaxBackoff,
+			Logger: o.Base.Logger,
+		})
+		if err != nil {
+			return nil, fmt.Errorf("cloud connection: %w", err)
+		}
+		o.Base.Shared = shared
+	}
 	return func(id iothub.Identity, cb Callbacks) (Conn, error) {
 		options := o.Base
 		options.Identity = id
@@ -35,5 +49,5 @@ func ByClient(o ClientOptions) Dialer {
 			options.SASIdentity, options.AuthChain = o.Self, chain
 		}
 		return newClientConn(options, cb)
-	}
+	}, nil
 }

@@ -9,19 +9,24 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
+	"io"
+	"log"
 	"log/slog"
 	"math/big"
 	"net"
+	"net/http"
 	"slices"
 	"strconv"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	mochi "github.com/mochi-mqtt/server/v2"
 	"github.com/mochi-mqtt/server/v2/packets"
 	"go.uber.org/goleak"
 
+	"github.com/breakwater-iot/breakwater/hub/internal/head/ws"
 	"github.com/breakwater-iot/breakwater/hub/internal/upstream"
 	"github.com/breakwater-iot/breakwater/proto/iothub"
 	"github.com/breakwater-iot/breakwater/proto/iothub/client"
@@ -38,31 +43,42 @@ var (
 	key  = sas.Key("0123456789abcdef0123456789abcdef")
 )
 
-// cloud is an MQTT server that is none of ours, with the topics of an IoT hub. Its
-// connections are pipes in memory.
+// cloud is an IoT hub. For MQTT it is a server that is none of ours, with the
+// topics of an IoT hub; for AMQP see amqpPeer. Its connections are pipes in memory.
 type cloud struct {
 	mochi.HookBase
-	t      *testing.T
-	server *mochi.Server
-	tls    *tls.Config
-	roots  *x509.CertPool
-	work   sync.WaitGroup
+	t        testing.TB
+	protocol client.Protocol // of its dialer
+	stop     context.CancelFunc
+	ctx      context.Context
+	server   *mochi.Server
+	tls      *tls.Config
+	roots    *x509.CertPool
+	work     sync.WaitGroup
 
 	mu       sync.Mutex
 	conns    map[net.Conn]bool
+	dials    int
+	peers    map[*amqpPeer]bool
+	revoked  map[string]bool
+	outcomes []string // of cloud-to-device messages over AMQP
 	logins   []topic.Username
 	refuse   bool
-	away     bool                   // nothing can be dialled
-	deaf     bool                   // telemetry is lost on the way
-	lost     map[*mochi.Client]bool // connections that have lost some, and so lose all that follows
-	mute     bool                   // telemetry is taken and not acknowledged
-	received map[string][]string    // bodies by client id
-	hit      func(id string)        // called for telemetry, without a lock
+	away     bool                // nothing can be dialled
+	deaf     bool                // telemetry is lost on the way
+	lost     map[any]bool        // connections, or links, that have lost some, and so lose all that follows
+	mute     bool                // telemetry is taken and not acknowledged
+	received map[string][]string // bodies by client id
+	hit      func(id string)     // called for telemetry, without a lock
 }
 
-func newCloud(t *testing.T) *cloud {
+func newCloud(t testing.TB, p client.Protocol) *cloud {
 	t.Helper()
-	c := &cloud{t: t, conns: map[net.Conn]bool{}, received: map[string][]string{}, lost: map[*mochi.Client]bool{}}
+	c := &cloud{
+		t: t, protocol: p, conns: map[net.Conn]bool{}, peers: map[*amqpPeer]bool{}, revoked: map[string]bool{},
+		received: map[string][]string{}, lost: map[any]bool{},
+	}
+	c.ctx, c.stop = context.WithCancel(context.Background())
 	c.certify()
 	c.server = mochi.New(&mochi.Options{InlineClient: true, Logger: slog.New(slog.DiscardHandler)})
 	if err := c.server.AddHook(c, nil); err != nil {
@@ -98,30 +114,77 @@ func (c *cloud) certify() {
 
 func (c *cloud) close() {
 	c.cut()
+	c.stop()
 	c.work.Wait()
 	if err := c.server.Close(); err != nil {
 		c.t.Error(err)
 	}
 }
 
-// dial is a client's Dial.
-func (c *cloud) dial(context.Context, string, string) (net.Conn, error) {
+// dial is a client's Dial. The port says what is spoken.
+func (c *cloud) dial(_ context.Context, _, address string) (net.Conn, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.away {
 		return nil, net.ErrClosed
 	}
+	_, port, _ := net.SplitHostPort(address)
+	serve := map[string]func(net.Conn){"8883": c.serveMQTT, "5671": c.serveAMQP, "443": c.serveWeb}[port]
+	if serve == nil {
+		c.t.Errorf("dialled %s", address)
+		return nil, net.ErrClosed
+	}
 	near, far := net.Pipe()
 	c.conns[far] = true
+	c.dials++
 	c.work.Go(func() {
 		defer far.Close()
-		_ = c.server.EstablishConnection("test", tls.Server(far, c.tls))
+		serve(tls.Server(far, c.tls))
 		c.mu.Lock()
 		delete(c.conns, far)
 		c.mu.Unlock()
 	})
 	return near, nil
 }
+
+func (c *cloud) serveMQTT(conn net.Conn) { _ = c.server.EstablishConnection("test", conn) }
+
+// serveWeb takes WebSockets.
+func (c *cloud) serveWeb(conn net.Conn) {
+	sockets := ws.New(c.ctx, map[string]ws.Serve{
+		"mqtt":      func(_ context.Context, nc net.Conn, _ []*x509.Certificate) { c.serveMQTT(nc) },
+		"AMQPWSB10": func(_ context.Context, nc net.Conn, _ []*x509.Certificate) { c.serveAMQP(nc) },
+	})
+	once := &oneConn{conn: make(chan net.Conn, 1), end: make(chan struct{})}
+	once.conn <- conn
+	web := &http.Server{ReadHeaderTimeout: time.Minute, ErrorLog: log.New(io.Discard, "", 0),
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			defer close(once.end)
+			if r.URL.Path != "/$iothub/websocket" {
+				c.t.Errorf("WebSocket at %s", r.URL.Path)
+			}
+			sockets.ServeHTTP(w, r)
+		})}
+	_ = web.Serve(once)
+	sockets.Wait()
+}
+
+// oneConn is a listener with one connection, until that ends.
+type oneConn struct {
+	conn chan net.Conn
+	end  chan struct{}
+}
+
+func (l *oneConn) Accept() (net.Conn, error) {
+	select {
+	case c := <-l.conn:
+		return c, nil
+	case <-l.end:
+		return nil, net.ErrClosed
+	}
+}
+func (l *oneConn) Close() error   { return nil }
+func (l *oneConn) Addr() net.Addr { return &net.TCPAddr{} }
 
 // cut breaks all connections.
 func (c *cloud) cut() {
@@ -149,6 +212,7 @@ func (c *cloud) publish(t topic.Topic, body string) {
 	if err := c.server.Publish(t.String(), []byte(body), false, 1); err != nil {
 		c.t.Error(err)
 	}
+	c.publishAMQP(t, body)
 }
 
 func (c *cloud) ID() string { return "cloud" }
@@ -220,17 +284,31 @@ func (c *cloud) OnPublish(cl *mochi.Client, pk packets.Packet) (packets.Packet, 
 
 // dialer connects to the cloud with the project's client.
 func (c *cloud) dialer(change func(*client.Options)) upstream.Dialer {
-	base := client.Options{HubName: hubName, Signer: client.KeySigner(key), RootCAs: c.roots, Dial: c.dial}
+	base := client.Options{Protocol: c.protocol, HubName: hubName, Signer: client.KeySigner(key), RootCAs: c.roots, Dial: c.dial}
 	if change != nil {
 		change(&base)
 	}
-	return upstream.ByClient(upstream.ClientOptions{
+	dial, err := upstream.ByClient(upstream.ClientOptions{
 		Base: base, Self: self,
 		Chain: func(id iothub.Identity) (string, bool) {
 			return id.String() + ";edge", id.Device != "stranger"
 		},
 		Product: func(id iothub.Identity) string { return "product of " + id.String() },
 	})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return dial
+}
+
+// overEach runs a test over each protocol, in virtual time.
+func overEach(t *testing.T, test func(t *testing.T, p client.Protocol)) {
+	t.Helper()
+	for _, p := range []client.Protocol{client.MQTT, client.AMQP, client.MQTTWS, client.AMQPWS} {
+		t.Run(p.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { test(t, p) })
+		})
+	}
 }
 
 // listener is a Handler that notes what it hears.

@@ -210,7 +210,11 @@ func (c *clientConn) send(ctx context.Context) {
 func (c *clientConn) sendOne(o outgoing) {
 	g := o.generation
 	done := func(err error) {
-		if err != nil {
+		switch {
+		case err == nil:
+		case errors.Is(err, client.ErrTooLarge), errors.Is(err, client.ErrRejected):
+			err = fmt.Errorf("%w: %w", ErrMessage, err)
+		default:
 			c.fail(g)
 			err = fmt.Errorf("%w: %w", ErrDown, err)
 		}
@@ -225,11 +229,7 @@ func (c *clientConn) sendOne(o outgoing) {
 			err = c.client.SendAsync(g.ctx, o.m, done)
 		}
 	}
-	switch {
-	case err == nil:
-	case errors.Is(err, client.ErrTooLarge):
-		o.done(fmt.Errorf("%w: %w", ErrMessage, err))
-	default:
+	if err != nil {
 		done(err)
 	}
 }

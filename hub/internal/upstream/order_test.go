@@ -161,8 +161,8 @@ func TestNoMessageOvertakesAnother(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				c := newCloud(t)
+			overEach(t, func(t *testing.T, p client.Protocol) {
+				c := newCloud(t, p)
 				defer c.close()
 				l := newLine(t, c.dialer(tt.options))
 				defer l.stop()
@@ -202,8 +202,8 @@ func pause(ctx context.Context, d time.Duration) bool {
 // The engine may hand over more of a lane before it has seen that an earlier
 // message has failed.
 func TestMessageAfterAFailureWaitsForTheFirst(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c := newCloud(t)
+	overEach(t, func(t *testing.T, p client.Protocol) {
+		c := newCloud(t, p)
 		defer c.close()
 		pool, stop := runPool(t, c.dialer(nil), &listener{}, upstream.Options{})
 		defer stop()

@@ -16,6 +16,7 @@ import (
 
 	"github.com/breakwater-iot/breakwater/hub/internal/upstream"
 	"github.com/breakwater-iot/breakwater/proto/iothub"
+	"github.com/breakwater-iot/breakwater/proto/iothub/client"
 	"github.com/breakwater-iot/breakwater/proto/iothub/topic"
 )
 
@@ -277,8 +278,8 @@ func TestCloseBelowEndsADeviceWithItsModules(t *testing.T) {
 }
 
 func TestIdentitiesLogInWithTheHubsTokenAndTheirChain(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c := newCloud(t)
+	overEach(t, func(t *testing.T, p client.Protocol) {
+		c := newCloud(t, p)
 		defer c.close()
 		l := &listener{}
 		pool, stop := runPool(t, c.dialer(nil), l, upstream.Options{})
@@ -312,8 +313,8 @@ func TestIdentitiesLogInWithTheHubsTokenAndTheirChain(t *testing.T) {
 }
 
 func TestTwinCallsDoNotWaitForACloudThatIsAway(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c := newCloud(t)
+	overEach(t, func(t *testing.T, p client.Protocol) {
+		c := newCloud(t, p)
 		defer c.close()
 		pool, stop := runPool(t, c.dialer(nil), &listener{}, upstream.Options{})
 		defer stop()
@@ -340,8 +341,8 @@ func TestTwinCallsDoNotWaitForACloudThatIsAway(t *testing.T) {
 }
 
 func TestRefusedIdentityIsReportedAsSuch(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c := newCloud(t)
+	overEach(t, func(t *testing.T, p client.Protocol) {
+		c := newCloud(t, p)
 		defer c.close()
 		l := &listener{}
 		pool, stop := runPool(t, c.dialer(nil), l, upstream.Options{})
@@ -360,8 +361,8 @@ func TestRefusedIdentityIsReportedAsSuch(t *testing.T) {
 }
 
 func TestMessageThatFitsNowhereIsRefusedForGood(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c := newCloud(t)
+	overEach(t, func(t *testing.T, p client.Protocol) {
+		c := newCloud(t, p)
 		defer c.close()
 		pool, stop := runPool(t, c.dialer(nil), &listener{}, upstream.Options{})
 		defer stop()
@@ -371,6 +372,9 @@ func TestMessageThatFitsNowhereIsRefusedForGood(t *testing.T) {
 		}
 		large := from(leaf, "x")
 		large.Properties.Set("p", strings.Repeat("x", 70000)) // more than a topic can hold
+		if p == client.AMQP || p == client.AMQPWS {
+			large.Body = []byte("reject amqp:not-allowed")
+		}
 		send(from(leaf, "a"), upstream.Lane{First: true})
 		send(large, upstream.Lane{})
 		send(from(leaf, "b"), upstream.Lane{})
@@ -394,8 +398,8 @@ func TestMessageThatFitsNowhereIsRefusedForGood(t *testing.T) {
 }
 
 func TestPatchThatIsRefusedForGood(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c := newCloud(t)
+	overEach(t, func(t *testing.T, p client.Protocol) {
+		c := newCloud(t, p)
 		defer c.close()
 		pool, stop := runPool(t, c.dialer(nil), &listener{}, upstream.Options{})
 		defer stop()

@@ -1,6 +1,7 @@
 // Package upstream is edge hub's side to the cloud: one connection for each
 // identity that has something to say, opened when it is first needed and closed
-// when it was idle for long. Messages are pipelined, in order for each sender.
+// when it was idle for long. Over AMQP these are sessions of one network
+// connection. Messages are pipelined, in order for each sender.
 //
 // The pool does not know the protocol: a Dialer makes connections.
 package upstream
