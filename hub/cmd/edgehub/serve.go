@@ -18,6 +18,7 @@ import (
 
 	"github.com/breakwater-iot/breakwater/hub/internal/auth"
 	"github.com/breakwater-iot/breakwater/hub/internal/edge"
+	"github.com/breakwater-iot/breakwater/hub/internal/head/amqp"
 	httphead "github.com/breakwater-iot/breakwater/hub/internal/head/http"
 	"github.com/breakwater-iot/breakwater/hub/internal/head/mqtt"
 	"github.com/breakwater-iot/breakwater/hub/internal/head/ws"
@@ -191,7 +192,7 @@ func (p *program) wire(ctx context.Context) error {
 	p.hub, err = edge.New(edge.Options{
 		HubName: p.set.HubName, Device: p.set.DeviceID, Hostname: p.set.GatewayName, Version: version,
 		MaxClients: p.set.MaxClients, AckTimeout: p.set.AckTimeout, Idle: idle,
-		Limits: p.limits(),
+		Limits:  p.limits(),
 		Dial:    dial,
 		Records: records,
 		Config:  p.store.Bucket("config"),
@@ -252,11 +253,21 @@ func (p *program) serveHeads(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("MQTT head: %w", err)
 	}
+	links, err := amqp.New(amqp.Options{
+		Backend: p.hub, Logger: p.log, Flavor: amqp.Edge, TLS: secure, MaxConnections: 2*p.set.MaxClients + 64,
+	})
+	if err != nil {
+		return fmt.Errorf("AMQP head: %w", err)
+	}
 	g, ctx := errgroup.WithContext(ctx)
 	sockets := make(map[string]ws.Serve)
 	if p.set.MQTTEnabled {
 		sockets["mqtt"] = devices.ServeWebSocket
 		g.Go(func() error { return p.serve(ctx, "MQTT", mqttPort, devices.Serve) })
+	}
+	if p.set.AMQPEnabled {
+		sockets["AMQPWSB10"], sockets["amqp"] = links.ServeWebSocket, links.ServeWebSocket
+		g.Go(func() error { return p.serve(ctx, "AMQP", p.set.AMQPPort, links.Serve) })
 	}
 	if p.set.HTTPEnabled {
 		https := httphead.New(httphead.Options{

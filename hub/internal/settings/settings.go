@@ -30,6 +30,8 @@ type Edge struct {
 	HTTPSProxy        string          // URL of a proxy, perhaps with a password; empty: none
 	NoProxy           string          // what not to use it for
 	MQTTEnabled       bool
+	AMQPEnabled       bool
+	AMQPPort          int
 	HTTPEnabled       bool
 	HTTPPort          int
 	MetricsEnabled    bool
@@ -73,6 +75,8 @@ func FromEnvironment(environ []string) (Edge, error) {
 		HTTPSProxy:        r.text("https_proxy", ""),
 		NoProxy:           r.text("no_proxy", ""),
 		MQTTEnabled:       r.boolean("MqttSettings__Enabled"),
+		AMQPEnabled:       r.boolean("AmqpSettings__Enabled"),
+		AMQPPort:          r.number("AmqpSettings__Port", 5671, 1, 65535),
 		HTTPEnabled:       r.boolean("HttpSettings__Enabled"),
 		HTTPPort:          r.number("HttpSettings__Port", 443, 1, 65535),
 		MetricsEnabled:    r.boolean("Metrics__Listener__MetricsEnabled"),

@@ -20,7 +20,7 @@ func TestDefaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s.MaxClients != 100 || s.AckTimeout != 30*time.Second || s.MetricsPort != 9600 || !s.MQTTEnabled || !s.HTTPEnabled || s.HTTPPort != 443 ||
+	if s.MaxClients != 100 || s.AckTimeout != 30*time.Second || s.MetricsPort != 9600 || !s.MQTTEnabled || !s.HTTPEnabled || s.HTTPPort != 443 || !s.AMQPEnabled || s.AMQPPort != 5671 ||
 		s.LogLevel != slog.LevelInfo || s.StorageFolder != "/tmp" || !s.EncryptTwins || s.IdleTimeout != time.Hour {
 		t.Errorf("settings %+v", s)
 	}
@@ -30,12 +30,12 @@ func TestNamesAreNotCaseSensitiveAndEveryVariableCounts(t *testing.T) {
 	s, err := settings.FromEnvironment(append([]string{
 		"EDGEDEVICEHOSTNAME=other", "maxconnectedclients=7", "MESSAGEACKTIMEOUTSECS=5", "MQTTSETTINGS__ENABLED=False",
 		"runtimeLogLevel=verbose", "Metrics__Listener__Port=1234", "CloseCloudConnectionOnIdleTimeout=false",
-		"EncryptTwinStore=false", "StorageFolder=/data", "HTTPSETTINGS__enabled=false", "httpsettings__port=8443",
+		"EncryptTwinStore=false", "StorageFolder=/data", "HTTPSETTINGS__enabled=false", "httpsettings__port=8443", "amqpSettings__enabled=false", "AMQPSETTINGS__PORT=15671",
 	}, given[:4]...))
 	if err == nil || !strings.Contains(err.Error(), "IOTEDGE_WORKLOADURI") {
 		t.Errorf("error %v does not name the missing variable", err)
 	}
-	if s.GatewayName != "other" || s.MaxClients != 7 || s.AckTimeout != 5*time.Second || s.MQTTEnabled || s.HTTPEnabled || s.HTTPPort != 8443 ||
+	if s.GatewayName != "other" || s.MaxClients != 7 || s.AckTimeout != 5*time.Second || s.MQTTEnabled || s.HTTPEnabled || s.HTTPPort != 8443 || s.AMQPEnabled || s.AMQPPort != 15671 ||
 		s.LogLevel != slog.LevelDebug || s.MetricsPort != 1234 || s.IdleTimeout != 0 || s.EncryptTwins || s.StorageFolder != "/data" {
 		t.Errorf("settings %+v", s)
 	}
