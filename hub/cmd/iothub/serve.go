@@ -4,22 +4,25 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"time"
 
 	"github.com/breakwater-iot/breakwater/hub/internal/cloud/server"
 )
 
 type serveCommand struct {
-	Data          string   `required:"" type:"path" help:"Directory for all state; made if missing."`
-	Hostname      string   `required:"" help:"Name of the hub, as clients know it."`
-	Name          []string `help:"One more name or address of the hub; may be repeated."`
-	Address       string   `help:"IP address to listen on (all by default)."`
-	HTTPSPort     int      `name:"https-port" default:"443" help:"Port for services, HTTPS and WebSockets."`
-	MQTTPort      int      `name:"mqtt-port" default:"8883" help:"Port for devices, MQTT over TLS."`
-	AMQPPort      int      `name:"amqp-port" default:"5671" help:"Port for devices and services, AMQP over TLS."`
-	WellKnownKeys bool     `help:"Make policies with keys that everybody can know, the same on every machine. For tests."`
-	RetainEvents  uint64   `default:"1048576" help:"How many events to keep."`
-	RetainBytes   uint64   `default:"1073741824" help:"How many bytes of events to keep."`
-	LogLevel      string   `default:"info" enum:"debug,info,warn,error" help:"What to log: ${enum}."`
+	Data          string        `required:"" type:"path" help:"Directory for all state; made if missing."`
+	Hostname      string        `required:"" help:"Name of the hub, as clients know it."`
+	Name          []string      `help:"One more name or address of the hub; may be repeated."`
+	Address       string        `help:"IP address to listen on (all by default)."`
+	HTTPSPort     int           `name:"https-port" default:"443" help:"Port for services, HTTPS and WebSockets."`
+	MQTTPort      int           `name:"mqtt-port" default:"8883" help:"Port for devices, MQTT over TLS."`
+	AMQPPort      int           `name:"amqp-port" default:"5671" help:"Port for devices and services, AMQP over TLS."`
+	WellKnownKeys bool          `help:"Make policies with keys that everybody can know, the same on every machine. For tests."`
+	RetainEvents  uint64        `default:"1048576" help:"How many events to keep."`
+	RetainBytes   uint64        `default:"1073741824" help:"How many bytes of events to keep."`
+	IDScope       string        `name:"id-scope" default:"0ne00000000" help:"Id scope of the device provisioning service."`
+	AssignDelay   time.Duration `name:"dps-assign-delay" help:"How long a registration is shown as being assigned."`
+	LogLevel      string        `default:"info" enum:"debug,info,warn,error" help:"What to log: ${enum}."`
 }
 
 // Run serves until the context ends.
@@ -32,7 +35,7 @@ func (c *serveCommand) Run(ctx context.Context, env environment) error {
 	err := server.Run(ctx, server.Config{
 		Data: c.Data, HostName: c.Hostname, Names: c.Name, Address: c.Address,
 		HTTPSPort: c.HTTPSPort, MQTTPort: c.MQTTPort, AMQPPort: c.AMQPPort, WellKnownKeys: c.WellKnownKeys,
-		MaxEvents: c.RetainEvents, MaxEventBytes: c.RetainBytes, Logger: log,
+		MaxEvents: c.RetainEvents, MaxEventBytes: c.RetainBytes, IDScope: c.IDScope, AssignDelay: c.AssignDelay, Logger: log,
 		Ready: func(e server.Endpoints) {
 			fmt.Fprintf(env.out, "iothub ready hostname=%s https=%s mqtt=%s amqp=%s\n", c.Hostname, e.HTTPS, e.MQTT, e.AMQP)
 		},

@@ -36,7 +36,7 @@ func (r *Registry) putDevice(ctx context.Context, c DeviceChange, m Match) (*dev
 	var d *device
 	if exists {
 		d = old.clone()
-		d.doc.Etag = newEtag(old.doc.Etag)
+		d.doc.Etag = NewEtag(old.doc.Etag)
 	} else {
 		d = r.newDevice(c.DeviceID)
 		t.createTwin(iothub.DeviceIdentity(c.DeviceID))
@@ -60,7 +60,7 @@ func (r *Registry) putDevice(ctx context.Context, c DeviceChange, m Match) (*dev
 
 func (r *Registry) newDevice(id string) *device {
 	return &device{modules: map[string]rest.Module{}, doc: rest.Device{
-		DeviceID: id, GenerationID: r.generation(), Etag: newEtag(""),
+		DeviceID: id, GenerationID: r.generation(), Etag: NewEtag(""),
 		ConnectionState: rest.Disconnected, Status: rest.Enabled,
 		Capabilities: &rest.Capabilities{}, ParentScopes: []string{},
 	}}
@@ -144,7 +144,7 @@ func (r *Registry) deleteDevice(ctx context.Context, id string, m Match) ([]Chan
 		for _, child := range r.childrenOf(old.doc.DeviceScope) {
 			c := child.clone()
 			c.doc.ParentScopes = []string{}
-			c.doc.Etag = newEtag(c.doc.Etag)
+			c.doc.Etag = NewEtag(c.doc.Etag)
 			if !c.doc.IsEdge() {
 				c.doc.DeviceScope = ""
 			}

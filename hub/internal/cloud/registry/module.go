@@ -14,7 +14,7 @@ func isSystem(module string) bool { return module == iothub.AgentModule || modul
 
 func (r *Registry) newModule(id iothub.Identity) rest.Module {
 	return rest.Module{
-		DeviceID: id.Device, ModuleID: id.Module, GenerationID: r.generation(), Etag: newEtag(""),
+		DeviceID: id.Device, ModuleID: id.Module, GenerationID: r.generation(), Etag: NewEtag(""),
 		ConnectionState: rest.Disconnected,
 	}
 }
@@ -52,7 +52,7 @@ func (r *Registry) putModule(ctx context.Context, c ModuleChange, m Match) (rest
 	}
 	t := r.begin()
 	if exists {
-		doc.Etag = newEtag(doc.Etag)
+		doc.Etag = NewEtag(doc.Etag)
 	} else {
 		doc = r.newModule(c.ID)
 		t.createTwin(c.ID)

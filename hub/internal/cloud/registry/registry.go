@@ -118,8 +118,8 @@ func (r *Registry) generation() string {
 	return strconv.FormatInt(r.lastGeneration, 10)
 }
 
-// newEtag returns an etag that is not old.
-func newEtag(old string) string {
+// NewEtag returns an etag that is not old.
+func NewEtag(old string) string {
 	for {
 		tag := base64.StdEncoding.EncodeToString([]byte(strconv.Itoa(100_000_000 + rand.IntN(900_000_000))))
 		if tag != old {

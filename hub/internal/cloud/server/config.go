@@ -26,6 +26,10 @@ type Config struct {
 	WellKnownKeys                 bool
 	// MaxEvents and MaxEventBytes bound the event log; 0 means the default.
 	MaxEvents, MaxEventBytes uint64
+	// IDScope names the provisioning service of the hub; "" means the default one.
+	IDScope string
+	// AssignDelay is how long a registration is shown as being assigned.
+	AssignDelay time.Duration
 	// Grace is how long connections may take to end; 0 means 5 s.
 	Grace  time.Duration
 	Logger *slog.Logger

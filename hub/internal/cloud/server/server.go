@@ -19,6 +19,7 @@ import (
 	"github.com/breakwater-iot/breakwater/hub/internal/cloud/access"
 	"github.com/breakwater-iot/breakwater/hub/internal/cloud/api"
 	"github.com/breakwater-iot/breakwater/hub/internal/cloud/atomicfile"
+	"github.com/breakwater-iot/breakwater/hub/internal/cloud/dps"
 	"github.com/breakwater-iot/breakwater/hub/internal/cloud/events"
 	"github.com/breakwater-iot/breakwater/hub/internal/cloud/pki"
 	"github.com/breakwater-iot/breakwater/hub/internal/head/amqp"
@@ -86,6 +87,11 @@ func serve(ctx context.Context, c Config, s *store.Store, hub *cloud.Hub, certif
 	if err != nil {
 		return err
 	}
+	provisioning, err := dps.Open(s, dps.Options{Hub: hub, HubName: c.HostName, IDScope: c.IDScope, AssignDelay: c.AssignDelay,
+		Logger: c.Logger.With("component", "dps")})
+	if err != nil {
+		return err
+	}
 	httpsListener, err := c.listen(c.HTTPSPort)
 	if err != nil {
 		return fmt.Errorf("listen for HTTPS: %w", err)
@@ -103,7 +109,7 @@ func serve(ctx context.Context, c Config, s *store.Store, hub *cloud.Hub, certif
 		"mqtt": devices.ServeWebSocket, "AMQPWSB10": links.ServeWebSocket, "amqp": links.ServeWebSocket,
 	})
 	https := &http.Server{
-		Handler:           api.New(hub, api.Options{WebSocket: sockets, Logger: c.Logger.With("component", "api")}),
+		Handler:           provisioning.Handler(api.New(hub, api.Options{WebSocket: sockets, Logger: c.Logger.With("component", "api")})),
 		TLSConfig:         certificates.TLS(),
 		BaseContext:       func(net.Listener) context.Context { return ctx },
 		ReadHeaderTimeout: 15 * time.Second,

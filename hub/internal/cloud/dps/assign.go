@@ -1,0 +1,107 @@
+package dps
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/breakwater-iot/breakwater/hub/internal/cloud/registry"
+	"github.com/breakwater-iot/breakwater/hub/internal/cloud/twin"
+	"github.com/breakwater-iot/breakwater/proto/iothub"
+	"github.com/breakwater-iot/breakwater/proto/iothub/rest"
+)
+
+// assign gives a device its identity in the hub: a new one, or by the enrollment's
+// policy the one that it has. What the registry refuses becomes a failed
+// registration; errors are those of the disk. The lock of the registration is held.
+//
+// Everything can be done twice: after a crash before the record is written the
+// device registers anew.
+func (d *Service) assign(ctx context.Context, c claim, a *admission, old *record) (rest.RegistrationState, error) {
+	policy := a.enrollment.terms.ReprovisionPolicy
+	again := old != nil && old.Enrollment == a.enrollment.key() && old.State.Status == rest.RegistrationAssigned &&
+		old.State.DeviceID == a.device(old.State.RegistrationID)
+	if again && !policy.UpdateHubAssignment {
+		return old.State, nil
+	}
+	s := d.newState(c, old)
+	s.Status, s.AssignedHub, s.DeviceID = rest.RegistrationAssigned, d.o.HubName, a.device(s.RegistrationID)
+	if a.enrollment.group {
+		s.SymmetricKey = &rest.RegistrationGroup{EnrollmentGroupID: a.enrollment.id}
+	}
+	var err error
+	switch {
+	case again && policy.MigrateDeviceData:
+		s.Substatus, err = d.migrate(ctx, s.DeviceID, a)
+	case again:
+		s.Substatus = rest.AssignedReset
+		err = d.reset(ctx, s.DeviceID, a)
+	default:
+		s.Substatus = rest.AssignedInitially
+		err = d.admit(ctx, s.DeviceID, a)
+	}
+	var refused *registry.Error
+	var invalidTwin *twin.InvalidError
+	switch {
+	case errors.As(err, &refused), errors.As(err, &invalidTwin), errors.Is(err, twin.ErrTooLarge):
+		failed := d.newState(c, old)
+		failed.Status, failed.ErrorCode, failed.ErrorMessage = rest.RegistrationFailed, codeNotAssigned, err.Error()
+		return failed, nil
+	case err != nil:
+		return s, fmt.Errorf("assign %s: %w", c.id, err)
+	}
+	return s, nil
+}
+
+// admit makes the device, or takes over one of its name, and applies the initial
+// twin.
+func (d *Service) admit(ctx context.Context, device string, a *admission) error {
+	if _, err := d.putDevice(ctx, device, a); err != nil {
+		return err
+	}
+	initial := a.enrollment.terms.InitialTwin
+	if len(initial) == 0 {
+		return nil
+	}
+	change, err := twin.ParseChange(initial)
+	if err != nil {
+		return err
+	}
+	_, err = d.o.Hub.WriteTwin(ctx, iothub.DeviceIdentity(device), change, false, registry.Any)
+	return err
+}
+
+// migrate leaves the device as it is, but for its credentials.
+func (d *Service) migrate(ctx context.Context, device string, a *admission) (substatus string, err error) {
+	if _, err := d.o.Hub.Registry().Device(device); err != nil {
+		return rest.AssignedInitially, d.admit(ctx, device, a)
+	}
+	_, err = d.putDevice(ctx, device, a)
+	return rest.AssignedMigrated, err
+}
+
+// reset makes the device anew: twin, modules and all are lost.
+func (d *Service) reset(ctx context.Context, device string, a *admission) error {
+	err := d.o.Hub.Registry().DeleteDevice(ctx, device, registry.Any)
+	var refused *registry.Error
+	if err != nil && (!errors.As(err, &refused) || refused.Code != registry.DeviceNotFound) {
+		return err
+	}
+	return d.admit(ctx, device, a)
+}
+
+func (d *Service) putDevice(ctx context.Context, device string, a *admission) (rest.Device, error) {
+	devices := d.o.Hub.Registry()
+	change := registry.DeviceChange{DeviceID: device, Authentication: a.credentials}
+	edge := a.enrollment.terms.Capabilities.IoTEdge
+	if edge {
+		change.Edge = &edge // and never the other way round: that would lose modules
+	}
+	if _, err := devices.Device(device); err == nil {
+		return devices.PutDevice(ctx, change, registry.Any)
+	}
+	if len(a.enrollment.terms.ParentScopes) > 0 {
+		change.ParentScopes = &a.enrollment.terms.ParentScopes
+	}
+	return devices.PutDevice(ctx, change, registry.Absent)
+}
