@@ -26,6 +26,8 @@ type Deployment struct {
 	Modules map[string]Module `json:"modules"`
 	// Signed tells that an integrity section was there. It is not verified.
 	Signed bool `json:"signed,omitempty"`
+	// Safe is nil when the modules are deployed one by one, as the original does.
+	Safe *Safe `json:"safe,omitempty"`
 }
 
 // Runtime is the runtime section.

@@ -42,6 +42,9 @@ func Parse(desired json.RawMessage, opts Options) (*Deployment, error) {
 	if err := parseModules(doc, opts, d.Modules); err != nil {
 		return nil, err
 	}
+	if d.Safe, err = takeSafe(d.Modules); err != nil {
+		return nil, err
+	}
 	integrity, err := doc.optional("integrity")
 	if err != nil {
 		return nil, err

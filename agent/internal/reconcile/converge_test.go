@@ -35,12 +35,21 @@ func drawMods(t *rapid.T) []mod {
 	return list
 }
 
+// checkOften checks a property in some rounds of several checks. Rapid counts the
+// virtual hours that pass, and ends a round when a day is over.
+func checkOften(t *testing.T, rounds int, prop func(*rapid.T)) {
+	t.Helper()
+	for range rounds {
+		// Without its Deadline, which is not to be asked for in virtual time.
+		rapid.Check(struct{ testing.TB }{t}, prop)
+	}
+}
+
 // TestConverges does anything to the device, and then leaves it alone: the modules
 // must become what the last manifest wants, and then nothing may be done any more.
 func TestConverges(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		// Without its Deadline, which is not to be asked for in virtual time.
-		rapid.Check(struct{ testing.TB }{t}, func(rt *rapid.T) {
+		checkOften(t, 1, func(rt *rapid.T) {
 			version := 1
 			mods := drawMods(rt)
 			r := newRig(t, desired(version, mods...))

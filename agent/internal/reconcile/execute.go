@@ -26,13 +26,18 @@ func (l *Loop) Execute(ctx context.Context, c plan.Command) error {
 	}
 	switch c.Op {
 	case plan.Pull:
-		return l.daemon.Pull(ctx, spec)
+		if l.hasImage(c.Module) {
+			return nil
+		}
+		return l.pulls.pull(ctx, spec)
 	case plan.Create:
-		return l.applied(*c.Spec, l.daemon.Create(ctx, spec))
+		return l.made(*c.Spec, l.daemon.Create(ctx, l.offline(spec)))
 	case plan.Update:
-		return l.applied(*c.Spec, l.daemon.Update(ctx, spec, false))
+		return l.made(*c.Spec, l.daemon.Update(ctx, l.offline(spec), false))
 	case plan.UpdateAgent:
-		return l.daemon.Update(ctx, spec, true)
+		err := l.daemon.Update(ctx, l.offline(spec), true)
+		l.doubtImage(c.Module) // what becomes of it is not told
+		return err
 	case plan.Start:
 		return l.switched(c, l.daemon.Start(ctx, c.Module))
 	case plan.Stop:
@@ -51,11 +56,14 @@ func (l *Loop) Execute(ctx context.Context, c plan.Command) error {
 	return fmt.Errorf("command %s cannot be carried out alone", c.Op)
 }
 
-func (l *Loop) applied(m manifest.Module, err error) error {
-	if err == nil {
-		l.setApplied(func(a map[string]manifest.Module) { a[m.Name] = m })
+// made notes what a container was made from.
+func (l *Loop) made(m manifest.Module, err error) error {
+	if err != nil {
+		l.doubtImage(m.Name)
+		return err
 	}
-	return err
+	l.setApplied(func(a map[string]manifest.Module) { a[m.Name] = m })
+	return nil
 }
 
 // switched notes a wanted status that has been reached.
@@ -70,7 +78,7 @@ func (l *Loop) switched(c plan.Command, err error) error {
 // report sends the state of all modules.
 func (l *Loop) report(ctx context.Context, engines []plan.Engine, status report.Status, ended bool) {
 	in := report.Input{
-		Build: l.opts.Build, DesiredVersion: l.taken.Deployment.Version, Status: status,
+		Build: l.opts.Build, DesiredVersion: l.provenVersion(), Status: status, Safe: l.safeReport(),
 		Modules: l.current(engines), Policy: l.opts.Policy,
 		HideCredentials: l.opts.HideCredentials, Ended: ended,
 	}

@@ -34,8 +34,10 @@ type identities struct {
 
 // ensure returns the identities of added and updated modules, by module name,
 // creating those that are missing, and deletes those of removed modules that this
-// agent manages. With an error the map is empty.
-func (s *identities) ensure(ctx context.Context, wanted *manifest.Deployment, d plan.Diff) (map[string]launch.Identity, error) {
+// agent manages. With an error the map is empty, unless lenient is set: then it has
+// what could be settled, and an identity that exists needs no confirmation by the
+// cloud. That is for the way back from a deployment, which must not need the cloud.
+func (s *identities) ensure(ctx context.Context, wanted *manifest.Deployment, d plan.Diff, lenient bool) (map[string]launch.Identity, error) {
 	now := time.Now()
 	if s.version != wanted.Version || now.After(s.until) {
 		s.version, s.until = wanted.Version, now.Add(identityTrust)
@@ -44,8 +46,11 @@ func (s *identities) ensure(ctx context.Context, wanted *manifest.Deployment, d 
 	if s.covers(d) {
 		return s.settled, nil
 	}
-	if err := s.settle(ctx, wanted, d); err != nil {
+	if err := s.settle(ctx, wanted, d, lenient); err != nil {
 		s.until = time.Time{}
+		if lenient {
+			return s.settled, fmt.Errorf("identity: %w", err)
+		}
 		return nil, fmt.Errorf("identity: %w", err)
 	}
 	return s.settled, nil
@@ -79,7 +84,7 @@ func (s *identities) covers(d plan.Diff) bool {
 	return true
 }
 
-func (s *identities) settle(ctx context.Context, wanted *manifest.Deployment, d plan.Diff) error {
+func (s *identities) settle(ctx context.Context, wanted *manifest.Deployment, d plan.Diff, lenient bool) error {
 	list, err := s.api.Identities(ctx)
 	if err != nil {
 		return err
@@ -98,7 +103,11 @@ func (s *identities) settle(ctx context.Context, wanted *manifest.Deployment, d 
 		case !exists:
 			id, err = s.api.CreateIdentity(ctx, manifest.CloudID(name), managedBy)
 		case name != manifest.AgentName:
-			id, err = s.api.UpdateIdentity(ctx, id)
+			listed := id
+			if id, err = s.api.UpdateIdentity(ctx, id); err != nil && lenient {
+				s.log.Warn("identity is used as it was known last", "module", name, "error", err)
+				id, err = listed, nil
+			}
 		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", name, err))

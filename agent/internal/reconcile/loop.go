@@ -3,6 +3,7 @@ package reconcile
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
 	"time"
@@ -11,6 +12,7 @@ import (
 	"github.com/breakwater-iot/breakwater/agent/internal/manifest"
 	"github.com/breakwater-iot/breakwater/agent/internal/plan"
 	"github.com/breakwater-iot/breakwater/agent/internal/report"
+	"github.com/breakwater-iot/breakwater/agent/internal/rollout"
 	"github.com/breakwater-iot/breakwater/agent/internal/runner"
 	"github.com/breakwater-iot/breakwater/agent/internal/state"
 )
@@ -68,12 +70,16 @@ type Loop struct {
 	status   report.Status
 	platform *report.Platform
 	work     work // of the plan that runs
+	pulls    *pulls
+	safe     safe
 }
 
 // work is what the commands of the current plan need.
 type work struct {
 	ids         map[string]launch.Identity
 	credentials []manifest.Registry
+	// local: the images are here already, see safe.
+	local bool
 }
 
 // New returns a loop that has done nothing yet.
@@ -86,6 +92,8 @@ func New(daemon Daemon, api Identities, tw Twin, store *state.Store, opts Option
 	}
 	l.ids = &identities{api: api, deleteOrphans: opts.DeleteOrphans, log: opts.Log}
 	l.runner = runner.New(l, opts.Policy.Unit, opts.Policy.MaxRestarts, opts.Log)
+	l.pulls = newPulls(daemon, l.Wake)
+	l.safe.puller = runner.New(l, opts.Policy.Unit, opts.Policy.MaxRestarts, opts.Log)
 	return l
 }
 
@@ -100,6 +108,7 @@ func (l *Loop) Wake() {
 // Run reconciles until ctx ends, and returns nil. The modules go on as they are;
 // see Shutdown.
 func (l *Loop) Run(ctx context.Context) error {
+	defer l.pulls.end()
 	l.load(ctx)
 	timer := time.NewTimer(l.opts.FirstWait)
 	defer timer.Stop()
@@ -150,6 +159,7 @@ func (l *Loop) load(ctx context.Context) {
 			taken.Applied = map[string]manifest.Module{}
 		}
 		l.taken = taken
+		l.resumeSafe()
 		return
 	case !errors.Is(err, state.ErrNone):
 		l.log.Error("saved deployment is unreadable and counts as none", "error", err)
@@ -177,13 +187,20 @@ func (l *Loop) cycle(ctx context.Context) time.Time {
 	var worked time.Duration
 	if wanted != nil {
 		begin := time.Now()
-		var ran bool
-		next, ran = l.apply(ctx, wanted, engines, configErr == nil)
-		if ran {
+		target, pullErr := l.target(ctx, wanted, engines)
+		done := l.apply(ctx, target, engines)
+		next = done.next
+		if done.ran {
 			worked = time.Since(begin)
 			if again, err := l.daemon.Modules(ctx); err == nil {
 				engines = again
 			}
+		}
+		if l.judgeSafe(engines, done.err) {
+			next = time.Now() // the target has changed
+		}
+		if configErr == nil {
+			l.setOutcome(errors.Join(pullErr, done.err), done.skipped || l.taken.Safe.Phase == rollout.Pulling)
 		}
 	} else if configErr == nil {
 		l.setStatus(report.Status{Code: report.CodeSuccessful})
@@ -209,15 +226,22 @@ func (l *Loop) observe(ctx context.Context) ([]plan.Engine, error) {
 	return l.daemon.Modules(ctx)
 }
 
-// apply brings the modules towards wanted. With judge unset the outcome does not
-// become the status: the deployment enforced is not the one of the twin.
-func (l *Loop) apply(ctx context.Context, wanted *manifest.Deployment, engines []plan.Engine, judge bool) (next time.Time, ran bool) {
+// outcome is what came of bringing the modules towards a deployment.
+type outcome struct {
+	next    time.Time // when the next cycle is due, zero when nothing waits
+	ran     bool      // some command was tried
+	skipped bool      // some command was not
+	err     error
+}
+
+// apply brings the modules towards wanted.
+func (l *Loop) apply(ctx context.Context, wanted *manifest.Deployment, engines []plan.Engine) outcome {
 	current := l.current(engines)
 	diff := plan.Compare(wanted.Modules, current, l.opts.Policy)
 	var idErr error
-	l.work = work{credentials: wanted.Runtime.Registries}
+	l.work = work{credentials: wanted.Runtime.Registries, local: l.imagesAreHere()}
 	if diff.NeedsIdentities() {
-		l.work.ids, idErr = l.ids.ensure(ctx, wanted, diff)
+		l.work.ids, idErr = l.ids.ensure(ctx, wanted, diff, l.taken.Safe.Phase == rollout.Returned)
 		if idErr != nil {
 			l.log.Error("identities not settled: modules are neither added nor updated", "error", idErr)
 		}
@@ -228,23 +252,34 @@ func (l *Loop) apply(ctx context.Context, wanted *manifest.Deployment, engines [
 	})
 	res := l.runner.Run(ctx, wanted.Version, p.Commands)
 	l.takeOver(wanted, engines)
-	err := errors.Join(idErr, res.Err())
-	switch {
-	case !judge:
+	return outcome{next: p.Next, ran: res.Ran > 0, skipped: res.Skipped > 0, err: errors.Join(idErr, res.Err())}
+}
+
+// setOutcome makes what came of a cycle the status. When a part was not tried, what
+// is known of that part from before stays.
+func (l *Loop) setOutcome(err error, skipped bool) {
+	switch s := l.taken.Safe; {
+	case s.Phase == rollout.Trial:
+		// The status is that of the old deployment until the new one has proved itself.
+	case s.Phase == rollout.Returned:
+		text := fmt.Sprintf("safe deployment of version %d was taken back: %s", s.New.Version, s.Reason)
+		if err != nil {
+			text += "; " + err.Error()
+		}
+		l.setStatus(report.Status{Code: report.CodeFailed, Description: text})
 	case err != nil:
 		l.setStatus(report.Status{Code: report.CodeFailed, Description: err.Error()})
-	case res.Skipped == 0:
+	case !skipped:
 		l.setStatus(report.Status{Code: report.CodeSuccessful})
 	}
-	return p.Next, res.Ran > 0
 }
 
 // takeOver notes wanted as the deployment in force, whether or not all commands
 // succeeded.
 func (l *Loop) takeOver(wanted *manifest.Deployment, engines []plan.Engine) {
 	if !l.hasTaken || !equalJSON(l.taken.Deployment, *wanted) {
-		l.taken = &state.Taken{Deployment: *wanted, Applied: maps.Clone(l.taken.Applied)}
-		l.hasTaken, l.dirty = true, true
+		l.change(func(t *state.Taken) { t.Deployment = *wanted })
+		l.hasTaken = true
 	}
 	exists := make(map[string]bool, len(engines))
 	for _, e := range engines {
@@ -257,12 +292,17 @@ func (l *Loop) takeOver(wanted *manifest.Deployment, engines []plan.Engine) {
 	}
 }
 
-// setApplied changes a copy: the store may hold the old one.
-func (l *Loop) setApplied(change func(map[string]manifest.Module)) {
+// change changes a copy of what was taken over: the store may hold the old one.
+func (l *Loop) change(f func(*state.Taken)) {
+	t := *l.taken
+	f(&t)
+	l.taken, l.dirty = &t, true
+}
+
+func (l *Loop) setApplied(f func(map[string]manifest.Module)) {
 	applied := maps.Clone(l.taken.Applied)
-	change(applied)
-	l.taken = &state.Taken{Deployment: l.taken.Deployment, Applied: applied}
-	l.dirty = true
+	f(applied)
+	l.change(func(t *state.Taken) { t.Applied = applied })
 }
 
 // save writes what was taken over, even when the cycle was cut short.

@@ -51,8 +51,29 @@ type Input struct {
 	Policy         plan.Policy
 	// HideCredentials leaves registryCredentials out.
 	HideCredentials bool
+	// Safe tells of a safe deployment; nil when there is none.
+	Safe *Safe
 	// Ended makes every runtimeStatus unknown: the agent stops.
 	Ended bool
+}
+
+// Safe is where a safe deployment stands. The member is our own; the original has
+// none of this name.
+type Safe struct {
+	State   string
+	Version int64 // of the deployment that is, or was, to be enforced
+	// Fallback is the version that is returned to, 0 when there is none any more.
+	Fallback int64
+	Since    time.Time
+	Reason   string
+}
+
+func (s *Safe) document() object {
+	doc := object{"state": s.State, "version": s.Version, "since": timeText(s.Since), "reason": s.Reason}
+	if s.Fallback != 0 {
+		doc["fallbackVersion"] = s.Fallback
+	}
+	return doc
 }
 
 // MaxSize is the largest reported section that IoT Hub takes, in bytes.
@@ -111,7 +132,7 @@ func (in Input) document(drop []string) object {
 			modules[name] = m
 		}
 	}
-	return object{
+	doc := object{
 		"schemaVersion":      "1.0",
 		"version":            in.Build,
 		"lastDesiredVersion": in.DesiredVersion,
@@ -120,6 +141,10 @@ func (in Input) document(drop []string) object {
 		"systemModules":      system,
 		"modules":            modules,
 	}
+	if in.Safe != nil {
+		doc["safeDeployment"] = in.Safe.document()
+	}
+	return doc
 }
 
 func (in Input) runtime() object {

@@ -14,7 +14,11 @@ import (
 	"github.com/breakwater-iot/breakwater/agent/internal/plan"
 )
 
-// Executor carries out one command that is not a group.
+// ErrPending is returned by a command whose work goes on by itself: it is no failure,
+// and the command is to be given again.
+var ErrPending = errors.New("still under way")
+
+// Executor carries out one command that is not a group. It may return ErrPending.
 type Executor interface {
 	Execute(ctx context.Context, c plan.Command) error
 }
@@ -22,7 +26,7 @@ type Executor interface {
 // Result is what became of a plan.
 type Result struct {
 	Ran     int     // commands tried
-	Skipped int     // commands in back-off, or behind an essential one
+	Skipped int     // commands in back-off, pending, or behind an essential one
 	Failed  []error // one for each command that failed
 }
 
@@ -74,7 +78,11 @@ func (r *Runner) Run(ctx context.Context, version int64, commands []plan.Command
 			res.Skipped++
 		} else {
 			res.Ran++
-			if err := r.runOne(ctx, id, c); err != nil {
+			switch err := r.runOne(ctx, id, c); {
+			case errors.Is(err, ErrPending):
+				res.Skipped++
+				ok = false
+			case err != nil:
 				res.Failed = append(res.Failed, err)
 				ok = false
 			}
@@ -96,6 +104,9 @@ func (r *Runner) Run(ctx context.Context, version int64, commands []plan.Command
 func (r *Runner) runOne(ctx context.Context, id string, c plan.Command) error {
 	r.log.Info("command", "command", c.String())
 	err := r.execute(ctx, c)
+	if errors.Is(err, ErrPending) {
+		return err
+	}
 	if err == nil && !replacesAgent(c) {
 		delete(r.records, id)
 		return nil

@@ -14,6 +14,7 @@ import (
 
 	"github.com/breakwater-iot/breakwater/agent/internal/manifest"
 	"github.com/breakwater-iot/breakwater/agent/internal/plan"
+	"github.com/breakwater-iot/breakwater/agent/internal/rollout"
 )
 
 // ErrNone is returned when nothing was saved yet.
@@ -31,6 +32,8 @@ type Taken struct {
 	// Applied is what each existing container was made from. It differs from the
 	// deployment where a command failed.
 	Applied map[string]manifest.Module `json:"applied"`
+	// Safe is where a safe deployment stands.
+	Safe rollout.State `json:"safe,omitzero"`
 }
 
 // Options says where and how to keep state.

@@ -30,6 +30,8 @@ type Daemon struct {
 	calls      []string
 	fail       func(call string) error
 	watchers   map[chan struct{}]bool
+	broken     func(image string) bool
+	held       map[string]chan struct{} // pulls of these modules wait
 }
 
 type container struct {
@@ -183,11 +185,45 @@ func (d *Daemon) Platform(context.Context) (report.Platform, error) {
 	return report.Platform{OS: "linux", Architecture: "x86_64", Version: "1.0.0"}, nil
 }
 
-// Pull records the call.
-func (d *Daemon) Pull(_ context.Context, s launch.Spec) error {
+// Pull records the call, and waits while pulls of the module are held.
+func (d *Daemon) Pull(ctx context.Context, s launch.Spec) error {
+	d.mu.Lock()
+	err := d.beginLocked("pull " + s.Name)
+	held := d.held[s.Name]
+	d.mu.Unlock()
+	if held == nil || err != nil {
+		return err
+	}
+	select {
+	case <-held:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// HoldPull makes pulls of a module wait until release is called.
+func (d *Daemon) HoldPull(module string) (release func()) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.beginLocked("pull " + s.Name)
+	c := make(chan struct{})
+	if d.held == nil {
+		d.held = map[string]chan struct{}{}
+	}
+	d.held[module] = c
+	return func() {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		delete(d.held, module)
+		close(c)
+	}
+}
+
+// BreakImages makes containers whose image f names end with code 1 at once.
+func (d *Daemon) BreakImages(f func(image string) bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.broken = f
 }
 
 // Create makes a container.
@@ -240,6 +276,9 @@ func (d *Daemon) startLocked(name string) {
 	if c.State != plan.Running {
 		c.State, c.Started, c.ExitCode = plan.Running, time.Now().UTC(), 0
 		d.notifyLocked()
+		if d.broken != nil && d.broken(c.Image) {
+			d.endLocked(name, 1)
+		}
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 type Sealer struct {
 	Key   string
 	Seals atomic.Int64
+	Fail  atomic.Bool // refuse to seal
 }
 
 func (s *Sealer) aead(iv []byte) (cipher.AEAD, error) {
@@ -31,6 +32,9 @@ func (s *Sealer) aead(iv []byte) (cipher.AEAD, error) {
 // Seal encrypts.
 func (s *Sealer) Seal(_ context.Context, plaintext, iv []byte) ([]byte, error) {
 	s.Seals.Add(1)
+	if s.Fail.Load() {
+		return nil, errors.New("sealing is refused")
+	}
 	a, err := s.aead(iv)
 	if err != nil {
 		return nil, err
