@@ -33,11 +33,15 @@ type AudienceOption uint8
 const AllowExtraPath AudienceOption = 1
 
 // Path returns the decoded resource split at its slashes. A resource that was
-// encoded twice as a whole is decoded twice.
+// encoded twice as a whole is decoded twice; a scheme before it is left out, which
+// some services write.
 func (t Token) Path() []string {
 	s := unescape(t.Resource)
 	if strings.IndexByte(s, '/') < 0 && strings.Contains(strings.ToLower(s), "%2f") {
 		s = unescape(s)
+	}
+	if scheme, rest, ok := strings.Cut(s, "://"); ok && strings.IndexByte(scheme, '/') < 0 {
+		s = rest
 	}
 	return strings.Split(s, "/")
 }

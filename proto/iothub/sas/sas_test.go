@@ -153,6 +153,8 @@ func TestAudience(t *testing.T) {
 		{"ids encoded twice", "h.net%2Fdevices%2Fd%2Fmodules%2F%2524edgeHub", sas.Audience{Host: "h.net", Device: "d", Module: "$edgeHub"}, true, true},
 		{"all encoded twice", "h.net%252fdevices%252fd%252Fmodules%252f%252524edgeHub", sas.Audience{Host: "h.net", Device: "d", Module: "$edgeHub"}, true, true},
 		{"port", "h.net%3A8883%2Fdevices%2Fd", sas.Audience{Host: "h.net", Device: "d"}, true, true},
+		{"scheme", "amqps%3A%2F%2Fh.net%3A5671%2Fdevices%2Fd", sas.Audience{Host: "h.net", Device: "d"}, true, true},
+		{"scheme of a service", "https://h.net/", sas.Audience{Host: "h.net"}, false, true},
 		{"plus in an id", "h.net/devices/a+b", sas.Audience{Host: "h.net", Device: "a+b"}, true, true},
 		{"percent in an id", "h.net/devices/100%", sas.Audience{Host: "h.net", Device: "100%"}, true, true},
 		{"junk behind a device", "h.net/devices/d/api-version=2016-11-14", sas.Audience{Host: "h.net", Device: "d"}, false, true},
