@@ -153,6 +153,7 @@ func (l *amqpLink) OnDelivery(d *amqp.Delivery) {
 		l.twin(m)
 	case "methods/devicebound":
 		d.Accept()
+		l.p.c.set(func() { l.p.c.answers = append(l.p.c.answers, m) })
 	}
 }
 

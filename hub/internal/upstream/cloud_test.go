@@ -26,6 +26,7 @@ import (
 	"github.com/mochi-mqtt/server/v2/packets"
 	"go.uber.org/goleak"
 
+	"github.com/breakwater-iot/breakwater/hub/amqp/wire"
 	"github.com/breakwater-iot/breakwater/hub/internal/head/ws"
 	"github.com/breakwater-iot/breakwater/hub/internal/upstream"
 	"github.com/breakwater-iot/breakwater/proto/iothub"
@@ -61,7 +62,8 @@ type cloud struct {
 	dials    int
 	peers    map[*amqpPeer]bool
 	revoked  map[string]bool
-	outcomes []string // of cloud-to-device messages over AMQP
+	answers  []*wire.Message // to method calls over AMQP
+	outcomes []string        // of cloud-to-device messages over AMQP
 	logins   []topic.Username
 	refuse   bool
 	away     bool                // nothing can be dialled
@@ -125,6 +127,7 @@ func (c *cloud) close() {
 func (c *cloud) dial(_ context.Context, _, address string) (net.Conn, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.dials++
 	if c.away {
 		return nil, net.ErrClosed
 	}
@@ -136,7 +139,6 @@ func (c *cloud) dial(_ context.Context, _, address string) (net.Conn, error) {
 	}
 	near, far := net.Pipe()
 	c.conns[far] = true
-	c.dials++
 	c.work.Go(func() {
 		defer far.Close()
 		serve(tls.Server(far, c.tls))
