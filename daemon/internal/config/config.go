@@ -9,8 +9,6 @@ import (
 	"io"
 	"log/slog"
 	"time"
-
-	"github.com/breakwater-iot/breakwater/proto/iothub/sas"
 )
 
 // DefaultPath is where the config is looked for.
@@ -37,6 +35,7 @@ type Config struct {
 	HomeDir         string            `toml:"homedir"`
 	TrustBundleCert string            `toml:"trust_bundle_cert"` // file path after Load
 	AllowElevated   bool              `toml:"allow_elevated_docker_permissions"`
+	Reprovisioning  Mode              `toml:"auto_reprovisioning_mode"`
 	CloudTimeoutSec int               `toml:"cloud_timeout_sec"`
 	CloudRetries    int               `toml:"cloud_retries"`
 	AdditionalInfo  map[string]string `toml:"additional_info"`
@@ -47,41 +46,24 @@ type Config struct {
 	Listen          URIs              `toml:"listen"`
 	Watchdog        Watchdog          `toml:"watchdog"`
 	EdgeCA          EdgeCA            `toml:"edge_ca"`
+	Issuance        Issuance          `toml:"cert_issuance"`
+	Keys            Keys              `toml:"aziot_keys"`
+	TPM             TPM               `toml:"tpm"`
 	Moby            Moby              `toml:"moby_runtime"`
 	Containerd      Containerd        `toml:"containerd"`
 	ImageGC         ImageGC           `toml:"image_garbage_collection"`
 
-	// Device is what [provisioning] says, after Load.
+	// Device is what [provisioning] says, after Load; with DPS it is zero until the
+	// daemon fills in what was assigned.
 	Device Device `toml:"-"`
+	// Identity is the device's credential, after Load.
+	Identity Identity `toml:"-"`
 }
 
 // MaxRequests bounds simultaneous requests per module, or per user id of the host.
 type MaxRequests struct {
 	Management int `toml:"management"`
 	Workload   int `toml:"workload"`
-}
-
-// Provisioning names the device, by a connection string or by explicit keys.
-type Provisioning struct {
-	Source           string         `toml:"source"`
-	ConnectionString Secret         `toml:"connection_string"`
-	HubName          string         `toml:"iothub_hostname"`
-	DeviceID         string         `toml:"device_id"`
-	Authentication   Authentication `toml:"authentication"`
-}
-
-// Authentication is the device's credential in explicit manual provisioning.
-type Authentication struct {
-	Method   string      `toml:"method"`
-	DeviceID string      `toml:"device_id"`
-	Key      DeviceIDKey `toml:"device_id_pk"`
-}
-
-// DeviceIDKey is the device's symmetric key: base64 text, or the URI of a file of
-// raw bytes.
-type DeviceIDKey struct {
-	Value Secret `toml:"value"`
-	URI   string `toml:"uri"`
 }
 
 // Agent describes the bootstrap agent.
@@ -121,13 +103,6 @@ type Watchdog struct {
 	MaxRetries int `toml:"-"`
 }
 
-// EdgeCA is the operator's CA, or the life of the quick start CA.
-type EdgeCA struct {
-	Cert string `toml:"cert"` // file paths after Load
-	Key  string `toml:"pk"`
-	Days int    `toml:"auto_generated_edge_ca_expiry_days"`
-}
-
 // Moby holds the original's runtime section: the module network.
 type Moby struct {
 	// URI is refused unless it names containerd's socket.
@@ -163,15 +138,6 @@ type ImageGC struct {
 	Hour, Minute int           `toml:"-"`
 }
 
-// Device is the provisioned device.
-type Device struct {
-	HubName  string
-	DeviceID string
-	// Gateway is the host to dial for the hub; the hub's own name when not set.
-	Gateway string
-	Key     sas.Key // prints as stars
-}
-
 // Default returns the configuration before any file is read.
 func Default() Config {
 	const sockets = "unix:///var/run/iotedge/"
@@ -181,6 +147,7 @@ func Default() Config {
 		AllowElevated:   true,
 		CloudTimeoutSec: 70,
 		CloudRetries:    1,
+		Reprovisioning:  Dynamic,
 		MaxRequests:     MaxRequests{Management: 50, Workload: 10},
 		Agent: Agent{
 			Name: "edgeAgent", Type: "docker", PullPolicy: "on-create",
@@ -189,7 +156,9 @@ func Default() Config {
 		Connect:  uris,
 		Listen:   uris,
 		Watchdog: Watchdog{MaxRetriesValue: "infinite"},
-		EdgeCA:   EdgeCA{Days: 90},
+		EdgeCA:   EdgeCA{Days: 90, Issue: Issue{AutoRenew: defaultRenew()}},
+		Issuance: Issuance{EST: ESTServer{IdentityAutoRenew: defaultRenew()}},
+		TPM:      TPM{TCTI: "device", AuthKeyIndex: 0x100},
 		Containerd: Containerd{
 			Address:   "/run/containerd/containerd.sock",
 			Namespace: "breakwater",

@@ -89,6 +89,24 @@ image_age_cleanup_threshold = "1d 12h"
 cleanup_time = "23:45"
 `
 
+const dps = `[provisioning]
+source = "dps"
+id_scope = "0ne00ABCDEF"
+`
+
+const dpsKey = `[provisioning.attestation]
+method = "symmetric_key"
+registration_id = "r1"
+symmetric_key = { value = "` + secret + `" }
+`
+
+const x509 = `[provisioning]
+source = "manual"
+iothub_hostname = "h"
+device_id = "d"
+[provisioning.authentication]
+`
+
 func TestMinimalFileGetsDefaults(t *testing.T) {
 	c, err := config.Parse([]byte(minimal), "MachineName")
 	if err != nil {
@@ -107,7 +125,7 @@ func TestMinimalFileGetsDefaults(t *testing.T) {
 	if c.Containerd.Network != "azure-iot-edge" || c.Containerd.Namespace != "breakwater" {
 		t.Errorf("containerd: %+v", c.Containerd)
 	}
-	if d := c.Device; d.HubName != "hub.example.net" || d.DeviceID != "edge1" || d.Gateway != "hub.example.net" || d.Key.Base64() != secret {
+	if d := c.Device; d.HubName != "hub.example.net" || d.DeviceID != "edge1" || d.Gateway != "hub.example.net" || c.Identity.Key.Base64() != secret {
 		t.Errorf("device: %v %v %v", d.HubName, d.DeviceID, d.Gateway)
 	}
 }
@@ -121,7 +139,7 @@ func TestFullFile(t *testing.T) {
 		c.AdditionalInfo["site"] != "plant 7" || c.MaxRequests.Workload != 5 || c.CloudTimeoutSec != 90 {
 		t.Errorf("general: %+v", c)
 	}
-	if c.Device.DeviceID != "edge1" || c.Device.Key.Base64() != secret {
+	if c.Device.DeviceID != "edge1" || c.Identity.Key.Base64() != secret {
 		t.Error("explicit provisioning is lost")
 	}
 	a := c.Agent
@@ -150,21 +168,47 @@ func TestErrorsNameLineAndKey(t *testing.T) {
 		{"recurrence of nothing", minimal + "[image_garbage_collection]\ncleanup_recurrence = \"\"", "line 5: image_garbage_collection.cleanup_recurrence: must be"},
 		{"age", minimal + "[image_garbage_collection]\nimage_age_cleanup_threshold = \"old\"", "line 5: image_garbage_collection.image_age_cleanup_threshold: must be"},
 		{"time of the day", minimal + "[image_garbage_collection]\ncleanup_time = \"24:00\"", "line 5: image_garbage_collection.cleanup_time: must be"},
-		{"tpm", minimal + "[tpm]\ntcti = \"device\"", "line 4: tpm: not supported"},
-		{"dps keys", "[provisioning]\nsource = \"dps\"\nglobal_endpoint = \"x\"", "line 3: provisioning.global_endpoint: not supported"},
-		{"dps inline", "provisioning = { source = \"dps\", attestation = { method = \"tpm\" } }", "line 1: provisioning.attestation: not supported"},
-		{"dps", "[provisioning]\nsource = \"dps\"", "line 2: provisioning.source: \"dps\" is not supported"},
-		{"est", minimal + "[edge_ca]\nmethod = \"est\"", "line 5: edge_ca.method: not supported"},
-		{"est issuance", minimal + "[cert_issuance.est]\ntrusted_certs = []", "line 4: cert_issuance: not supported"},
-		{"pkcs11", minimal + "[aziot_keys]\npkcs11_lib_path = \"x\"", "line 4: aziot_keys: not supported"},
+		{"tpm", minimal + "[tpm]\ntcti = \"abrmd\"", "line 5: tpm.tcti: must be"},
+		{"tpm index", minimal + "[tpm]\nauth_key_index = 0x800000", "line 5: tpm.auth_key_index: must be from 0"},
+		{"dps endpoint", dps + "global_endpoint = \"http://x\"\n" + dpsKey, "line 4: provisioning.global_endpoint: must be an https"},
+		{"dps endpoint with path", dps + "global_endpoint = \"https://x/y\"\n" + dpsKey, "line 4: provisioning.global_endpoint: must be an https"},
+		{"dps without scope", "[provisioning]\nsource = \"dps\"\n" + dpsKey, "line 1: provisioning.id_scope: must be"},
+		{"dps without method", dps, "line 1: provisioning.attestation.method: must be"},
+		{"dps without registration", strings.Replace(dps+dpsKey, "registration_id = \"r1\"", "", 1), "provisioning.attestation.registration_id: missing"},
+		{"dps registration", strings.Replace(dps+dpsKey, "r1", "r/1", 1), "line 6: provisioning.attestation.registration_id: must be"},
+		{"dps with device id", dps + "device_id = \"d\"\n" + dpsKey, "line 4: provisioning.device_id: is only for source = \"manual\""},
+		{"dps payload", dps + "payload = { uri = \"ftp://x/y\" }\n" + dpsKey, "line 4: provisioning.payload.uri: must be a file"},
+		{"dps key missing", strings.Replace(dps+dpsKey, "symmetric_key =", "#", 1), "provisioning.attestation.symmetric_key: needs either"},
+		{"tpm with key", strings.Replace(dps+dpsKey, "\"symmetric_key\"", "\"tpm\"", 1), "line 7: provisioning.attestation.symmetric_key: has no meaning"},
+		{"manual with scope", strings.Replace(minimal, "connection", "id_scope = \"s\"\nconnection", 1), "line 3: provisioning.id_scope: is only for source = \"dps\""},
+		{"mode", "auto_reprovisioning_mode = \"Sometimes\"\n" + minimal, "line 1: auto_reprovisioning_mode: must be"},
+		{"est without url", minimal + "[edge_ca]\nmethod = \"est\"", "line 4: edge_ca.url: missing"},
+		{"est without credentials", minimal + "[edge_ca]\nmethod = \"est\"\nurl = \"https://x/\"", "line 4: edge_ca: method \"est\" needs credentials"},
+		{"est http", minimal + "[cert_issuance.est.urls]\ndefault = \"http://x\"", "line 5: cert_issuance.est.urls.default: must be an https"},
+		{"est half a login", minimal + "[cert_issuance.est.auth]\nusername = \"u\"", "line 4: cert_issuance.est.auth: username and password"},
+		{"est own and bootstrap", minimal + "[cert_issuance.est.auth]\nidentity_cert = \"/a\"\nidentity_pk = \"/b\"\nbootstrap_identity_cert = \"/c\"\nbootstrap_identity_pk = \"/d\"", "line 7: cert_issuance.est.auth.bootstrap_identity_cert: has no meaning"},
+		{"est threshold", minimal + "[edge_ca.auto_renew]\nthreshold = \"120%\"", "line 5: edge_ca.auto_renew.threshold: must be"},
+		{"local CA missing", minimal + "[edge_ca]\nmethod = \"local_ca\"", "line 5: edge_ca.method: \"local_ca\" needs"},
+		{"local CA with url", minimal + "[cert_issuance.local_ca]\ncert = \"/a\"\npk = \"/b\"\n[edge_ca]\nmethod = \"local_ca\"\nurl = \"https://x\"", "line 9: edge_ca.url: url and credentials are only"},
+		{"edge CA method", minimal + "[edge_ca]\nmethod = \"scep\"", "line 5: edge_ca.method: must be"},
+		{"edge CA both", minimal + "[edge_ca]\ncert = \"/a\"\npk = \"/b\"\nmethod = \"self_signed\"", "line 7: edge_ca.method: excludes cert"},
+		{"edge CA subject", minimal + "[edge_ca]\nsubject = { X = \"y\" }", "line 5: edge_ca.subject: \"X\" is none"},
+		{"pkcs11 library missing", minimal + "[edge_ca]\ncert = \"/a\"\npk = \"pkcs11:object=a?pin-value=1234\"", "line 6: edge_ca.pk: a pkcs11: URI needs"},
+		{"pkcs11 slot", minimal + "[aziot_keys]\npkcs11_base_slot = \"/a\"", "line 5: aziot_keys.pkcs11_base_slot: must be a pkcs11: URI"},
+		{"named certificates", minimal + "[cert_issuance.certs]\nx = \"y\"", "line 4: cert_issuance.certs: not supported"},
 		{"no provisioning", "hostname = \"x\"", "provisioning.source: missing"},
 		{"no credentials", "[provisioning]\nsource = \"manual\"", "line 1: provisioning.connection_string: missing"},
 		{"both credentials", minimal + "device_id = \"x\"", "line 3: provisioning.connection_string: excludes"},
 		{"module's string", strings.Replace(minimal, "DeviceId=edge1", "DeviceId=edge1;ModuleId=m", 1), "line 3: provisioning.connection_string: is that of a module"},
 		{"service's string", "[provisioning]\nsource = \"manual\"\nconnection_string = \"HostName=h;SharedAccessKeyName=iothubowner;SharedAccessKey=" + secret + "\"", "line 3: provisioning.connection_string: "},
-		{"x509 string", strings.Replace(minimal, "SharedAccessKey="+secret, "x509=true", 1), "line 3: provisioning.connection_string: has no SharedAccessKey"},
+		{"x509 string", strings.Replace(minimal, "SharedAccessKey="+secret, "x509=true", 1), "line 3: provisioning.connection_string: x509=true has no place"},
 		{"gateway string", strings.Replace(minimal, "DeviceId=edge1", "DeviceId=edge1;GatewayHostName=g", 1), "GatewayHostName is not supported"},
-		{"x509", "[provisioning]\nsource = \"manual\"\niothub_hostname = \"h\"\ndevice_id = \"d\"\n[provisioning.authentication]\nmethod = \"x509\"", "line 6: provisioning.authentication.method: \"x509\" is not supported"},
+		{"other method", x509 + "method = \"tpm\"", "line 6: provisioning.authentication.method: must be"},
+		{"x509 without certificate", x509 + "method = \"x509\"", "line 5: provisioning.authentication.identity_cert: must be a file"},
+		{"x509 without key", x509 + "method = \"x509\"\nidentity_cert = \"/a\"", "line 5: provisioning.authentication.identity_pk: missing"},
+		{"x509 over http", x509 + "method = \"x509\"\nidentity_cert = \"http://a/b\"\nidentity_pk = \"/b\"", "line 7: provisioning.authentication.identity_cert: must be a file"},
+		{"x509 misspelt", x509 + "method = \"x509\"\nidentity_cert = { methd = \"est\" }", "line 7: provisioning.authentication.identity_cert.methd: unknown key"},
+		{"x509 wrong type", x509 + "method = \"x509\"\nidentity_cert = { expiry_days = \"x\" }", "identity_cert.expiry_days: value of the wrong type"},
 		{"key not base64", strings.Replace(full, secret, "%%%", 1), "line 22: provisioning.authentication.device_id_pk.value: not base64"},
 		{"wrong type", "cloud_retries = \"two\"\n" + minimal, "line 1: cloud_retries: value of the wrong type"},
 		{"syntax", minimal + "x = = 1", "line 4: "},
@@ -246,7 +290,7 @@ func TestDeviceKeyFromFile(t *testing.T) {
 	}
 	text := strings.Replace(full, `value = "`+secret+`"`, `uri = "file://`+path+`"`, 1)
 	c, err := config.Parse([]byte(text), "m")
-	if err != nil || c.Device.Key.Base64() != secret {
+	if err != nil || c.Identity.Key.Base64() != secret {
 		t.Fatalf("key from file: %v", err)
 	}
 }
@@ -290,6 +334,17 @@ func TestSecretsPrintAsStars(t *testing.T) {
 func FuzzParse(f *testing.F) {
 	f.Add([]byte(minimal))
 	f.Add([]byte(full))
+	files, err := filepath.Glob("testdata/*.toml")
+	if err != nil || len(files) == 0 {
+		f.Fatal(files, err)
+	}
+	for _, name := range files {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(text)
+	}
 	f.Add([]byte("provisioning = { source = \"dps\", attestation = { method = \"tpm\" } }"))
 	f.Add([]byte("[[a]]\nb.c = [1, {d = 2}]\n"))
 	f.Fuzz(func(t *testing.T, data []byte) {
@@ -300,8 +355,28 @@ func FuzzParse(f *testing.F) {
 			}
 			return
 		}
-		if c.Device.DeviceID == "" || len(c.Device.Key) == 0 || c.HomeDir == "" {
+		if c.HomeDir == "" || !provisioned(c) {
 			t.Fatalf("accepted without a device: %q", data)
 		}
 	})
+}
+
+// provisioned tells whether a config says who the device is, or how to find out.
+func provisioned(c config.Config) bool {
+	if c.Provisioning.Source == "dps" {
+		if c.Provisioning.IDScope == "" {
+			return false
+		}
+	} else if c.Device.DeviceID == "" || c.Device.HubName == "" {
+		return false
+	}
+	switch id := c.Identity; id.Method {
+	case config.SAS:
+		return len(id.Key) > 0 || id.KeyURI.OnToken()
+	case config.X509:
+		return (id.Cert != "" && id.CertPK != "") || id.Issue.Method != ""
+	case config.TPMKey:
+		return id.RegistrationID != ""
+	}
+	return false
 }

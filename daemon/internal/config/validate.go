@@ -34,6 +34,7 @@ func (v *validator) set(key string) bool { return v.lines.line[key] > 0 }
 
 func (v *validator) all() {
 	v.general()
+	v.issuance()
 	v.provisioning()
 	v.agent()
 	v.network()
@@ -124,23 +125,6 @@ func (v *validator) watchdog() {
 		w.MaxRetries = int(n)
 	default:
 		v.bad("watchdog.max_retries", "must be \"infinite\" or a number")
-	}
-}
-
-func (v *validator) edgeCA() {
-	ca := &v.c.EdgeCA
-	if (ca.Cert == "") != (ca.Key == "") {
-		v.bad("edge_ca", "cert and pk are needed together")
-	}
-	if ca.Cert != "" && v.set("edge_ca.auto_generated_edge_ca_expiry_days") {
-		v.bad("edge_ca.auto_generated_edge_ca_expiry_days", "has no meaning with cert and pk")
-	}
-	if ca.Days < 1 || ca.Days > 36500 {
-		v.bad("edge_ca.auto_generated_edge_ca_expiry_days", "must be from 1 to 36500")
-	}
-	ca.Cert, ca.Key = v.file("edge_ca.cert", ca.Cert), v.file("edge_ca.pk", ca.Key)
-	if v.c.Hostname == "aziot-edge CA "+v.c.Device.DeviceID {
-		v.bad("hostname", "must differ from the name of the edge CA")
 	}
 }
 

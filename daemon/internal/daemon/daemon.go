@@ -4,6 +4,7 @@ package daemon
 
 import (
 	"context"
+	"crypto"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -18,6 +19,8 @@ import (
 
 	"github.com/breakwater-iot/breakwater/daemon/internal/api"
 	"github.com/breakwater-iot/breakwater/daemon/internal/config"
+	"github.com/breakwater-iot/breakwater/daemon/internal/credential"
+	"github.com/breakwater-iot/breakwater/daemon/internal/dps"
 	"github.com/breakwater-iot/breakwater/daemon/internal/identity"
 	"github.com/breakwater-iot/breakwater/daemon/internal/imagegc"
 	"github.com/breakwater-iot/breakwater/daemon/internal/keys"
@@ -44,8 +47,20 @@ type Options struct {
 	Registry identity.Registry
 	// Resolver replaces the engine's knowledge of processes; nil means Runtime's.
 	Resolver peer.Resolver
+	// Token is the PKCS#11 token of the config; nil if it names none.
+	Token Token
+	// TPM is needed if the config's identity is in one.
+	TPM dps.Endorser
 	// Ready is called when both APIs are served; may be nil.
 	Ready func()
+}
+
+// Token is a PKCS#11 token; *pkcs11.Token is one.
+type Token interface {
+	credential.Token
+	// Generate returns the RSA key of that name on the token of the URI, and makes it
+	// if there is none.
+	Generate(ctx context.Context, uri, name string) (crypto.Signer, error)
 }
 
 // ErrReprovision ends the daemon when reprovisioning was asked for: it is to be
@@ -60,8 +75,17 @@ var ErrReprovision = errors.New("reprovisioning was asked for")
 func Run(ctx context.Context, opt Options) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	d, err := assemble(ctx, opt, func() { cancel(ErrReprovision) })
-	if err != nil {
+	d := newDaemon(opt, func() { cancel(ErrReprovision) })
+	if err := d.openCredential(ctx); err != nil {
+		return err
+	}
+	if err := d.identify(ctx); err != nil {
+		if ctx.Err() != nil {
+			return nil // asked to end while it waited to be provisioned
+		}
+		return err
+	}
+	if err := d.assemble(ctx); err != nil {
 		return err
 	}
 	// Modules use the workload API until they have ended, so it outlives ctx.
@@ -70,7 +94,7 @@ func Run(ctx context.Context, opt Options) error {
 	var back errgroup.Group
 	back.Go(func() error { return d.workload.Run(serving) })
 
-	err = d.prepare(ctx)
+	err := d.prepare(ctx)
 	if err == nil {
 		err = d.serve(ctx)
 	}
@@ -91,8 +115,18 @@ func Run(ctx context.Context, opt Options) error {
 // daemon is the assembled program.
 type daemon struct {
 	Options
-	home       string
-	started    time.Time
+	home    string
+	started time.Time
+
+	// Who the device is.
+	keys          credential.Keys
+	credential    credential.Credential
+	identityCert  *pki.Holder   // nil unless it is issued
+	estIdentities []*pki.Holder // certificates to get others with
+	doubts        chan struct{} // holds one when the assignment may have changed
+	roots         *x509.CertPool
+	userBundle    []byte
+
 	authority  *pki.Authority
 	identities *identity.Manager
 	manager    *module.Manager
@@ -104,70 +138,68 @@ type daemon struct {
 	reprovision func()
 }
 
-func assemble(ctx context.Context, opt Options, reprovision func()) (*daemon, error) {
-	d := &daemon{Options: opt, home: opt.Config.HomeDir, started: time.Now(), reprovision: reprovision}
+func newDaemon(opt Options, reprovision func()) *daemon {
+	d := &daemon{
+		Options: opt, home: opt.Config.HomeDir, started: time.Now(), reprovision: reprovision,
+		doubts: make(chan struct{}, 1),
+	}
 	if d.Resolver == nil {
 		d.Resolver = opt.Runtime
 	}
-	ring, err := keys.Open(filepath.Join(d.home, "keys"))
-	if err != nil {
-		return nil, fmt.Errorf("key ring: %w", err)
-	}
-	if err := d.openTrust(); err != nil {
-		return nil, err
-	}
-	if d.identities, err = identity.New(identity.Options{
-		Registry: d.Registry, Keys: ring, Hub: opt.Config.Device.HubName, Device: opt.Config.Device.DeviceID,
-		CacheFile: filepath.Join(d.home, "cache", "identities.json"), Log: part(opt.Log, "identity"),
-	}); err != nil {
-		return nil, err
-	}
-	svc := &workload.Service{
-		Hub: opt.Config.Device.HubName, Device: opt.Config.Device.DeviceID,
-		Identities: d.identities, Keys: ring, Issuer: d.authority, Log: part(opt.Log, "workload"),
-	}
-	if d.workload, err = d.server("workload", workload.Policy(), opt.Config.MaxRequests.Workload, api.WorkloadREST,
-		func(r grpc.ServiceRegistrar) { workloadv1.RegisterWorkloadServer(r, svc) }); err != nil {
-		return nil, err
-	}
-	if d.sockets, err = workload.NewSockets(d.workload, filepath.Join(d.home, "mnt")); err != nil {
-		return nil, err
-	}
-	if d.imageUses, err = imagegc.Open(filepath.Join(d.home, "gc"), part(opt.Log, "imagegc")); err != nil {
-		return nil, err
-	}
-	d.manager = module.New(module.Options{
-		Runtime: opt.Runtime, Sockets: d.sockets, ImageUsed: d.imageUses.Used,
-		AllowElevated: opt.Config.AllowElevated, Log: part(opt.Log, "module"),
-	})
-	svc.Modules = d.manager
-	d.management, err = d.server("management", management.Policy(), opt.Config.MaxRequests.Management, api.ManagementREST, d.manage(ctx))
-	return d, err
+	return d
 }
 
-// openTrust opens the edge CA and, unless one was given, the registry client.
-func (d *daemon) openTrust() error {
+// assemble makes the parts, once the device is known.
+func (d *daemon) assemble(ctx context.Context) error {
 	cfg := d.Config
-	roots, bundle, err := Trust(cfg)
+	ring, err := keys.Open(filepath.Join(d.home, "keys"))
 	if err != nil {
+		return fmt.Errorf("key ring: %w", err)
+	}
+	if err := d.openAuthority(ctx); err != nil {
 		return err
 	}
-	d.authority, err = pki.Open(pki.Options{
-		DeviceID: cfg.Device.DeviceID, CertFile: cfg.EdgeCA.Cert, KeyFile: cfg.EdgeCA.Key,
-		Dir: d.home, Days: cfg.EdgeCA.Days, UserBundle: bundle,
+	if err := d.openRegistry(); err != nil {
+		return err
+	}
+	if d.identities, err = identity.New(identity.Options{
+		Registry: d.Registry, Keys: ring, Hub: cfg.Device.HubName, Device: cfg.Device.DeviceID, OnRefused: d.doubt,
+		CacheFile: filepath.Join(d.home, "cache", "identities.json"), Log: part(d.Log, "identity"),
+	}); err != nil {
+		return err
+	}
+	svc := &workload.Service{
+		Hub: cfg.Device.HubName, Device: cfg.Device.DeviceID,
+		Identities: d.identities, Keys: ring, Issuer: d.authority, Log: part(d.Log, "workload"),
+	}
+	if d.workload, err = d.server("workload", workload.Policy(), cfg.MaxRequests.Workload, api.WorkloadREST,
+		func(r grpc.ServiceRegistrar) { workloadv1.RegisterWorkloadServer(r, svc) }); err != nil {
+		return err
+	}
+	if d.sockets, err = workload.NewSockets(d.workload, filepath.Join(d.home, "mnt")); err != nil {
+		return err
+	}
+	if d.imageUses, err = imagegc.Open(filepath.Join(d.home, "gc"), part(d.Log, "imagegc")); err != nil {
+		return err
+	}
+	d.manager = module.New(module.Options{
+		Runtime: d.Runtime, Sockets: d.sockets, ImageUsed: d.imageUses.Used,
+		AllowElevated: cfg.AllowElevated, Log: part(d.Log, "module"),
 	})
-	if err != nil {
-		return err
-	}
-	if name := d.authority.Certificate().Subject.CommonName; name == cfg.Hostname {
-		return fmt.Errorf("edge CA: its name %q must differ from the hostname", name)
-	}
+	svc.Modules = d.manager
+	d.management, err = d.server("management", management.Policy(), cfg.MaxRequests.Management, api.ManagementREST, d.manage(ctx))
+	return err
+}
+
+// openRegistry makes the registry's client, unless one was given.
+func (d *daemon) openRegistry() (err error) {
 	if d.Registry != nil {
 		return nil
 	}
+	cfg := d.Config
 	d.Registry, err = newRegistry(registryOptions{
-		Hub: cfg.Device.HubName, Host: cfg.Device.Gateway, Device: cfg.Device.DeviceID, Key: cfg.Device.Key,
-		Roots: roots, Timeout: time.Duration(cfg.CloudTimeoutSec) * time.Second, Retries: cfg.CloudRetries,
+		Hub: cfg.Device.HubName, Host: cfg.Device.Gateway, Device: cfg.Device.DeviceID, Credential: d.credential,
+		Roots: d.roots, Timeout: time.Duration(cfg.CloudTimeoutSec) * time.Second, Retries: cfg.CloudRetries,
 		UserAgent: "edged/" + d.Version,
 	})
 	return err
@@ -219,6 +251,7 @@ func (d *daemon) manage(background context.Context) func(grpc.ServiceRegistrar) 
 		managementv1.RegisterSystemServer(r, &management.System{
 			Observer: d.Runtime, Modules: d.manager, Version: d.Version, Started: d.started, Additional: d.Config.AdditionalInfo,
 			DeviceID: d.Config.Device.DeviceID, HubName: d.Config.Device.HubName, Hostname: d.Config.Hostname,
+			DynamicReprovisioning: d.Config.Reprovisioning == config.Dynamic, AlwaysReprovision: d.Config.Reprovisioning == config.AlwaysOnStartup,
 			OnReprovision: d.reprovision, Log: log,
 		})
 	}
@@ -281,8 +314,11 @@ func (d *daemon) serve(ctx context.Context) error {
 			})
 		})
 	}
-	if d.authority.SelfMade() {
-		g.Go(func() error { return d.renewCA(ctx) })
+	for _, run := range d.renewals() {
+		g.Go(func() error { return run(ctx) })
+	}
+	if d.Config.Provisioning.Source == "dps" {
+		g.Go(func() error { return d.watchDoubts(ctx) })
 	}
 	d.Log.InfoContext(ctx, "edged is ready", "device", d.Config.Device.DeviceID, "hub", d.Config.Device.HubName)
 	if d.Ready != nil {

@@ -44,6 +44,7 @@ type registry struct {
 	mu      sync.Mutex
 	modules map[string]rest.Module
 	down    bool
+	refused error // what it answers; nil: what was asked for
 }
 
 func newRegistry() *registry {
@@ -57,7 +58,7 @@ func (r *registry) begin() error {
 	if r.down {
 		return errors.New("network is unreachable")
 	}
-	return nil
+	return r.refused
 }
 
 func (r *registry) GetModule(_ context.Context, id iothub.Identity) (rest.Module, error) {
@@ -107,8 +108,11 @@ type device struct {
 	engine   *runtimetest.Fake
 	registry *registry
 	id       string
+	source   string // [provisioning] in place of a connection string
+	top      string // config above all tables
 	more     string // further config
 	log      syncBuffer
+	done     chan error
 }
 
 type syncBuffer struct {
@@ -135,11 +139,16 @@ func newDevice(t *testing.T) *device {
 
 func (d *device) config(t *testing.T) config.Config {
 	t.Helper()
+	source := fmt.Sprintf(`[provisioning]
+source = "manual"
+connection_string = "HostName=hub.example.net;DeviceId=%s;SharedAccessKey=%s"`, d.id, deviceKey)
+	if d.source != "" {
+		source = d.source
+	}
 	text := fmt.Sprintf(`hostname = "gateway.local"
 homedir = "%[1]s/home"
-[provisioning]
-source = "manual"
-connection_string = "HostName=hub.example.net;DeviceId=%[2]s;SharedAccessKey=%[3]s"
+%[2]s
+%[3]s
 [agent.config]
 image = "reg/agent:1"
 createOptions = { Env = ["FROM_OPTIONS=1"], HostConfig = { Binds = ["/data:/data"] } }
@@ -153,12 +162,32 @@ IOTEDGE_DEVICEID = "forged"
 [listen]
 workload_uri = "unix://%[1]s/run/workload.sock"
 management_uri = "unix://%[1]s/run/mgmt.sock"
-%[4]s`, d.dir, d.id, deviceKey, d.more)
+%[4]s`, d.dir, d.top, source, d.more)
 	c, err := config.Parse([]byte(text), "machine")
 	if err != nil {
 		t.Fatal(err)
 	}
 	return c
+}
+
+func (d *device) options(cfg config.Config) daemon.Options {
+	return daemon.Options{
+		Config: cfg, Runtime: d.engine, Registry: d.registry, Version: "1.0", AdminGroup: -1,
+		Log: slog.New(slog.NewTextHandler(&d.log, nil)),
+	}
+}
+
+// ended waits until the daemon ends by itself, and returns its error.
+func (d *device) ended(t *testing.T, stop func() error) error {
+	t.Helper()
+	select {
+	case err := <-d.done:
+		d.done <- err // for stop
+		return stop()
+	case <-time.After(30 * time.Second):
+		t.Fatalf("does not end:\n%s", &d.log)
+		return nil
+	}
 }
 
 // run starts the daemon and waits until it is ready.
@@ -173,11 +202,11 @@ func (d *device) run(t *testing.T) (stop func() error) {
 	}
 	go func() {
 		defer unlock()
-		done <- daemon.Run(ctx, daemon.Options{
-			Config: cfg, Runtime: d.engine, Registry: d.registry, Version: "1.0", AdminGroup: -1,
-			Log: slog.New(slog.NewTextHandler(&d.log, nil)), Ready: func() { close(ready) },
-		})
+		o := d.options(cfg)
+		o.Ready = func() { close(ready) }
+		done <- daemon.Run(ctx, o)
 	}()
+	d.done = done
 	var once sync.Once
 	stop = func() (err error) {
 		once.Do(func() { cancel(); err = <-done })

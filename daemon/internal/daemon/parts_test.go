@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/breakwater-iot/breakwater/daemon/internal/config"
+	"github.com/breakwater-iot/breakwater/daemon/internal/credential"
 	"github.com/breakwater-iot/breakwater/daemon/internal/daemon"
 	"github.com/breakwater-iot/breakwater/daemon/internal/module"
 	"github.com/breakwater-iot/breakwater/daemon/internal/pki"
@@ -41,7 +42,7 @@ func TestRegistryClientSignsAsTheDevice(t *testing.T) {
 	roots := x509.NewCertPool()
 	roots.AddCert(server.Certificate())
 	opt := daemon.RegistryOptions{
-		Hub: "Hub.Example.net", Host: strings.TrimPrefix(server.URL, "https://"), Device: "Edge+1", Key: key,
+		Hub: "Hub.Example.net", Host: strings.TrimPrefix(server.URL, "https://"), Device: "Edge+1", Credential: credential.Credential{Sign: key.Sign},
 		Roots: roots, Timeout: 10 * time.Second,
 	}
 	client, err := daemon.NewRegistry(opt)
@@ -105,17 +106,17 @@ func (noSockets) Open(string) error   { return nil }
 func (noSockets) Close(string)        {}
 func (noSockets) Remove(string) error { return nil }
 
-func TestEdgeCAIsRenewedInTimeAndModulesRestarted(t *testing.T) {
+func TestEdgeCAIsRenewedInTimeAndClientsLearnTheNewRoot(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
 		log := slog.New(slog.DiscardHandler)
-		authority, err := pki.Open(pki.Options{DeviceID: "edge1", Dir: dir, Days: 90})
+		authority, err := pki.Open(t.Context(), pki.Options{DeviceID: "edge1", Dir: dir, Days: 90})
 		if err != nil {
 			t.Fatal(err)
 		}
 		engine := runtimetest.New("reg/a:1")
 		manager := module.New(module.Options{Runtime: engine, Sockets: noSockets{}, Log: log})
-		for _, name := range []string{"edgeHub", module.Agent} {
+		for _, name := range []string{"edgeHub", "sensor", module.Agent} {
 			if err := manager.Create(t.Context(), module.Spec{Name: name, Image: "reg/a:1"}); err != nil {
 				t.Fatal(err)
 			}
@@ -139,9 +140,11 @@ func TestEdgeCAIsRenewedInTimeAndModulesRestarted(t *testing.T) {
 		if second.Equal(first) || second.NotBefore.Sub(start) < 72*24*time.Hour {
 			t.Fatalf("not renewed at 80 %%: %v", second.NotBefore)
 		}
-		st, err := engine.Get(t.Context(), "edgeHub")
-		if err != nil || st.Status != runtime.StatusRunning || st.Started.Before(second.NotBefore) {
-			t.Errorf("edgeHub was not restarted: %+v, %v", st, err)
+		for name, restarted := range map[string]bool{"edgeHub": false, module.Agent: false, "sensor": true} {
+			st, err := engine.Get(t.Context(), name)
+			if err != nil || st.Status != runtime.StatusRunning || st.Started.Before(second.NotBefore) == restarted {
+				t.Errorf("%s: %+v, %v", name, st, err)
+			}
 		}
 		// A failed renewal is tried again after 4 % of the life.
 		blocked := filepath.Join(dir, "keys")

@@ -11,11 +11,14 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/breakwater-iot/breakwater/daemon/internal/atomicfile"
+	"github.com/breakwater-iot/breakwater/daemon/internal/module"
+	"github.com/breakwater-iot/breakwater/daemon/internal/provision"
+	"github.com/breakwater-iot/breakwater/daemon/internal/renewal"
+	"github.com/breakwater-iot/breakwater/daemon/internal/runtime"
 )
 
 // LockHome makes the home directory and makes sure that only one daemon uses it,
@@ -73,40 +76,51 @@ func (d *daemon) checkProvisioning(ctx context.Context) error {
 // forget removes what is remembered of the device's and its modules' identities.
 // The next start registers them anew, without the modules that run now.
 func (d *daemon) forget() error {
+	if err := provision.MarkStale(provision.File(d.home)); err != nil {
+		return errors.Join(ErrReprovision, fmt.Errorf("forget assignment: %w", err))
+	}
 	if err := os.RemoveAll(filepath.Join(d.home, "cache")); err != nil {
 		return errors.Join(ErrReprovision, fmt.Errorf("forget identities: %w", err))
 	}
 	return ErrReprovision
 }
 
-// longestWait bounds a timer, so that a changed clock is noticed within a day.
-const longestWait = 24 * time.Hour
-
-// renewCA renews a quick start CA when it is due and restarts the modules then.
+// renewCA keeps the edge CA fresh. edgeHub takes a certificate of the new CA when its
+// own is due, and keeps its sessions meanwhile; the old CA stays in the trust bundle.
+// Only where clients must learn a new root, as with a quick start CA, the other
+// modules are restarted: most SDKs read the trust bundle once.
 func (d *daemon) renewCA(ctx context.Context) error {
 	log := part(d.Log, "pki")
-	wait := time.Until(d.authority.RenewAt())
-	for {
-		timer := time.NewTimer(min(max(wait, 0), longestWait))
-		select {
-		case <-ctx.Done():
-			timer.Stop()
-			return nil
-		case <-timer.C:
+	bundle := d.authority.TrustBundle()
+	return renewal.Run(ctx, d.authority, log.With("certificate", "edge CA"), func(ctx context.Context) {
+		log.InfoContext(ctx, "edge CA renewed", "until", d.authority.Certificate().NotAfter)
+		known := d.authority.Trusts(bundle)
+		bundle = d.authority.TrustBundle()
+		if known {
+			return
 		}
-		wait = time.Until(d.authority.RenewAt())
-		if wait > 0 {
-			continue
-		}
-		if err := d.authority.Renew(); err != nil {
-			wait = d.authority.RetryAfter()
-			log.ErrorContext(ctx, "renew edge CA", "error", err, "retry", wait)
-			continue
-		}
-		wait = time.Until(d.authority.RenewAt())
-		log.InfoContext(ctx, "edge CA renewed: restarting modules", "until", d.authority.Certificate().NotAfter)
-		if err := d.manager.RestartRunning(ctx); err != nil {
+		if err := d.restartClients(ctx); err != nil {
 			log.ErrorContext(ctx, "restart modules after renewal", "error", err)
 		}
+	})
+}
+
+// edgeHub is the hub's container.
+const edgeHub = "edgeHub"
+
+// restartClients restarts the running modules, but not edgeHub and the agent.
+func (d *daemon) restartClients(ctx context.Context) error {
+	all, err := d.manager.List(ctx)
+	if err != nil {
+		return err
 	}
+	for _, m := range all {
+		if m.Status != runtime.StatusRunning || m.Name == module.Agent || m.Name == edgeHub {
+			continue
+		}
+		if rerr := d.manager.Restart(ctx, m.Name); rerr != nil {
+			err = errors.Join(err, fmt.Errorf("module %s: %w", m.Name, rerr))
+		}
+	}
+	return err
 }

@@ -21,6 +21,9 @@ func (m *Manager) call(what string, do func() error) error {
 		return nil
 	}
 	kind := kindOf(rest.StatusOf(err))
+	if kind == ErrRefused && m.opt.OnRefused != nil { //nolint:errorlint // one of ours, as it is
+		m.opt.OnRefused()
+	}
 	return fmt.Errorf("%s: %w: %w", what, kind, err)
 }
 

@@ -59,7 +59,7 @@ type Keys interface {
 	ModuleKeys(module, generation string) (primary, secondary string)
 }
 
-// Options configures New. All fields but Now are needed.
+// Options configures New. All fields but Now and OnRefused are needed.
 type Options struct {
 	Registry    Registry
 	Keys        Keys
@@ -67,6 +67,9 @@ type Options struct {
 	// CacheFile is where identities are remembered; its directory must exist.
 	CacheFile string
 	Log       *slog.Logger
+	// OnRefused is called when the registry does not accept the device's credentials:
+	// the device may belong to another hub now. It must not block; nil is fine.
+	OnRefused func()
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
 }

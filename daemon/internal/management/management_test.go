@@ -102,7 +102,8 @@ func serve(t *testing.T, caller string) *fixture {
 			managementv1.RegisterModulesServer(r, &management.Modules{Manager: f.manager, Observer: f.Fake, Background: t.Context(), Log: log})
 			managementv1.RegisterIdentitiesServer(r, &management.Identities{Registrar: f.registrar, Log: log})
 			managementv1.RegisterSystemServer(r, &management.System{
-				Observer: f.Fake, Modules: f.manager, Version: "1.2.3", Additional: map[string]string{"site": "x"},
+				DynamicReprovisioning: true,
+				Observer:              f.Fake, Modules: f.manager, Version: "1.2.3", Additional: map[string]string{"site": "x"},
 				DeviceID: "edge1", HubName: "hub", Hostname: "gw", Log: log, Started: time.Now(),
 				Host:          hostinfo.Host{Root: "testdata/host"},
 				OnReprovision: func() { f.reprovisions.Add(1) },

@@ -30,6 +30,9 @@ type System struct {
 	// Additional is [additional_info] of the config.
 	Additional                  map[string]string
 	DeviceID, HubName, Hostname string
+	// DynamicReprovisioning tells the agent that it may ask for reprovisioning,
+	// AlwaysReprovision that the daemon does so at each start.
+	DynamicReprovisioning, AlwaysReprovision bool
 	// OnReprovision asks the daemon to end and provision itself anew; it does not
 	// wait for that.
 	OnReprovision func()
@@ -61,9 +64,11 @@ func (s *System) GetInfo(ctx context.Context, _ *managementv1.GetInfoRequest) (*
 		OperatingSystemVariant: release["VARIANT_ID"], OperatingSystemBuild: release["BUILD_ID"],
 		Cpus: uint32(goruntime.NumCPU()), Virtualized: s.Host.Virtualized(),
 		ProductName: product, SystemVendor: vendor,
-		Provisioning: &managementv1.ProvisioningInfo{Type: "ProvisioningType", DynamicReprovisioning: true},
-		Additional:   s.Additional,
-		DeviceId:     s.DeviceID, IothubHostname: s.HubName, Hostname: s.Hostname,
+		Provisioning: &managementv1.ProvisioningInfo{
+			Type: "ProvisioningType", DynamicReprovisioning: s.DynamicReprovisioning, AlwaysReprovisionOnStartup: s.AlwaysReprovision,
+		},
+		Additional: s.Additional,
+		DeviceId:   s.DeviceID, IothubHostname: s.HubName, Hostname: s.Hostname,
 	}
 	if err := kernel(info); err != nil {
 		return nil, fail(ctx, s.Log, err)

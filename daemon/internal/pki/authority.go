@@ -1,49 +1,50 @@
-// Package pki is the device's certificate authority: the Edge CA that signs the
-// certificates of modules, and the trust bundle that clients of this device use.
+// Package pki is the device's certificate authority: the edge CA that signs the
+// certificates of modules, and the trust bundle that clients of this device use. It
+// also holds the certificates that others issue to the device.
 //
-// The Edge CA is either the operator's (files named in config.toml) or made here
-// ("quick start": self-signed, 90 days, renewed at 80 % of its life). The quick
-// start CA and its key are one file, keys/edge_ca.pem, mode 0600, so that a crash
-// cannot part them; certs/edge_ca.pem is a copy of the certificate for people who
-// set up leaf devices.
+// The edge CA is the operator's (files named in config.toml), or is issued by an EST
+// server or a local CA, or signs itself ("quick start": 90 days, renewed at 80 % of
+// its life). Issued ones are in keys/edge_ca.pem, with their key, and
+// certs/edge_ca.pem, a copy for people who set up leaf devices. After a renewal the
+// certificates of the CA before stay in the trust bundle, and in
+// certs/edge_ca_retired.pem, until they end.
 package pki
 
 import (
+	"bytes"
+	"context"
 	"crypto"
-	"crypto/ecdsa"
-	"crypto/rand"
-	"crypto/rsa"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io/fs"
-	"math/big"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/breakwater-iot/breakwater/daemon/internal/atomicfile"
+	"github.com/breakwater-iot/breakwater/daemon/internal/renewal"
 )
 
-const (
-	rsaBits    = 2048
-	renewShare = 0.80 // of the CA's life, then it is renewed
-	retryShare = 0.04 // of the CA's life, between failed renewals
-)
-
-// Options says where the Edge CA comes from.
+// Options says where the edge CA comes from.
 type Options struct {
-	// DeviceID is part of the quick start CA's name.
+	// DeviceID is part of the edge CA's name, unless Subject has one.
 	DeviceID string
-	// CertFile and KeyFile name an operator's CA: PEM, the CA's certificate first
-	// and what stands above it after. Both or neither.
-	CertFile, KeyFile string
+	Subject  pkix.Name
+	// Preloaded reads an operator's CA: the CA's certificate first and what stands
+	// above it after, and its key. Nil means that Issuer issues it.
+	Preloaded func(ctx context.Context) ([]*x509.Certificate, crypto.Signer, error)
+	// Issuer makes the CA; nil means that it signs itself.
+	Issuer Issuer
+	// TokenKey, Policy: see HolderOptions. The zero policy is the default one.
+	TokenKey func(ctx context.Context) (crypto.Signer, error)
+	Policy   renewal.Policy
 	// Dir is the daemon's home directory; keys/ and certs/ are below it.
 	Dir string
-	// Days is the life of a quick start CA.
+	// Days is the life of the CA, where the issuer lets one choose.
 	Days int
 	// UserBundle holds further PEM certificates for the trust bundle; may be empty.
 	UserBundle []byte
@@ -53,255 +54,178 @@ type Options struct {
 
 // Authority issues certificates. It is safe for concurrent use.
 type Authority struct {
-	opt Options
+	opt    Options
+	holder *Holder // nil with an operator's CA
 
-	mu    sync.RWMutex
-	chain []*x509.Certificate // Edge CA, then its issuers
-	key   crypto.Signer
+	mu      sync.RWMutex
+	chain   []*x509.Certificate // an operator's CA
+	key     crypto.Signer
+	retired []*x509.Certificate // of CAs before this one
 }
 
-// Open loads the Edge CA, or makes a quick start CA when there is none, when it
-// was made for another device, when it is damaged, or when its renewal is due. An
-// operator's CA is never replaced: what is wrong with it is an error.
-func Open(opt Options) (*Authority, error) {
+// Open loads the edge CA. One that signs itself is made when there is none, when it
+// was made for another device, when it is damaged, or when its renewal is due. One
+// that an issuer makes may be missing afterwards, or due: Renew gets it. An
+// operator's CA is never replaced: what is wrong with it is an error, except that
+// it has expired, which must not keep the modules from running.
+func Open(ctx context.Context, opt Options) (*Authority, error) {
 	if opt.Now == nil {
 		opt.Now = time.Now
 	}
+	if opt.Policy == (renewal.Policy{}) {
+		opt.Policy = renewal.Default()
+	}
 	a := &Authority{opt: opt}
-	if opt.CertFile != "" || opt.KeyFile != "" {
-		return a, a.loadPreloaded()
+	if opt.Preloaded != nil {
+		return a, a.loadPreloaded(ctx)
 	}
-	err := a.loadQuickStart()
-	if err == nil && a.opt.Now().Before(a.RenewAt()) {
-		return a, nil
+	selfMade := opt.Issuer == nil
+	if selfMade {
+		a.opt.Issuer = SelfSigner{}
 	}
-	if err != nil && !errors.Is(err, errUnusable) && !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
+	if opt.Subject.CommonName == "" {
+		a.opt.Subject.CommonName = "aziot-edge CA " + opt.DeviceID
 	}
-	return a, a.Renew()
-}
-
-// SelfMade tells whether the CA is a quick start one, which Renew may replace.
-func (a *Authority) SelfMade() bool { return a.opt.CertFile == "" && a.opt.KeyFile == "" }
-
-// Certificate returns the Edge CA's certificate.
-func (a *Authority) Certificate() *x509.Certificate {
-	a.mu.RLock()
-	defer a.mu.RUnlock()
-	return a.chain[0]
-}
-
-// RenewAt returns when a quick start CA is due for renewal: at 80 % of its life.
-func (a *Authority) RenewAt() time.Time {
-	c := a.Certificate()
-	return c.NotBefore.Add(time.Duration(renewShare * float64(c.NotAfter.Sub(c.NotBefore))))
-}
-
-// RetryAfter returns the pause after a failed renewal: 4 % of the CA's life, at
-// least a second.
-func (a *Authority) RetryAfter() time.Duration {
-	c := a.Certificate()
-	return max(time.Second, time.Duration(retryShare*float64(c.NotAfter.Sub(c.NotBefore))))
-}
-
-// Renew makes a new quick start CA with a new key and stores it. Certificates
-// issued before do not chain to it: restart the modules afterwards. On an error
-// the old CA stays in use.
-func (a *Authority) Renew() error {
-	if !a.SelfMade() {
-		return errors.New("the edge CA is the operator's and cannot be renewed here")
-	}
-	key, err := rsa.GenerateKey(rand.Reader, rsaBits)
-	if err != nil {
-		return fmt.Errorf("edge CA key: %w", err)
-	}
-	cert, err := a.selfSign(key)
-	if err != nil {
-		return err
-	}
-	if err := a.store(cert, key); err != nil {
-		return err
-	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.chain, a.key = []*x509.Certificate{cert}, key
-	return nil
-}
-
-func (a *Authority) selfSign(key *rsa.PrivateKey) (*x509.Certificate, error) {
-	serial, err := newSerial()
+	var err error
+	a.holder, err = OpenHolder(ctx, HolderOptions{
+		Name: "edge_ca", Dir: opt.Dir, Issuer: a.opt.Issuer, Policy: opt.Policy, TokenKey: opt.TokenKey, Now: opt.Now,
+		Template: Template{Subject: a.opt.Subject, CA: true, Days: opt.Days},
+	})
 	if err != nil {
 		return nil, err
 	}
-	now := a.opt.Now().UTC().Truncate(time.Second)
-	template := &x509.Certificate{
-		SerialNumber:          serial,
-		Subject:               pkix.Name{CommonName: a.commonName()},
-		NotBefore:             now,
-		NotAfter:              now.AddDate(0, 0, a.opt.Days),
-		KeyUsage:              x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
-		BasicConstraintsValid: true,
-		IsCA:                  true,
-		MaxPathLenZero:        true,
+	if err := a.loadRetired(); err != nil {
+		return nil, err
 	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		return nil, fmt.Errorf("sign edge CA: %w", err)
+	if selfMade && !opt.Now().Before(a.RenewAt()) {
+		return a, a.Renew(ctx)
 	}
-	return x509.ParseCertificate(der)
+	return a, nil
 }
 
-func (a *Authority) commonName() string { return "aziot-edge CA " + a.opt.DeviceID }
-
-func (a *Authority) keyPath() string  { return filepath.Join(a.opt.Dir, "keys", "edge_ca.pem") }
-func (a *Authority) certPath() string { return filepath.Join(a.opt.Dir, "certs", "edge_ca.pem") }
-
-func (a *Authority) store(cert *x509.Certificate, key crypto.Signer) error {
-	keyPEM, err := encodeKey(key)
-	if err != nil {
-		return err
-	}
-	for path, mode := range map[string]fs.FileMode{a.keyPath(): 0o700, a.certPath(): 0o755} {
-		dir := filepath.Dir(path)
-		if err := os.MkdirAll(dir, mode); err != nil {
-			return fmt.Errorf("create directory: %w", err)
-		}
-		if err := os.Chmod(dir, mode); err != nil { // whatever the umask
-			return fmt.Errorf("create directory: %w", err)
-		}
-	}
-	certPEM := encodeCerts(cert)
-	if err := atomicfile.Write(a.keyPath(), append(keyPEM, certPEM...), 0o600); err != nil {
-		return fmt.Errorf("store edge CA: %w", err)
-	}
-	if err := atomicfile.Write(a.certPath(), certPEM, 0o644); err != nil {
-		return fmt.Errorf("store edge CA certificate: %w", err)
-	}
-	return nil
-}
-
-// errUnusable marks a quick start CA that is to be made anew.
-var errUnusable = errors.New("edge CA unusable")
-
-func (a *Authority) loadQuickStart() error {
-	data, err := os.ReadFile(a.keyPath())
-	if err != nil {
-		return fmt.Errorf("read edge CA: %w", err)
-	}
-	chain, key, err := parsePair(data, data)
-	if err != nil {
-		return fmt.Errorf("%w: %w", errUnusable, err)
-	}
-	if chain[0].Subject.CommonName != a.commonName() {
-		return fmt.Errorf("%w: made for another device", errUnusable)
-	}
-	a.chain, a.key = chain, key
-	return nil
-}
-
-func (a *Authority) loadPreloaded() error {
-	if a.opt.CertFile == "" || a.opt.KeyFile == "" {
-		return errors.New("edge CA: certificate and key are needed together")
-	}
-	certPEM, err := os.ReadFile(a.opt.CertFile)
-	if err != nil {
-		return fmt.Errorf("read edge CA certificate: %w", err)
-	}
-	keyPEM, err := os.ReadFile(a.opt.KeyFile)
-	if err != nil {
-		return fmt.Errorf("read edge CA key: %w", err)
-	}
-	chain, key, err := parsePair(certPEM, keyPEM)
+func (a *Authority) loadPreloaded(ctx context.Context) error {
+	chain, key, err := a.opt.Preloaded(ctx)
 	if err != nil {
 		return fmt.Errorf("edge CA: %w", err)
 	}
-	if now := a.opt.Now(); now.After(chain[0].NotAfter) {
-		return fmt.Errorf("edge CA: certificate expired on %s", chain[0].NotAfter.Format(time.RFC3339))
+	if err := checkCA(chain, key); err != nil {
+		return fmt.Errorf("edge CA: %w", err)
 	}
 	a.chain, a.key = chain, key
 	return nil
 }
 
-// parsePair reads a CA and its key, and checks that they belong together and that
-// the certificate may sign others.
-func parsePair(certPEM, keyPEM []byte) ([]*x509.Certificate, crypto.Signer, error) {
-	chain, err := ParseCertificates(certPEM)
-	if err != nil {
-		return nil, nil, err
+// Renewable tells whether Renew may replace the CA: it is not the operator's.
+func (a *Authority) Renewable() bool { return a.holder != nil }
+
+func (a *Authority) pair() ([]*x509.Certificate, crypto.Signer) {
+	if a.holder != nil {
+		return a.holder.pair()
 	}
-	key, err := parseKey(keyPEM)
-	if err != nil {
-		return nil, nil, err
-	}
-	if !samePublicKey(key.Public(), chain[0].PublicKey) {
-		return nil, nil, errors.New("key does not belong to the certificate")
-	}
-	if !chain[0].IsCA || (chain[0].KeyUsage != 0 && chain[0].KeyUsage&x509.KeyUsageCertSign == 0) {
-		return nil, nil, errors.New("certificate is not that of a CA")
-	}
-	return chain, key, nil
+	return a.chain, a.key
 }
 
-func samePublicKey(a, b crypto.PublicKey) bool {
-	switch k := a.(type) {
-	case *rsa.PublicKey:
-		return k.Equal(b)
-	case *ecdsa.PublicKey:
-		return k.Equal(b)
+// Certificate returns the edge CA's certificate; nil while no issuer has made it.
+func (a *Authority) Certificate() *x509.Certificate {
+	if chain, _ := a.pair(); len(chain) > 0 {
+		return chain[0]
 	}
-	return false
+	return nil
 }
 
-// ParseCertificates reads all certificates of a PEM text; other blocks are
-// skipped. No certificate at all is an error.
-func ParseCertificates(data []byte) ([]*x509.Certificate, error) {
+// RenewAt returns when the CA is due for renewal.
+func (a *Authority) RenewAt() time.Time { return a.holder.RenewAt() }
+
+// RetryAfter returns the pause after a failed renewal.
+func (a *Authority) RetryAfter() time.Duration { return a.holder.RetryAfter() }
+
+// Renew replaces the CA. Certificates issued before stay valid, because the old CA
+// stays in the trust bundle until it ends. On an error the old CA stays in use.
+func (a *Authority) Renew(ctx context.Context) error {
+	if a.holder == nil {
+		return errors.New("the edge CA is the operator's and cannot be renewed here")
+	}
+	before, _ := a.holder.pair()
+	// First on disk, so that no crash loses what clients still need.
+	if err := a.retire(before); err != nil {
+		return err
+	}
+	return a.holder.Renew(ctx)
+}
+
+func (a *Authority) retiredPath() string {
+	return filepath.Join(a.opt.Dir, "certs", "edge_ca_retired.pem")
+}
+
+func (a *Authority) loadRetired() error {
+	data, err := os.ReadFile(a.retiredPath())
+	if errors.Is(err, fs.ErrNotExist) || (err == nil && len(data) == 0) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("retired edge CAs: %w", err)
+	}
+	certs, err := ParseCertificates(data)
+	if err != nil {
+		return fmt.Errorf("retired edge CAs: %w", err)
+	}
+	a.retired = certs
+	return nil
+}
+
+// retire keeps certificates that have not ended.
+func (a *Authority) retire(certs []*x509.Certificate) error {
+	a.mu.RLock()
+	keep := a.live(slices.Concat(a.retired, certs))
+	a.mu.RUnlock()
+	if err := makeDir(filepath.Dir(a.retiredPath()), 0o755); err != nil {
+		return err
+	}
+	if err := atomicfile.Write(a.retiredPath(), encodeCerts(keep...), 0o644); err != nil {
+		return fmt.Errorf("retired edge CAs: %w", err)
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.retired = keep
+	return nil
+}
+
+// live returns what of certs has not ended, each once.
+func (a *Authority) live(certs []*x509.Certificate) []*x509.Certificate {
 	var out []*x509.Certificate
-	for block, rest := pem.Decode(data); block != nil; block, rest = pem.Decode(rest) {
-		if block.Type != "CERTIFICATE" {
-			continue
+	now := a.opt.Now()
+	for _, c := range certs {
+		if now.Before(c.NotAfter) && !slices.ContainsFunc(out, c.Equal) {
+			out = append(out, c)
 		}
-		c, err := x509.ParseCertificate(block.Bytes)
-		if err != nil {
-			return nil, fmt.Errorf("certificate %d: %w", len(out)+1, err)
-		}
-		out = append(out, c)
 	}
-	if len(out) == 0 {
-		return nil, errors.New("no PEM certificate found")
-	}
-	return out, nil
+	return out
 }
 
-func parseKey(data []byte) (crypto.Signer, error) {
-	for block, rest := pem.Decode(data); block != nil; block, rest = pem.Decode(rest) {
-		var key any
-		var err error
-		switch block.Type {
-		case "PRIVATE KEY":
-			key, err = x509.ParsePKCS8PrivateKey(block.Bytes)
-		case "RSA PRIVATE KEY":
-			key, err = x509.ParsePKCS1PrivateKey(block.Bytes)
-		case "EC PRIVATE KEY":
-			key, err = x509.ParseECPrivateKey(block.Bytes)
-		default:
-			continue
-		}
-		if err != nil {
-			return nil, errors.New("private key is malformed")
-		}
-		if signer, ok := key.(crypto.Signer); ok {
-			return signer, nil
-		}
-		return nil, errors.New("private key of an unsupported kind")
+// Trusts tells whether clients that know only the PEM certificates of bundle accept
+// what this CA issues now: they need no newer bundle.
+func (a *Authority) Trusts(bundle string) bool {
+	chain, _ := a.pair()
+	if len(chain) == 0 {
+		return true // nothing is issued
 	}
-	return nil, errors.New("no PEM private key found")
-}
-
-func newSerial() (*big.Int, error) {
-	b := make([]byte, 16)
-	if _, err := rand.Read(b); err != nil {
-		return nil, fmt.Errorf("serial number: %w", err)
+	known, err := ParseCertificates([]byte(bundle))
+	if err != nil {
+		return false
 	}
-	b[0] = b[0]&0x7f | 0x40 // positive, always 16 bytes
-	return new(big.Int).SetBytes(b), nil
+	roots, between := x509.NewCertPool(), x509.NewCertPool()
+	for _, c := range known {
+		// The same CA with other dates: what it signs verifies against either.
+		if bytes.Equal(c.RawSubject, chain[0].RawSubject) && SameKey(c.PublicKey, chain[0].PublicKey) {
+			return true
+		}
+		roots.AddCert(c)
+	}
+	for _, c := range chain[1:] {
+		between.AddCert(c)
+	}
+	_, err = chain[0].Verify(x509.VerifyOptions{
+		Roots: roots, Intermediates: between, CurrentTime: a.opt.Now(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
+	})
+	return err == nil
 }

@@ -2,7 +2,6 @@ package pki
 
 import (
 	"bytes"
-	"crypto"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/x509"
@@ -12,6 +11,7 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 )
@@ -72,10 +72,10 @@ func (a *Authority) Identity(hub, device, module string) (Issued, error) {
 }
 
 func (a *Authority) issue(template *x509.Certificate) (Issued, error) {
-	a.mu.RLock()
-	chain, caKey := a.chain, a.key
-	a.mu.RUnlock()
-
+	chain, caKey := a.pair()
+	if len(chain) == 0 {
+		return Issued{}, fmt.Errorf("edge CA: %w", ErrNone)
+	}
 	now := a.opt.Now().UTC().Truncate(time.Second)
 	if !now.Before(chain[0].NotAfter) {
 		return Issued{}, fmt.Errorf("edge CA expired on %s", chain[0].NotAfter.Format(time.RFC3339))
@@ -109,11 +109,15 @@ func (a *Authority) issue(template *x509.Certificate) (Issued, error) {
 }
 
 // TrustBundle returns the PEM certificates that clients of this device trust: the
-// Edge CA with what stands above it, then the operator's bundle.
+// edge CA with what stands above it, CAs before it that have not ended, then the
+// operator's bundle.
 func (a *Authority) TrustBundle() string {
+	chain, _ := a.pair()
 	a.mu.RLock()
-	defer a.mu.RUnlock()
-	out := encodeCerts(a.chain...)
+	retired := a.live(a.retired)
+	a.mu.RUnlock()
+	retired = slices.DeleteFunc(retired, func(c *x509.Certificate) bool { return slices.ContainsFunc(chain, c.Equal) })
+	out := encodeCerts(slices.Concat(chain, retired)...)
 	if user := bytes.TrimSpace(a.opt.UserBundle); len(user) > 0 {
 		out = append(append(out, user...), '\n')
 	}
@@ -140,20 +144,4 @@ func isHostName(s string) bool {
 		}
 	}
 	return true
-}
-
-func encodeKey(key crypto.Signer) ([]byte, error) {
-	der, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		return nil, fmt.Errorf("encode key: %w", err)
-	}
-	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), nil
-}
-
-func encodeCerts(certs ...*x509.Certificate) []byte {
-	var out []byte
-	for _, c := range certs {
-		out = append(out, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})...)
-	}
-	return out
 }

@@ -1,0 +1,229 @@
+package config
+
+import (
+	"bytes"
+	"errors"
+	"net/url"
+	"strconv"
+	"strings"
+
+	"github.com/pelletier/go-toml/v2"
+
+	"github.com/breakwater-iot/breakwater/daemon/internal/humantime"
+	"github.com/breakwater-iot/breakwater/daemon/internal/renewal"
+)
+
+// Names of certificates in [cert_issuance.est.urls].
+const (
+	IdentityCert = "device-id"
+	EdgeCACert   = "aziot-edged-ca"
+)
+
+// maxKeyIndex is the last of the owner's handles (spec security-daemon 10).
+const maxKeyIndex = 0x7FFFFF
+
+// table decodes a table that the library has decoded as a map, because a text may
+// stand in its place.
+func (v *validator) table(key string, m map[string]any, into any) {
+	text, err := toml.Marshal(m)
+	if err == nil {
+		err = toml.NewDecoder(bytes.NewReader(text)).DisallowUnknownFields().Decode(into)
+	}
+	var strict *toml.StrictMissingError
+	var dec *toml.DecodeError
+	switch {
+	case errors.As(err, &strict):
+		for i := range strict.Errors {
+			v.bad(key+"."+strings.Join(strict.Errors[i].Key(), "."), "unknown key")
+		}
+	case errors.As(err, &dec):
+		v.bad(key+"."+strings.Join(dec.Key(), "."), "value of the wrong type")
+	case err != nil:
+		v.bad(key, "not a table of the right kind")
+	}
+}
+
+// key checks the URI of a key; it returns "" for one that is wrong.
+func (v *validator) key(key string, k KeyURI) KeyURI {
+	if k == "" {
+		return ""
+	}
+	if !k.OnToken() {
+		return KeyURI(v.file(key, string(k)))
+	}
+	if v.c.Keys.LibPath == "" {
+		v.bad(key, "a pkcs11: URI needs [aziot_keys] pkcs11_lib_path")
+	}
+	return k
+}
+
+// issuance checks the tables that others refer to: they come first.
+func (v *validator) issuance() {
+	c := v.c
+	if c.Keys.BaseSlot != "" && !c.Keys.BaseSlot.OnToken() {
+		v.bad("aziot_keys.pkcs11_base_slot", "must be a pkcs11: URI")
+	}
+	c.Keys.LibPath = v.file("aziot_keys.pkcs11_lib_path", c.Keys.LibPath)
+	if c.Keys.BaseSlot != "" && c.Keys.LibPath == "" {
+		v.bad("aziot_keys.pkcs11_base_slot", "needs pkcs11_lib_path")
+	}
+	v.tpm()
+
+	const est = "cert_issuance.est"
+	e := &c.Issuance.EST
+	for i, f := range e.TrustedCerts {
+		e.TrustedCerts[i] = v.file(est+".trusted_certs", f)
+	}
+	v.estAuth(est+".auth", &e.Auth)
+	for name, u := range e.URLs {
+		v.url(est+".urls."+name, u)
+	}
+	v.renewal(est+".identity_auto_renew", &e.IdentityAutoRenew)
+
+	const local = "cert_issuance.local_ca"
+	ca := &c.Issuance.LocalCA
+	if (ca.Cert == "") != (ca.Key == "") {
+		v.bad(local, "cert and pk are needed together")
+	}
+	ca.Cert, ca.Key = v.file(local+".cert", ca.Cert), v.key(local+".pk", ca.Key)
+}
+
+func (v *validator) tpm() {
+	t := &v.c.TPM
+	kind, rest, _ := strings.Cut(t.TCTI, ":")
+	switch {
+	case kind == "device" && (rest == "" || strings.HasPrefix(rest, "/")):
+	case kind == "swtpm" && rest != "":
+	default:
+		v.bad("tpm.tcti", "must be \"device\", \"device:/path\", \"swtpm:path=/socket\" or \"swtpm:host=address,port=number\"")
+	}
+	if t.AuthKeyIndex < 0 || t.AuthKeyIndex > maxKeyIndex {
+		v.bad("tpm.auth_key_index", "must be from 0 to 0x7FFFFF")
+	}
+}
+
+func (v *validator) url(key, s string) {
+	u, err := url.Parse(s)
+	if err != nil || u.Scheme != "https" || u.Host == "" || u.User != nil || u.RawQuery != "" {
+		v.bad(key, "must be an https:// URL")
+	}
+}
+
+func (v *validator) estAuth(table string, a *ESTAuth) {
+	if (a.Username == "") != (a.Password == "") {
+		v.bad(table, "username and password are needed together")
+	}
+	if (a.Cert == "") != (a.CertPK == "") {
+		v.bad(table, "identity_cert and identity_pk are needed together")
+	}
+	if (a.BootstrapCert == "") != (a.BootstrapPK == "") {
+		v.bad(table, "bootstrap_identity_cert and bootstrap_identity_pk are needed together")
+	}
+	if a.Cert != "" && a.BootstrapCert != "" {
+		v.bad(table+".bootstrap_identity_cert", "has no meaning with identity_cert")
+	}
+	a.Cert, a.BootstrapCert = v.file(table+".identity_cert", a.Cert), v.file(table+".bootstrap_identity_cert", a.BootstrapCert)
+	a.CertPK, a.BootstrapPK = v.key(table+".identity_pk", a.CertPK), v.key(table+".bootstrap_identity_pk", a.BootstrapPK)
+}
+
+// issue checks how a certificate is obtained; name is its own in the EST URLs.
+func (v *validator) issue(table string, i *Issue, name string) {
+	switch i.Method {
+	case EST:
+		est := v.c.Issuance.EST
+		if i.URL == "" {
+			i.URL = est.URLs[name]
+		}
+		if i.URL == "" {
+			i.URL = est.URLs["default"]
+		}
+		if i.URL == "" {
+			v.bad(table+".url", "missing, and [cert_issuance.est.urls] has no default")
+		} else {
+			v.url(table+".url", i.URL)
+		}
+		v.estAuth(table, &i.ESTAuth)
+		if i.ESTAuth == (ESTAuth{}) {
+			i.ESTAuth = est.Auth
+		}
+		if i.ESTAuth == (ESTAuth{}) {
+			v.bad(table, "method \"est\" needs credentials, here or in [cert_issuance.est.auth]")
+		}
+	case LocalCA:
+		if v.c.Issuance.LocalCA.Cert == "" {
+			v.bad(table+".method", "\"local_ca\" needs [cert_issuance.local_ca]")
+		}
+	case SelfSigned:
+	default:
+		v.bad(table+".method", "must be \"est\", \"local_ca\" or \"self_signed\"")
+	}
+	if i.Method != EST && (i.URL != "" || i.ESTAuth != (ESTAuth{})) {
+		v.bad(table+".url", "url and credentials are only for method \"est\"")
+	}
+	if i.ExpiryDays < 0 || i.ExpiryDays > 36500 {
+		v.bad(table+".expiry_days", "must be from 1 to 36500")
+	}
+	for k := range i.Subject {
+		if !strings.Contains(" CN O OU L ST C ", " "+k+" ") {
+			v.bad(table+".subject", "%q is none of CN, O, OU, L, ST and C", k)
+		}
+	}
+	if i.CommonName != "" && i.Subject["CN"] != "" {
+		v.bad(table+".common_name", "excludes CN in subject")
+	}
+	v.renewal(table+".auto_renew", &i.AutoRenew)
+}
+
+func (v *validator) renewal(table string, r *AutoRenew) {
+	var ok bool
+	r.Policy.RotateKey = r.RotateKey
+	if r.Policy.Threshold, ok = period(r.ThresholdText); !ok {
+		v.bad(table+".threshold", "must be a period such as \"80%%\", \"30 min\" or \"10 day\"")
+	}
+	if r.Policy.Retry, ok = period(r.RetryText); !ok {
+		v.bad(table+".retry", "must be a period such as \"4%%\", \"30 min\" or \"1 day\"")
+	}
+}
+
+// period reads a share of a life or a time.
+func period(s string) (renewal.Period, bool) {
+	if share, ok := strings.CutSuffix(strings.TrimSpace(s), "%"); ok {
+		n, err := strconv.ParseFloat(strings.TrimSpace(share), 64)
+		return renewal.Period{Share: n / 100}, err == nil && n > 0 && n < 100
+	}
+	d, err := humantime.Parse(s)
+	return renewal.Period{Time: d}, err == nil && d > 0
+}
+
+// edgeCA checks the edge CA's table: files, or an issuer, or neither.
+func (v *validator) edgeCA() {
+	const table = "edge_ca"
+	const days = table + ".auto_generated_edge_ca_expiry_days"
+	ca := &v.c.EdgeCA
+	if (ca.KeyPair.Cert == "") != (ca.Key == "") {
+		v.bad(table, "cert and pk are needed together")
+	}
+	preloaded := ca.KeyPair.Cert != ""
+	if preloaded && v.set(days) {
+		v.bad(days, "has no meaning with cert and pk")
+	}
+	if preloaded && ca.Method != "" {
+		v.bad(table+".method", "excludes cert and pk")
+	}
+	if ca.Days < 1 || ca.Days > 36500 {
+		v.bad(days, "must be from 1 to 36500")
+	}
+	ca.KeyPair.Cert, ca.Key = v.file(table+".cert", ca.KeyPair.Cert), v.key(table+".pk", ca.Key)
+	if ca.Method == "" && !preloaded {
+		ca.Method = SelfSigned
+	}
+	if !preloaded {
+		v.issue(table, &ca.Issue, EdgeCACert)
+	}
+	if ca.ExpiryDays == 0 {
+		ca.ExpiryDays = ca.Days
+	}
+	if v.c.Hostname == "aziot-edge CA "+v.c.Device.DeviceID || (ca.CommonName != "" && v.c.Hostname == ca.CommonName) {
+		v.bad("hostname", "must differ from the name of the edge CA")
+	}
+}

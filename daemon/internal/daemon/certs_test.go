@@ -1,0 +1,99 @@
+package daemon_test
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"math/big"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/breakwater-iot/breakwater/daemon/internal/config"
+	"github.com/breakwater-iot/breakwater/daemon/internal/credential"
+	"github.com/breakwater-iot/breakwater/daemon/internal/daemon"
+)
+
+func requestClientCert() *tls.Config { return &tls.Config{ClientAuth: tls.RequestClientCert} }
+
+// writeCA makes a CA for a day.
+func writeCA(t *testing.T, dir string) (cert, key string) {
+	t.Helper()
+	return writePair(t, dir, &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "plant CA"}, IsCA: true, BasicConstraintsValid: true,
+		KeyUsage: x509.KeyUsageCertSign, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(23 * time.Hour),
+	})
+}
+
+// writePair makes a certificate that signs itself.
+func writePair(t *testing.T, dir string, template *x509.Certificate) (cert, key string) {
+	t.Helper()
+	signer, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, signer.Public(), signer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keyDER, err := x509.MarshalPKCS8PrivateKey(signer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, key = filepath.Join(dir, "pair.pem"), filepath.Join(dir, "pair.key")
+	for path, b := range map[string]*pem.Block{cert: {Type: "CERTIFICATE", Bytes: der}, key: {Type: "PRIVATE KEY", Bytes: keyDER}} {
+		if err := os.WriteFile(path, pem.EncodeToMemory(b), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return cert, key
+}
+
+func TestRegistryClientShowsTheDevicesCertificateAndNoToken(t *testing.T) {
+	dir := t.TempDir()
+	cert, key := writePair(t, dir, &x509.Certificate{
+		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "edge1"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+	})
+	var peer, header string
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		header = r.Header.Get("Authorization")
+		if len(r.TLS.PeerCertificates) > 0 {
+			peer = r.TLS.PeerCertificates[0].Subject.CommonName
+		}
+		_, _ = w.Write([]byte(`[]`))
+	}))
+	server.TLS = requestClientCert()
+	server.StartTLS()
+	defer server.Close()
+	roots := x509.NewCertPool()
+	roots.AddCert(server.Certificate())
+	id := config.Identity{Method: config.X509, Cert: cert, CertPK: config.KeyURI(key)}
+	own, err := credential.Open(t.Context(), id, credential.Keys{}, nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	client, err := daemon.NewRegistry(daemon.RegistryOptions{
+		Hub: "hub.test", Host: strings.TrimPrefix(server.URL, "https://"), Device: "edge1", Credential: own, Roots: roots, Timeout: 10 * time.Second,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	if _, err := client.ListModules(t.Context(), "edge1"); err != nil || peer != "edge1" || header != "" {
+		t.Errorf("%v, peer %q, token %q", err, peer, header)
+	}
+	if err := os.Chmod(key, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := credential.Open(t.Context(), id, credential.Keys{}, nil, nil); err == nil || !strings.Contains(err.Error(), "accessible to others") {
+		t.Errorf("key that all can read: %v", err)
+	}
+}

@@ -1,0 +1,221 @@
+package daemon
+
+import (
+	"cmp"
+	"context"
+	"crypto"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/breakwater-iot/breakwater/daemon/internal/config"
+	"github.com/breakwater-iot/breakwater/daemon/internal/credential"
+	"github.com/breakwater-iot/breakwater/daemon/internal/est"
+	"github.com/breakwater-iot/breakwater/daemon/internal/pki"
+)
+
+// Names of certificates that are issued to the device: of their files, and of keys
+// on a token.
+const (
+	identityName = "device-id"
+	edgeCAName   = "edge_ca"
+)
+
+// firstDays is the life of certificates that are issued on this device, unless the
+// config says another.
+const firstDays = 30
+
+// openCredential makes what the device authenticates with. An issued certificate
+// may be missing afterwards.
+func (d *daemon) openCredential(ctx context.Context) (err error) {
+	cfg := d.Config
+	d.keys = credential.Keys{Token: d.Token}
+	if d.roots, d.userBundle, err = Trust(cfg); err != nil {
+		return err
+	}
+	id := cfg.Identity
+	if id.Method == config.TPMKey && d.TPM == nil {
+		return errors.New("the identity is in a TPM, and none is open")
+	}
+	if id.Issue.Method != "" {
+		if d.identityCert, err = d.hold(ctx, identityName, id.Issue, id.CertPK); err != nil {
+			return fmt.Errorf("identity certificate: %w", err)
+		}
+	}
+	d.credential, err = credential.Open(ctx, id, d.keys, d.identityCert, d.TPM)
+	return err
+}
+
+// hold opens a client certificate that is issued to the device.
+func (d *daemon) hold(ctx context.Context, name string, issue config.Issue, key config.KeyURI) (*pki.Holder, error) {
+	issuer, err := d.issuer(ctx, name, issue)
+	if err != nil {
+		return nil, err
+	}
+	return pki.OpenHolder(ctx, pki.HolderOptions{
+		Name: name, Dir: d.home, Issuer: issuer, Policy: issue.AutoRenew.Policy, TokenKey: d.tokenKey(name, key),
+		Template: pki.Template{Subject: subject(issue), Days: cmp.Or(issue.ExpiryDays, firstDays)},
+	})
+}
+
+// tokenKey returns where the key of an issued certificate is, if not in its file:
+// the key that the config names, else one of its own on the token for new keys.
+func (d *daemon) tokenKey(name string, key config.KeyURI) func(context.Context) (crypto.Signer, error) {
+	switch {
+	case key != "":
+		return func(ctx context.Context) (crypto.Signer, error) { return d.keys.Signer(ctx, key) }
+	case d.Config.Keys.BaseSlot != "" && d.Token != nil:
+		return func(ctx context.Context) (crypto.Signer, error) {
+			return d.Token.Generate(ctx, string(d.Config.Keys.BaseSlot), name)
+		}
+	}
+	return nil
+}
+
+// issuer makes the client of a certificate's issuer; nil means that the certificate
+// signs itself, for an edge CA.
+func (d *daemon) issuer(ctx context.Context, name string, i config.Issue) (pki.Issuer, error) {
+	switch i.Method {
+	case config.SelfSigned:
+		return pki.SelfSigner{}, nil
+	case config.LocalCA:
+		ca := d.Config.Issuance.LocalCA
+		return &pki.LocalCA{Load: func(ctx context.Context) ([]*x509.Certificate, crypto.Signer, error) {
+			return d.keys.Pair(ctx, ca.Cert, ca.Key)
+		}}, nil
+	}
+	o, err := d.estOptions(i)
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case i.Cert != "":
+		o.Certificate = func(ctx context.Context) (*tls.Certificate, error) { return d.keys.Certificate(ctx, i.Cert, i.CertPK) }
+	case i.BootstrapCert != "":
+		own, err := d.estIdentity(ctx, "est-"+name, i, o)
+		if err != nil {
+			return nil, err
+		}
+		o.Certificate = func(ctx context.Context) (*tls.Certificate, error) {
+			if c, err := own.Current(); err == nil {
+				return c, nil
+			}
+			if err := own.Renew(ctx); err != nil {
+				return nil, err
+			}
+			return own.Current()
+		}
+	}
+	return est.New(o)
+}
+
+func (d *daemon) estOptions(i config.Issue) (est.Options, error) {
+	roots := d.roots.Clone()
+	for _, file := range d.Config.Issuance.EST.TrustedCerts {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			return est.Options{}, fmt.Errorf("trusted certificates of EST servers: %w", err)
+		}
+		certs, err := pki.ParseCertificates(text)
+		if err != nil {
+			return est.Options{}, fmt.Errorf("trusted certificates of EST servers: %s: %w", file, err)
+		}
+		for _, c := range certs {
+			roots.AddCert(c)
+		}
+	}
+	return est.Options{
+		URL: i.URL, Username: i.Username, Password: string(i.Password), RootCAs: roots,
+		Timeout: time.Duration(d.Config.CloudTimeoutSec) * time.Second, UserAgent: "edged/" + d.Version,
+	}, nil
+}
+
+// estIdentity is the certificate that a bootstrap certificate gets for the device,
+// which vouches for its own successors, and for all others.
+func (d *daemon) estIdentity(ctx context.Context, name string, i config.Issue, o est.Options) (*pki.Holder, error) {
+	o.Reenroll = true
+	o.Certificate = func(ctx context.Context) (*tls.Certificate, error) {
+		return d.keys.Certificate(ctx, i.BootstrapCert, i.BootstrapPK)
+	}
+	client, err := est.New(o)
+	if err != nil {
+		return nil, err
+	}
+	cn := cmp.Or(d.Config.Identity.RegistrationID, d.Config.Device.DeviceID, i.CommonName)
+	h, err := pki.OpenHolder(ctx, pki.HolderOptions{
+		Name: name, Dir: d.home, Issuer: client, Policy: d.Config.Issuance.EST.IdentityAutoRenew.Policy,
+		Template: pki.Template{Subject: pkix.Name{CommonName: cn}},
+	})
+	if err == nil {
+		d.estIdentities = append(d.estIdentities, h)
+	}
+	return h, err
+}
+
+func subject(i config.Issue) pkix.Name {
+	list := func(key string) []string {
+		if v := i.Subject[key]; v != "" {
+			return []string{v}
+		}
+		return nil
+	}
+	return pkix.Name{
+		CommonName: cmp.Or(i.CommonName, i.Subject["CN"]), Organization: list("O"), OrganizationalUnit: list("OU"),
+		Locality: list("L"), Province: list("ST"), Country: list("C"),
+	}
+}
+
+// openAuthority opens the edge CA.
+func (d *daemon) openAuthority(ctx context.Context) error {
+	ca := d.Config.EdgeCA
+	o := pki.Options{
+		DeviceID: d.Config.Device.DeviceID, Subject: subject(ca.Issue), Dir: d.home, Days: ca.ExpiryDays,
+		Policy: ca.AutoRenew.Policy, UserBundle: d.userBundle,
+	}
+	var err error
+	if ca.KeyPair.Cert != "" {
+		o.Preloaded = func(ctx context.Context) ([]*x509.Certificate, crypto.Signer, error) {
+			return d.keys.Pair(ctx, ca.KeyPair.Cert, ca.Key)
+		}
+	} else {
+		o.TokenKey = d.tokenKey(edgeCAName, "")
+		if ca.Method != config.SelfSigned {
+			if o.Issuer, err = d.issuer(ctx, edgeCAName, ca.Issue); err != nil {
+				return fmt.Errorf("edge CA: %w", err)
+			}
+		}
+	}
+	if d.authority, err = pki.Open(ctx, o); err != nil {
+		return err
+	}
+	cert := d.authority.Certificate()
+	switch {
+	case cert == nil:
+		d.Log.WarnContext(ctx, "there is no edge CA yet: modules get no certificates until it is issued")
+	case cert.Subject.CommonName == d.Config.Hostname:
+		return fmt.Errorf("edge CA: its name %q must differ from the hostname", d.Config.Hostname)
+	case !time.Now().Before(cert.NotAfter):
+		d.Log.ErrorContext(ctx, "edge CA has expired: modules get no certificates until it is replaced", "ended", cert.NotAfter)
+	}
+	return nil
+}
+
+// certificateName returns the common name of the identity certificate.
+func (d *daemon) certificateName(ctx context.Context) (string, error) {
+	id := d.Config.Identity
+	if d.identityCert != nil {
+		return subject(id.Issue).CommonName, nil
+	}
+	c, err := d.keys.Certificate(ctx, id.Cert, id.CertPK)
+	if err != nil {
+		return "", err
+	}
+	if c.Leaf.Subject.CommonName == "" {
+		return "", errors.New("it has no common name, and no registration_id is given")
+	}
+	return c.Leaf.Subject.CommonName, nil
+}

@@ -1,0 +1,4 @@
+package est
+
+// ParseCerts reads a certs-only message.
+var ParseCerts = parseCerts

@@ -1,0 +1,93 @@
+// Package renewal says when a certificate is to be replaced, and has that done in
+// time (spec security-daemon 8.2).
+package renewal
+
+import (
+	"context"
+	"log/slog"
+	"time"
+)
+
+// Period is a share of a certificate's life, or a time. As a threshold the share
+// counts from the certificate's begin, and the time back from its end.
+type Period struct {
+	Share float64 // 0 to 1; 0 means that Time counts
+	Time  time.Duration
+}
+
+// Of returns the length of the period in a life.
+func (p Period) Of(life time.Duration) time.Duration {
+	if p.Share > 0 {
+		return time.Duration(p.Share * float64(life))
+	}
+	return p.Time
+}
+
+// Policy says when and how a certificate is renewed.
+type Policy struct {
+	// RotateKey has every certificate come with a new key.
+	RotateKey bool
+	// Threshold is when it is due, Retry the pause after a failure.
+	Threshold, Retry Period
+}
+
+// Default is the original's policy: a new key, at 80 % of the life, again after
+// 4 %.
+func Default() Policy {
+	return Policy{RotateKey: true, Threshold: Period{Share: 0.80}, Retry: Period{Share: 0.04}}
+}
+
+// Due returns when a certificate with these ends is to be renewed.
+func (p Policy) Due(notBefore, notAfter time.Time) time.Time {
+	if p.Threshold.Share > 0 {
+		return notBefore.Add(p.Threshold.Of(notAfter.Sub(notBefore)))
+	}
+	return notAfter.Add(-p.Threshold.Time)
+}
+
+// RetryAfter returns the pause after a failed renewal of such a certificate, at
+// least a second.
+func (p Policy) RetryAfter(notBefore, notAfter time.Time) time.Duration {
+	return max(time.Second, p.Retry.Of(notAfter.Sub(notBefore)))
+}
+
+// Certificate is one that can be renewed.
+type Certificate interface {
+	// RenewAt is when the current one is due.
+	RenewAt() time.Time
+	// RetryAfter is the pause after a failure.
+	RetryAfter() time.Duration
+	// Renew replaces it; on an error the current one stays in use.
+	Renew(ctx context.Context) error
+}
+
+// longestWait bounds a timer, so that a changed clock is noticed within a day.
+const longestWait = 24 * time.Hour
+
+// Run renews c whenever it is due, and calls renewed after each success, until ctx
+// ends. Its error is always nil.
+func Run(ctx context.Context, c Certificate, log *slog.Logger, renewed func(context.Context)) error {
+	wait := time.Until(c.RenewAt())
+	for {
+		timer := time.NewTimer(min(max(wait, 0), longestWait))
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return nil
+		case <-timer.C:
+		}
+		if wait = time.Until(c.RenewAt()); wait > 0 {
+			continue
+		}
+		if err := c.Renew(ctx); err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			wait = c.RetryAfter()
+			log.ErrorContext(ctx, "certificate not renewed", "error", err, "retry", wait)
+			continue
+		}
+		wait = time.Until(c.RenewAt())
+		renewed(ctx)
+	}
+}
