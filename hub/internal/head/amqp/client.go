@@ -222,10 +222,11 @@ func (c *client) receiver(k kind) *link {
 // that is larger than the client takes is rejected, and one more than may wait is
 // lost.
 func (c *client) Deliver(input string, m *iothub.Message, settled func(head.Outcome)) {
-	k := kindDeviceBound
-	to := path(c.id) + "/messages/devicebound"
+	k, to := kindDeviceBound, path(c.id)
 	if input != "" {
-		k, to = kindInputs, path(c.id)
+		k = kindInputs
+	} else if c.conn.srv.opts.Flavor == Cloud {
+		to += "/messages/devicebound"
 	}
 	l := c.receiver(k)
 	if l == nil {

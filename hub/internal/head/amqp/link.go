@@ -150,8 +150,7 @@ func (c *client) accept(a *attach) {
 		old.detach(wire.Errorf(wire.CondStolen, "the link was attached again"))
 	}
 	if other, ok := a.kind.partner(); ok {
-		if p := c.links[other]; p != nil && p.correlation != l.correlation {
-			c.links[other] = nil
+		if p := c.links[other]; p != nil && p.correlation != l.correlation && p.correlation != "" && l.correlation != "" {
 			p.detach(wire.Errorf(wire.CondStolen, "the other link of the pair was attached again"))
 		}
 	}

@@ -103,7 +103,7 @@ func decode(w *wire.Message, dir direction) (*iothub.Message, *wire.Error) {
 			continue
 		}
 		if s := w.Annotations.Text(n.wire); s != "" {
-			m.System.Set(n.name, s)
+			m.System.Set(n.name, valid(s))
 		}
 	}
 	return m, nil
@@ -114,7 +114,7 @@ func decode(w *wire.Message, dir direction) (*iothub.Message, *wire.Error) {
 func decodeProperties(p *wire.Properties, m *iothub.Message) {
 	set := func(name, value string) {
 		if value != "" {
-			m.System.Set(name, value)
+			m.System.Set(name, valid(value))
 		}
 	}
 	set(iothub.MessageID, idText(p.MessageID))
@@ -133,6 +133,7 @@ func decodeApplication(pair wire.Pair, dir direction, m *iothub.Message) {
 	if !ok || name == "" || serviceName(name) {
 		return
 	}
+	name = valid(name)
 	value, isNull := propertyText(pair.Value)
 	if n, ok := lookup(applicationNames[:], name, dir); ok {
 		if !isNull {
@@ -159,8 +160,12 @@ func propertyText(v wire.Value) (s string, isNull bool) {
 		b, _ := v.Bytes()
 		return text(b), false
 	}
-	return v.String(), false
+	return valid(v.String()), false
 }
+
+// valid is s as AMQP strings have to be. Symbols, and what comes over MQTT, may be
+// otherwise.
+func valid(s string) string { return strings.ToValidUTF8(s, "\uFFFD") }
 
 // idText is the text of a message id of any of its types.
 func idText(v wire.Value) string {
@@ -198,42 +203,42 @@ func encode(m *iothub.Message, to, input, lock string) *wire.Message {
 		p := &m.System[i]
 		for _, n := range applicationNames {
 			if n.name == p.Name && n.dirs&toClient != 0 {
-				w.ApplicationProperties = w.ApplicationProperties.With(n.wire, wire.String(p.Value))
+				w.ApplicationProperties = w.ApplicationProperties.With(n.wire, wire.String(valid(p.Value)))
 			}
 		}
 		for _, n := range annotationNames {
 			if n.name == p.Name && n.dirs&toClient != 0 {
-				w.Annotations = w.Annotations.WithSymbol(n.wire, wire.String(p.Value))
+				w.Annotations = w.Annotations.WithSymbol(n.wire, wire.String(valid(p.Value)))
 			}
 		}
 	}
 	w.Annotations = append(w.Annotations, encodeDelivery(m, lock)...)
 	if input != "" {
-		w.Annotations = w.Annotations.WithSymbol(keyInputName, wire.String(input))
+		w.Annotations = w.Annotations.WithSymbol(keyInputName, wire.String(valid(input)))
 	}
 	for i := range m.Properties {
 		p := &m.Properties[i]
 		if _, taken := lookup(applicationNames[:], p.Name, toClient); p.Name == "" || taken || serviceName(p.Name) {
 			continue
 		}
-		v := wire.String(p.Value)
+		v := wire.String(valid(p.Value))
 		if p.Null {
 			v = wire.Value{}
 		}
-		w.ApplicationProperties = w.ApplicationProperties.With(p.Name, v)
+		w.ApplicationProperties = w.ApplicationProperties.With(valid(p.Name), v)
 	}
 	return w
 }
 
 func encodeProperties(m *iothub.Message, to string) *wire.Properties {
 	p := &wire.Properties{
-		To: to, ContentType: m.System.Get(iothub.ContentType), ContentEncoding: m.System.Get(iothub.ContentEncoding),
+		To: to, ContentType: valid(m.System.Get(iothub.ContentType)), ContentEncoding: valid(m.System.Get(iothub.ContentEncoding)),
 	}
 	if id := m.System.Get(iothub.MessageID); id != "" {
-		p.MessageID = wire.String(id)
+		p.MessageID = wire.String(valid(id))
 	}
 	if id := m.System.Get(iothub.CorrelationID); id != "" {
-		p.CorrelationID = wire.String(id)
+		p.CorrelationID = wire.String(valid(id))
 	}
 	if user := m.System.Get(iothub.UserID); user != "" {
 		p.UserID = []byte(user)
