@@ -62,8 +62,8 @@ func (s *session) subscribeMessages() {
 			AbandonPauses: mqtt,
 			Deliver:       s.deliver,
 		}
-		if c, ok := s.client.(interface{ Window(f head.Feature) int }); ok {
-			o.Window = func() int { return s.window(c.Window) }
+		if c, ok := s.client.(head.Windowed); ok {
+			o.Window = func() int { return s.window(c) }
 		}
 		s.messages = s.h.messages.Subscribe(s.id, o)
 	}
@@ -79,13 +79,13 @@ func (s *session) unsubscribeMessages() {
 }
 
 // window is how many messages the client takes now.
-func (s *session) window(of func(head.Feature) int) int {
+func (s *session) window(c head.Windowed) int {
 	s.life.RLock()
 	defer s.life.RUnlock()
 	if s.closed {
 		return 0
 	}
-	return of(head.C2D)
+	return c.Window(head.C2D)
 }
 
 func (s *session) deliver(m *iothub.Message, settled func(head.Outcome)) {

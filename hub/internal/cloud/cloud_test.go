@@ -36,8 +36,9 @@ const patience = 10 * time.Second
 
 type bench struct {
 	*cloud.Hub
-	t   *testing.T
-	now func() time.Time
+	t        *testing.T
+	now      func() time.Time
+	policies access.Policies
 }
 
 func newBench(t *testing.T, now func() time.Time) *bench {
@@ -67,7 +68,7 @@ func newBench(t *testing.T, now func() time.Time) *bench {
 	if now == nil {
 		now = time.Now
 	}
-	return &bench{Hub: h, t: t, now: now}
+	return &bench{Hub: h, t: t, now: now, policies: policies}
 }
 
 func (b *bench) device(c registry.DeviceChange) rest.Device {
