@@ -40,10 +40,8 @@ type session struct {
 }
 
 func (b *backend) Connect(_ context.Context, login head.Login, client head.Client) (head.Session, error) {
-	if b.auth != nil {
-		if err := b.auth(login); err != nil {
-			return nil, err
-		}
+	if err := b.check(login); err != nil {
+		return nil, err
 	}
 	s := &session{
 		b: b, login: login, client: client,
@@ -74,17 +72,28 @@ func (s *session) Telemetry(_ context.Context, m *iothub.Message, done func(erro
 }
 
 func (b *backend) Check(_ context.Context, login head.Login) error {
-	if b.auth != nil {
-		return b.auth(login)
+	return b.check(login)
+}
+
+func (b *backend) check(login head.Login) error {
+	b.mu.Lock()
+	auth := b.auth
+	b.mu.Unlock()
+	if auth == nil {
+		return nil
 	}
-	return nil
+	return auth(login)
+}
+
+func (b *backend) setAuth(auth func(head.Login) error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.auth = auth
 }
 
 func (s *session) Renew(_ context.Context, login head.Login) error {
-	if s.b.auth != nil {
-		if err := s.b.auth(login); err != nil {
-			return err
-		}
+	if err := s.b.check(login); err != nil {
+		return err
 	}
 	s.renewed <- login
 	return nil
