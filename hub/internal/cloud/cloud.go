@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/breakwater-iot/breakwater/hub/internal/cloud/access"
+	"github.com/breakwater-iot/breakwater/hub/internal/cloud/authority"
 	"github.com/breakwater-iot/breakwater/hub/internal/cloud/c2d"
 	"github.com/breakwater-iot/breakwater/hub/internal/cloud/events"
 	"github.com/breakwater-iot/breakwater/hub/internal/cloud/registry"
@@ -51,9 +52,11 @@ type Hub struct {
 	twins    *twin.Store
 	events   *events.Log
 	messages *c2d.Queues
-	access   *access.Checker
-	presence *presenceTable
-	refresh  *refresher
+	// authorities sign the certificates of devices.
+	authorities *authority.List
+	access      *access.Checker
+	presence    *presenceTable
+	refresh     *refresher
 
 	applying sync.Map // device id -> struct{}: a manifest is being applied
 
@@ -97,7 +100,10 @@ func Open(s *store.Store, o Options) (*Hub, error) {
 	if h.messages, err = c2d.Open(s, messages); err != nil {
 		return nil, fmt.Errorf("open hub: %w", err)
 	}
-	h.access = access.New(h.registry, access.Options{Hosts: o.Hosts, Policies: o.Policies, Now: o.Now})
+	if h.authorities, err = authority.Open(s, o.Now, h.recheckAll); err != nil {
+		return nil, fmt.Errorf("open hub: %w", err)
+	}
+	h.access = access.New(h.registry, access.Options{Hosts: o.Hosts, Policies: o.Policies, Authorities: h.authorities.Pool, Now: o.Now})
 	return h, nil
 }
 
@@ -109,6 +115,7 @@ func (h *Hub) Run(ctx context.Context, grace time.Duration) error {
 	g.Go(func() error { return h.events.Run(ctx) })
 	g.Go(func() error { return h.messages.Run(ctx) })
 	g.Go(func() error { return h.refreshScopes(ctx) })
+	g.Go(func() error { return h.reauthenticate(ctx) })
 	g.Go(func() error {
 		<-ctx.Done()
 		h.shutdown(grace)
@@ -142,6 +149,9 @@ func (h *Hub) shutdown(grace time.Duration) {
 
 // Registry returns the identities, without their connection state.
 func (h *Hub) Registry() *registry.Registry { return h.registry }
+
+// Authorities returns the certificate authorities of the hub.
+func (h *Hub) Authorities() *authority.List { return h.authorities }
 
 // Events returns the event log.
 func (h *Hub) Events() *events.Log { return h.events }

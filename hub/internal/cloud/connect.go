@@ -3,6 +3,8 @@ package cloud
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/breakwater-iot/breakwater/hub/internal/cloud/access"
@@ -175,12 +177,7 @@ func (h *Hub) identitiesChanged(changes []registry.Change) {
 		}
 	}
 	h.mu.Unlock()
-	for _, s := range check {
-		if err := h.recheck(s); err != nil {
-			h.log.Info("connection ended by a change of the registry", "identity", s.id, "error", err)
-			s.disconnect(head.ErrExpired)
-		}
-	}
+	h.endUnlessAdmitted(check)
 	for _, c := range changes {
 		if c.Deleted {
 			h.presence.forget(c.ID)
@@ -191,6 +188,42 @@ func (h *Hub) identitiesChanged(changes []registry.Change) {
 		}
 		for _, edge := range c.Scopes {
 			h.refresh.add(edge, c.ID)
+		}
+	}
+}
+
+// endUnlessAdmitted ends those sessions that would not be admitted now.
+func (h *Hub) endUnlessAdmitted(check []*session) {
+	for _, s := range check {
+		if err := h.recheck(s); err != nil {
+			h.log.Info("connection ended, since it would not be admitted now", "identity", s.id, "error", err)
+			s.disconnect(head.ErrExpired)
+		}
+	}
+}
+
+// recheckAll is endUnlessAdmitted for everybody.
+func (h *Hub) recheckAll() {
+	h.mu.Lock()
+	all := slices.Collect(maps.Values(h.sessions))
+	h.mu.Unlock()
+	h.endUnlessAdmitted(all)
+}
+
+// recheckEvery is the pause between two checks of everybody. Credentials that run
+// out end their session by a timer; this is for a clock that was set forward, which
+// timers do not see.
+const recheckEvery = 5 * time.Minute
+
+func (h *Hub) reauthenticate(ctx context.Context) error {
+	tick := time.NewTicker(recheckEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+			h.recheckAll()
 		}
 	}
 }
@@ -211,7 +244,7 @@ func (s *session) armExpiry() {
 			if _, grant := s.credentials(); grant.Expires != expires {
 				return // renewed at the last moment
 			}
-			s.h.log.Info("connection ended by expiry of its token", "identity", s.id)
+			s.h.log.Info("connection ended by expiry of its credentials", "identity", s.id)
 			s.disconnect(head.ErrExpired)
 		})
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/breakwater-iot/breakwater/hub/internal/cloud/access"
 	"github.com/breakwater-iot/breakwater/hub/internal/cloud/registry"
 	"github.com/breakwater-iot/breakwater/hub/internal/cloud/twin"
+	"github.com/breakwater-iot/breakwater/hub/internal/devicecert/certtest"
 	"github.com/breakwater-iot/breakwater/hub/internal/head"
 	"github.com/breakwater-iot/breakwater/hub/internal/store"
 	"github.com/breakwater-iot/breakwater/proto/iothub"
@@ -38,6 +39,7 @@ type world struct {
 	policies access.Policies
 	check    *access.Checker
 	leafCert *x509.Certificate
+	ca       *certtest.Authority
 }
 
 func newWorld(t *testing.T) *world {
@@ -54,7 +56,11 @@ func newWorld(t *testing.T) *world {
 	if w.policies, err = access.LoadPolicies(filepath.Join(t.TempDir(), "p"), false); err != nil {
 		t.Fatal(err)
 	}
-	w.check = access.New(w.r, access.Options{Hosts: []string{host, "other.name"}, Policies: w.policies, Now: func() time.Time { return now }})
+	w.ca = certtest.New(t, "ca", now, nil)
+	pool := x509.NewCertPool()
+	pool.AddCert(w.ca.Cert)
+	w.check = access.New(w.r, access.Options{Hosts: []string{host, "other.name"}, Policies: w.policies, Now: func() time.Time { return now },
+		Authorities: func() *x509.CertPool { return pool }})
 	yes, off := true, rest.Disabled
 	top := w.device(registry.DeviceChange{DeviceID: "top", Edge: &yes})
 	mid := w.device(registry.DeviceChange{DeviceID: "mid", Edge: &yes, ParentScopes: &[]string{top.DeviceScope}})
@@ -67,6 +73,12 @@ func newWorld(t *testing.T) *world {
 	sum1 := sha1.Sum(w.leafCert.Raw) //nolint:gosec // as above
 	w.device(registry.DeviceChange{DeviceID: "cert1", Edge: &yes, Authentication: &rest.Authentication{
 		X509Thumbprint: rest.X509Thumbprint{PrimaryThumbprint: rest.Text(hex.EncodeToString(sum1[:]))}}})
+	signed := &rest.Authentication{Type: rest.AuthCertificate}
+	w.device(registry.DeviceChange{DeviceID: "signed", Authentication: signed})
+	w.device(registry.DeviceChange{DeviceID: "offsigned", Authentication: signed, Status: &off})
+	w.module(registry.ModuleChange{ID: iothub.ModuleIdentity("signed", "m"), Authentication: signed}, registry.Absent)
+	w.module(registry.ModuleChange{ID: iothub.ModuleIdentity("signed", "t"), Authentication: &rest.Authentication{
+		X509Thumbprint: rest.X509Thumbprint{PrimaryThumbprint: rest.Text(hex.EncodeToString(sum[:]))}}}, registry.Absent)
 	for _, id := range []iothub.Identity{{Device: "dev", Module: "m"}, {Device: "leaf", Module: "m"}} {
 		w.module(registry.ModuleChange{ID: id}, registry.Absent)
 	}
@@ -207,6 +219,17 @@ func TestConnect(t *testing.T) {
 		"SHA-1 thumbprint":                 {"cert1", "", "", w.leafCert, `"type":"x509"`},
 		"another certificate":              {"cert", "", "", other, ""},
 		"certificate for a device of keys": {"dev", "", "", w.leafCert, ""},
+		"signed":                           {"signed", "", "", w.ca.Leaf(t, "signed", now), `"type":"x509"`},
+		"signed for another":               {"signed", "", "", w.ca.Leaf(t, "dev", now), ""},
+		"signed by another":                {"signed", "", "", certtest.New(t, "ca", now, nil).Leaf(t, "signed", now), ""},
+		"signed, but disabled":             {"offsigned", "", "", w.ca.Leaf(t, "offsigned", now), ""},
+		"signed, registered for keys":      {"dev", "", "", w.ca.Leaf(t, "dev", now), ""},
+		"signed, registered by thumbprint": {"cert", "", "", w.ca.Leaf(t, "cert", now), ""},
+		"signed, has ended":                {"signed", "", "", w.ca.Leaf(t, "signed", now, func(c *x509.Certificate) { c.NotAfter = now.Add(-time.Second) }), ""},
+		"signed module":                    {"signed/m", "", "", w.ca.Leaf(t, "signed/m", now), module},
+		"module with its device's":         {"signed/m", "", "", w.ca.Leaf(t, "signed", now), ""},
+		"device with its module's":         {"signed", "", "", w.ca.Leaf(t, "signed/m", now), ""},
+		"module by thumbprint":             {"signed/t", "", "", w.leafCert, module},
 		"token for a device of X.509":      {"cert", w.token(sas.DeviceResource(host, iothub.DeviceIdentity("cert")), hour, "", w.key("dev", false)), "", nil, ""},
 
 		"for a leaf":                   {"leaf", w.own("mid/$edgeHub"), "leaf;mid", nil, module},

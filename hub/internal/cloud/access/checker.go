@@ -1,16 +1,13 @@
 package access
 
 import (
-	"crypto/sha1" //nolint:gosec // registries hold SHA-1 thumbprints too
-	"crypto/sha256"
-	"crypto/subtle"
 	"crypto/x509"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"strings"
 	"time"
 
+	"github.com/breakwater-iot/breakwater/hub/internal/devicecert"
 	"github.com/breakwater-iot/breakwater/proto/iothub"
 	"github.com/breakwater-iot/breakwater/proto/iothub/rest"
 	"github.com/breakwater-iot/breakwater/proto/iothub/sas"
@@ -35,6 +32,9 @@ type Options struct {
 	// Hosts are the names of the hub that tokens may be for.
 	Hosts    []string
 	Policies Policies
+	// Authorities returns those whose signature lets devices in that are registered
+	// for it; nil means there are none.
+	Authorities func() *x509.CertPool
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
 }
@@ -49,6 +49,9 @@ type Checker struct {
 func New(r Registry, o Options) *Checker {
 	if o.Now == nil {
 		o.Now = time.Now
+	}
+	if o.Authorities == nil {
+		o.Authorities = x509.NewCertPool
 	}
 	return &Checker{registry: r, o: o}
 }
@@ -124,28 +127,31 @@ func (c *Checker) signedBy(t sas.Token, id iothub.Identity) error {
 	return refused("signature does not match the keys of %s", id)
 }
 
-// certificate checks a client certificate against the thumbprints of an identity.
-// That the client holds the certificate's key TLS has proved.
-func (c *Checker) certificate(leaf *x509.Certificate, id iothub.Identity) error {
+// certificate checks the certificates that a client has sent, its own first, against
+// what is registered for an identity. The result is when they end. That the client
+// holds the key TLS has proved.
+func (c *Checker) certificate(chain []*x509.Certificate, id iothub.Identity) (time.Time, error) {
 	auth, err := c.credential(id)
-	switch {
-	case err != nil:
-		return err
-	case auth.Type == rest.AuthCertificate:
-		return refused("%s authenticates by certificate authority, which this hub does not support", id)
-	case auth.Type != rest.AuthSelfSigned:
-		return refused("%s does not authenticate with a certificate but %q", id, auth.Type)
+	if err != nil {
+		return time.Time{}, err
 	}
-	if now := c.o.Now(); now.Before(leaf.NotBefore) || now.After(leaf.NotAfter) {
-		return refused("certificate of %s is outside its time", id)
-	}
-	s1, s256 := sha1.Sum(leaf.Raw), sha256.Sum256(leaf.Raw) //nolint:gosec // as above
-	for _, want := range []rest.Text{auth.X509Thumbprint.PrimaryThumbprint, auth.X509Thumbprint.SecondaryThumbprint} {
-		for _, have := range [][]byte{s1[:], s256[:]} {
-			if raw, err := hex.DecodeString(string(want)); err == nil && subtle.ConstantTimeCompare(raw, have) == 1 {
-				return nil
-			}
+	now := c.o.Now()
+	switch auth.Type {
+	case rest.AuthSelfSigned:
+		if err := devicecert.CheckTime(chain[0], now); err != nil {
+			return time.Time{}, refused("%s: %v", id, err)
 		}
+		known := auth.X509Thumbprint
+		if !devicecert.HasThumbprint(chain[0], string(known.PrimaryThumbprint), string(known.SecondaryThumbprint)) {
+			return time.Time{}, refused("certificate does not have a thumbprint of %s", id)
+		}
+		return chain[0].NotAfter, nil
+	case rest.AuthCertificate:
+		until, err := devicecert.CheckSigned(chain, id.String(), c.o.Authorities(), now)
+		if err != nil {
+			return time.Time{}, refused("%s: %v", id, err)
+		}
+		return until, nil
 	}
-	return refused("certificate does not have a thumbprint of %s", id)
+	return time.Time{}, refused("%s does not authenticate with a certificate but %q", id, auth.Type)
 }

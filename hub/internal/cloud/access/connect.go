@@ -34,10 +34,11 @@ func (c *Checker) Connect(l head.Login) (Grant, error) {
 		if len(l.Peer) == 0 {
 			return Grant{}, refused("neither a token nor a certificate")
 		}
-		if err := c.certificate(l.Peer[0], l.Identity); err != nil {
+		until, err := c.certificate(l.Peer, l.Identity)
+		if err != nil {
 			return Grant{}, err
 		}
-		return Grant{Method: method(scopeOf(l.Identity), "x509"), Expires: l.Peer[0].NotAfter}, nil
+		return Grant{Method: method(scopeOf(l.Identity), "x509"), Expires: until}, nil
 	}
 	t, err := c.token(l.Token)
 	if err != nil {

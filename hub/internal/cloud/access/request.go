@@ -22,7 +22,7 @@ func (c *Checker) Request(authorization string, peer []*x509.Certificate, path i
 	switch {
 	case authorization == "" && len(peer) > 0 && path.Device != "":
 		id := path.Parent()
-		if err := c.certificate(peer[0], id); err != nil {
+		if _, err := c.certificate(peer, id); err != nil {
 			return Caller{}, err
 		}
 		return Caller{Identity: id}, nil

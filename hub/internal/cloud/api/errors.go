@@ -12,6 +12,7 @@ import (
 
 	"github.com/breakwater-iot/breakwater/hub/internal/cloud"
 	"github.com/breakwater-iot/breakwater/hub/internal/cloud/access"
+	"github.com/breakwater-iot/breakwater/hub/internal/cloud/authority"
 	"github.com/breakwater-iot/breakwater/hub/internal/cloud/c2d"
 	"github.com/breakwater-iot/breakwater/hub/internal/cloud/registry"
 	"github.com/breakwater-iot/breakwater/hub/internal/cloud/twin"
@@ -49,6 +50,9 @@ var statuses = map[registry.Code]int{
 	notFound:                      http.StatusNotFound,
 	registry.DeviceNotFound:       http.StatusNotFound,
 	registry.ModuleNotFound:       http.StatusNotFound,
+	authority.NotFound:            http.StatusNotFound,
+	authority.Exists:              http.StatusConflict,
+	authority.TooMany:             http.StatusRequestEntityTooLarge,
 	methodNotAllowed:              http.StatusMethodNotAllowed,
 	registry.DeviceAlreadyExists:  http.StatusConflict,
 	registry.ModuleAlreadyExists:  http.StatusConflict,

@@ -97,6 +97,13 @@ func (a *API) table() []route {
 	add(post, hub+"getModulesOnTargetDevice", edgeHub, (*API).listModulesOnBehalf)
 	add(post, hub+"deleteModuleOnBehalfOf", edgeHub, (*API).deleteModuleOnBehalf)
 
+	add(get, "certificates", policy(read), (*API).listCertificates)
+	add(get, "certificates/{d}", policy(read), (*API).getCertificate)
+	add(put, "certificates/{d}", policy(write), (*API).putCertificate)
+	add(del, "certificates/{d}", policy(write), (*API).deleteCertificate)
+	add(post, "certificates/{d}/generateVerificationCode", policy(write), (*API).certificateCode)
+	add(post, "certificates/{d}/verify", policy(write), (*API).verifyCertificate)
+
 	add(get, "statistics/devices", policy(read), (*API).deviceStatistics)
 	add(get, "statistics/service", policy(read), (*API).serviceStatistics)
 	add(get, "admin/events", policy(service), (*API).streamEvents)
