@@ -57,7 +57,8 @@ func New(options Options) (*Client, error) {
 	c.inbox = inbox{
 		messages: make(chan delivery, o.Queue),
 		patches:  make(chan desiredPatch, maxPatches),
-		calls:    make(chan methodCall, maxMethods),
+		calls:    make(chan methodCall, 2*maxMethods),
+		open:     make(chan struct{}, 2*maxMethods),
 	}
 	switch {
 	case o.Shared != nil:

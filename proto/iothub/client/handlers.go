@@ -75,6 +75,7 @@ type inbox struct {
 	messages chan delivery
 	patches  chan desiredPatch
 	calls    chan methodCall
+	open     chan struct{} // has an element for each call that waits or runs
 }
 
 var _ receiver = (*inbox)(nil)
@@ -108,7 +109,8 @@ func (b *inbox) desired(patch json.RawMessage, version int64) bool {
 
 func (b *inbox) method(l link, id string, r iothub.MethodRequest) bool {
 	select {
-	case b.calls <- methodCall{l, id, r}:
+	case b.open <- struct{}{}:
+		b.calls <- methodCall{l, id, r} // has room for all that are open
 		return true
 	default:
 		return false
@@ -230,7 +232,7 @@ func (c *Client) handleMethods(ctx context.Context) {
 		select {
 		case call := <-c.inbox.calls:
 			running.Go(func() {
-				defer func() { <-slots }()
+				defer func() { <-slots; <-c.inbox.open }()
 				c.handleMethod(ctx, call)
 			})
 		case <-ctx.Done():

@@ -317,11 +317,11 @@ func TestMethods(t *testing.T) {
 		if r := h.responses["b"]; r.Status != 500 || len(r.Payload) > 0 {
 			t.Errorf("large response: status %d", r.Status)
 		}
-		// 16 run, 16 wait, the next is refused.
+		// 16 run, 16 wait, the next is refused; also when all come at once.
 		for _, id := range names(0, 33) {
 			call("wait", id, `null`)
-			synctest.Wait()
 		}
+		synctest.Wait()
 		if r := h.responses["32"]; r.Status != 429 || len(h.responses) != 3 {
 			t.Errorf("call 33: %+v; %d responses", r, len(h.responses))
 		}
