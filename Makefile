@@ -25,7 +25,7 @@ run: setup build ## Run a cloud, an edge device and a leaf here (FOR=90s: end by
 	@bin/devbox $(if $(FOR),--for $(FOR)) $(if $(KEEP),--keep) $(if $(MANIFEST),--manifest $(MANIFEST))
 
 .PHONY: test
-test: setup build unit integration e2e compose-test ## Pass all tests: unit with the race detector, containerd, end to end, compose.
+test: setup build unit integration integration-v2 e2e compose-test ## Pass all tests: unit with the race detector, containerd 1 and 2, end to end, compose.
 
 .PHONY: unit
 unit: ## Unit tests, with the race detector.
@@ -34,6 +34,13 @@ unit: ## Unit tests, with the race detector.
 .PHONY: integration
 integration: setup ## Tests against a real containerd (as root).
 	@deploy/with-containerd.sh go test -tags integration -timeout 10m -count 1 ./daemon/...
+
+.PHONY: integration-v2
+integration-v2: setup bin/containerd-v2/containerd ## The same against containerd 2, built from its Go module (as root).
+	@CONTAINERD_DIR=bin/containerd-v2 deploy/with-containerd.sh go test -tags integration -timeout 10m -count 1 ./daemon/internal/containerd/... ./daemon/internal/workload/... ./daemon/internal/daemon/...
+
+bin/containerd-v2/containerd: tools/containerd/go.mod
+	@mkdir -p $(@D) && cd tools/containerd && GOWORK=off go build -trimpath -o ../../$(@D)/ github.com/containerd/containerd/v2/cmd/containerd github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2 github.com/containerd/containerd/v2/cmd/ctr
 
 .PHONY: e2e
 e2e: setup build ## The built programs, end to end, with containers and the stock SDK (as root).

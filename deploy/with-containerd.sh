@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Runs a command with a containerd on its usual socket: the machine's own if one
-# answers, else one that is started for the command and stopped after it.
+# answers, else one that is started for the command and stopped after it. If
+# CONTAINERD_DIR is set it is always one that is started, the one in that folder.
 set -euo pipefail
 if [ "$(id -u)" != 0 ]; then
   echo "with-containerd: root is needed" >&2
@@ -8,9 +9,14 @@ if [ "$(id -u)" != 0 ]; then
 fi
 socket=/run/containerd/containerd.sock
 if timeout 5 ctr --address "$socket" version >/dev/null 2>&1; then
+  if [ -n "${CONTAINERD_DIR:-}" ]; then
+    echo "with-containerd: a containerd runs already, and not the one in $CONTAINERD_DIR" >&2
+    exit 1
+  fi
   exec "$@"
 fi
-echo "with-containerd: starting containerd, since none runs"
+PATH=${CONTAINERD_DIR:+$(realpath "$CONTAINERD_DIR"):}$PATH
+echo "with-containerd: starting $(containerd --version | cut -d' ' -f1-3), since none runs"
 dir=$(mktemp -d)
 containerd --address "$socket" --root "$dir/root" --state "$dir/state" >"$dir/log" 2>&1 &
 pid=$!
