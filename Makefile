@@ -79,6 +79,11 @@ push: build ## Build the images and push them: make push REGISTRY=host/path TAG=
 crash: setup build ## Kill edgehub CYCLES (200) times, as often on a bad disk: nothing may be lost (as root).
 	@bin/crash --cycles $(or $(CYCLES),200) $(if $(SEED),--seed $(SEED))
 
+.PHONY: conformance
+conformance: setup build ## Prove both hubs with SDKs and clients that are not ours (as root; SEED, ONLY="node mqtt").
+	@go test -tags conformance -run 'TestQpidProton|TestRhea|TestUAMQP' -timeout 10m -count 1 ./hub/amqp
+	@bin/conformance $(if $(SEED),--seed $(SEED)) $(if $(ONLY),--only "$(ONLY)")
+
 .PHONY: bench
 bench: setup build bin/peers/nats-server ## Compare edgehub with other MQTT servers (as root; ROUNDS=5).
 	@[ -x /usr/sbin/mosquitto ] || DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends mosquitto

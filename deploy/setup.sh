@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what Breakwater's build, run and tests need and this machine lacks: Debian
-# packages and, for the leaf device and the Node module, npm packages. Says what it
-# does; does nothing when all is there.
+# packages and, for the leaf device, the Node module and the conformance tests, npm
+# packages. Says what it does; does nothing when all is there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -22,6 +22,11 @@ want gcc gcc
 want /usr/include/stdlib.h libc6-dev
 want node nodejs
 want npm npm
+want /usr/bin/python3 python3
+want /usr/lib/python3/dist-packages/paho/mqtt/client.py python3-paho-mqtt
+want /usr/lib/python3/dist-packages/proton/__init__.py python3-qpid-proton
+want /usr/lib/python3/dist-packages/uamqp/__init__.py python3-uamqp
+want mosquitto_pub mosquitto-clients
 
 if ! command -v go >/dev/null; then
   echo "setup: Go is needed (release $(awk '/^go /{print $2}' go.work) or later) and not found on PATH" >&2
@@ -44,7 +49,7 @@ if [ ${#need[@]} -gt 0 ]; then
   apt-get install -y -qq --no-install-recommends "${need[@]}" >/dev/null
 fi
 
-for sample in deploy/samples/leaf-node deploy/samples/module-node; do
+for sample in deploy/samples/leaf-node deploy/samples/module-node e2e/conformance/node; do
   if [ ! -e "$sample/node_modules/.package-lock.json" ] || [ "$sample/package-lock.json" -nt "$sample/node_modules/.package-lock.json" ]; then
     echo "setup: installing the npm packages of $sample"
     (cd "$sample" && npm ci --no-audit --no-fund --loglevel=error && touch node_modules/.package-lock.json)

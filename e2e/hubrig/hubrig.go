@@ -37,6 +37,8 @@ type Options struct {
 	// Routes are the hub's, by name.
 	Routes map[string]string
 	Say    func(format string, a ...any)
+	// CloudLogLevel is iothub's; warn if empty.
+	CloudLogLevel string
 }
 
 // Rig is the world of one hub.
@@ -54,6 +56,9 @@ type Rig struct {
 func New(ctx context.Context, o Options) (*Rig, error) {
 	if o.Say == nil {
 		o.Say = func(string, ...any) {}
+	}
+	if o.CloudLogLevel == "" {
+		o.CloudLogLevel = "warn"
 	}
 	r := &Rig{o: o, keys: make(map[string][]byte)}
 	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
@@ -98,13 +103,26 @@ func (r *Rig) cloudDir() string { return filepath.Join(r.o.Dir, "cloud") }
 
 func (r *Rig) cloudRoot() string { return filepath.Join(r.cloudDir(), "root.pem") }
 
+// KillCloud ends iothub at once (SIGKILL).
+func (r *Rig) KillCloud() { r.cloud.Kill() }
+
+// RestartCloud starts iothub anew, after KillCloud or while it runs, on the same
+// data, and waits until it serves.
+func (r *Rig) RestartCloud(ctx context.Context) error {
+	r.cloud.Kill()
+	return r.startCloud(ctx)
+}
+
+// Cloud is the process of iothub.
+func (r *Rig) Cloud() *Process { return r.cloud }
+
 func (r *Rig) startCloud(ctx context.Context) error {
 	ready := make(chan struct{})
 	var once sync.Once
 	var err error
 	r.cloud, err = start(command{
-		path: r.bin("iothub"), log: filepath.Join(r.o.Dir, "iothub.log"),
-		args: []string{"serve", "--data", r.cloudDir(), "--hostname", r.net.hub, "--address", r.net.hub, "--log-level", "warn",
+		path: r.bin("iothub"), log: r.CloudLog(),
+		args: []string{"serve", "--data", r.cloudDir(), "--hostname", r.net.hub, "--address", r.net.hub, "--log-level", r.o.CloudLogLevel,
 			"--retain-events", "20000000"},
 		stdout: func(line string) {
 			if strings.HasPrefix(line, "iothub ready") {
@@ -170,6 +188,9 @@ func (r *Rig) VerifyStore(ctx context.Context, storage string) error {
 	}
 	return nil
 }
+
+// CloudLog is the file that iothub logs to.
+func (r *Rig) CloudLog() string { return filepath.Join(r.o.Dir, "iothub.log") }
 
 // HubLog is the file that edgehub logs to.
 func (r *Rig) HubLog() string { return filepath.Join(r.o.Dir, "edgehub.log") }

@@ -10,8 +10,10 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"os"
@@ -27,19 +29,14 @@ const apiVersion = "2021-04-12"
 
 // register makes the edge device with its modules and gives the hub its routes.
 func (r *Rig) register(ctx context.Context) error {
-	if err := r.iothub(ctx, "device", "create", EdgeID, "--edge"); err != nil {
+	if _, err := r.IoTHub(ctx, "device", "create", EdgeID, "--edge"); err != nil {
 		return err
 	}
-	client, err := r.httpClient()
-	if err != nil {
-		return err
-	}
-	defer client.CloseIdleConnections()
 	for _, m := range append([]string{hubModule}, r.o.Modules...) {
 		key := make([]byte, 32)
 		rand.Read(key) //nolint:errcheck // never fails (crypto/rand)
 		r.keys[m] = key
-		if err := r.putModule(ctx, client, m, key); err != nil {
+		if err := r.putModule(ctx, m, key); err != nil {
 			return fmt.Errorf("module %s: %w", m, err)
 		}
 	}
@@ -60,17 +57,23 @@ func (r *Rig) register(ctx context.Context) error {
 	if err := os.WriteFile(file, manifest, 0o600); err != nil {
 		return err
 	}
-	return r.iothub(ctx, "deploy", "--device", EdgeID, file)
+	_, err = r.IoTHub(ctx, "deploy", "--device", EdgeID, file)
+	return err
 }
 
-// iothub runs a subcommand of iothub.
-func (r *Rig) iothub(ctx context.Context, args ...string) error {
+// IoTHub runs a subcommand of iothub against the cloud and returns what it printed.
+func (r *Rig) IoTHub(ctx context.Context, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, r.bin("iothub"), args...)
 	cmd.Env = append(os.Environ(), r.cloudEnv()...)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("iothub %s: %w: %s", strings.Join(args, " "), err, strings.TrimSpace(string(out)))
+	out, err := cmd.Output()
+	if err != nil {
+		var exit *exec.ExitError
+		if errors.As(err, &exit) {
+			err = fmt.Errorf("%w: %s", err, strings.TrimSpace(string(exit.Stderr)))
+		}
+		return "", fmt.Errorf("iothub %s: %w", strings.Join(args, " "), err)
 	}
-	return nil
+	return strings.TrimSpace(string(out)), nil
 }
 
 func (r *Rig) httpClient() (*http.Client, error) {
@@ -86,24 +89,74 @@ func (r *Rig) httpClient() (*http.Client, error) {
 	}, nil
 }
 
-func (r *Rig) putModule(ctx context.Context, client *http.Client, module string, key []byte) error {
-	text := base64.StdEncoding.EncodeToString(key)
-	body, err := json.Marshal(map[string]any{
-		"deviceId": EdgeID, "moduleId": module, "managedBy": "IotEdge",
-		"authentication": map[string]any{"type": "sas", "symmetricKey": map[string]string{"primaryKey": text, "secondaryKey": text}},
-	})
-	if err != nil {
-		return err
-	}
-	address := fmt.Sprintf("https://%s/devices/%s/modules/%s?api-version=%s", r.net.hub, EdgeID, url.PathEscape(module), apiVersion)
-	q, err := http.NewRequestWithContext(ctx, http.MethodPut, address, bytes.NewReader(body))
-	if err != nil {
-		return err
-	}
-	q.Header.Set("Content-Type", "application/json")
+func (r *Rig) putModule(ctx context.Context, module string, key []byte) error {
+	ifMatch := ""
 	if module == hubModule {
-		q.Header.Set("If-Match", `"*"`) // it came with the device
+		ifMatch = "*" // it came with the device
 	}
+	return r.Put(ctx, "devices/"+EdgeID+"/modules/"+url.PathEscape(module), ifMatch, map[string]any{
+		"deviceId": EdgeID, "moduleId": module, "managedBy": "IotEdge", "authentication": SymmetricKey(key),
+	}, nil)
+}
+
+// SymmetricKey is the document of an authentication by key.
+func SymmetricKey(key []byte) map[string]any {
+	text := base64.StdEncoding.EncodeToString(key)
+	return map[string]any{"type": "sas", "symmetricKey": map[string]string{"primaryKey": text, "secondaryKey": text}}
+}
+
+// Put writes a document of iothub's REST API with the rights of the owner, and reads
+// the answer into got unless that is nil. ifMatch is an etag, "*", or "" to create.
+func (r *Rig) Put(ctx context.Context, path, ifMatch string, doc, got any) error {
+	body, err := json.Marshal(doc)
+	if err != nil {
+		return err
+	}
+	header := http.Header{"Content-Type": {"application/json"}}
+	if ifMatch != "" {
+		header.Set("If-Match", `"`+ifMatch+`"`)
+	}
+	return r.rest(ctx, http.MethodPut, path, header, body, got)
+}
+
+// Get reads a document of iothub's REST API.
+func (r *Rig) Get(ctx context.Context, path string, got any) error {
+	return r.rest(ctx, http.MethodGet, path, nil, nil, got)
+}
+
+func (r *Rig) rest(ctx context.Context, method, path string, header http.Header, body []byte, got any) error {
+	q, err := http.NewRequestWithContext(ctx, method, "https://"+r.net.hub+"/"+path+"?api-version="+apiVersion, bytes.NewReader(body))
+	if err != nil {
+		return err
+	}
+	maps.Copy(q.Header, header)
+	if err := r.authorize(q); err != nil {
+		return err
+	}
+	client, err := r.httpClient()
+	if err != nil {
+		return err
+	}
+	defer client.CloseIdleConnections()
+	answer, err := client.Do(q)
+	if err != nil {
+		return err
+	}
+	defer answer.Body.Close()
+	text, err := io.ReadAll(answer.Body)
+	if err != nil {
+		return err
+	}
+	if answer.StatusCode/100 != 2 {
+		return fmt.Errorf("%s %s: %s: %s", method, path, answer.Status, text)
+	}
+	if got == nil {
+		return nil
+	}
+	return json.Unmarshal(text, got)
+}
+
+func (r *Rig) authorize(q *http.Request) error {
 	var owner struct{ name, key string }
 	for _, part := range strings.Split(r.owner, ";") {
 		switch name, value, _ := strings.Cut(part, "="); name {
@@ -117,22 +170,13 @@ func (r *Rig) putModule(ctx context.Context, client *http.Client, module string,
 	if err != nil {
 		return fmt.Errorf("key of the owner: %w", err)
 	}
-	q.Header.Set("Authorization", token(r.net.hub, secret)+"&skn="+owner.name)
-	answer, err := client.Do(q)
-	if err != nil {
-		return err
-	}
-	defer answer.Body.Close()
-	text2, err := io.ReadAll(answer.Body)
-	if err == nil && answer.StatusCode/100 != 2 {
-		err = fmt.Errorf("%s: %s", answer.Status, text2)
-	}
-	return err
+	q.Header.Set("Authorization", Token(r.net.hub, secret, time.Now().Add(time.Hour))+"&skn="+owner.name)
+	return nil
 }
 
-// token is a SAS token for a resource.
-func token(resource string, key []byte) string {
-	sr, se := url.QueryEscape(resource), fmt.Sprint(time.Now().Add(24*time.Hour).Unix())
+// Token is a SAS token for a resource.
+func Token(resource string, key []byte, expiry time.Time) string {
+	sr, se := url.QueryEscape(resource), fmt.Sprint(expiry.Unix())
 	mac := hmac.New(sha256.New, key)
 	fmt.Fprintf(mac, "%s\n%s", sr, se)
 	sig := base64.StdEncoding.EncodeToString(mac.Sum(nil))
@@ -146,7 +190,7 @@ func (r *Rig) Login(module string) mqttload.Options {
 		TLS:      &tls.Config{RootCAs: r.workload.roots, ServerName: r.net.edge, MinVersion: tls.VersionTLS12},
 		ClientID: EdgeID + "/" + module,
 		Username: r.net.hub + "/" + EdgeID + "/" + module + "/?api-version=" + apiVersion,
-		Password: token(r.net.hub+"/devices/"+EdgeID+"/modules/"+module, r.keys[module]),
+		Password: Token(r.net.hub+"/devices/"+EdgeID+"/modules/"+module, r.keys[module], time.Now().Add(24*time.Hour)),
 	}
 }
 
