@@ -26,9 +26,7 @@ func (d *Service) assign(ctx context.Context, c claim, a *admission, old *record
 	}
 	s := d.newState(c, old)
 	s.Status, s.AssignedHub, s.DeviceID = rest.RegistrationAssigned, d.o.HubName, a.device(s.RegistrationID)
-	if a.enrollment.group {
-		s.SymmetricKey = &rest.RegistrationGroup{EnrollmentGroupID: a.enrollment.id}
-	}
+	describeAttestation(&s, a)
 	var err error
 	switch {
 	case again && policy.MigrateDeviceData:
@@ -51,6 +49,22 @@ func (d *Service) assign(ctx context.Context, c claim, a *admission, old *record
 		return s, fmt.Errorf("assign %s: %w", c.id, err)
 	}
 	return s, nil
+}
+
+// describeAttestation tells by what a device was let in.
+func describeAttestation(s *rest.RegistrationState, a *admission) {
+	group := ""
+	if a.enrollment.group {
+		group = a.enrollment.id
+	}
+	switch a.enrollment.terms.Attestation.Type {
+	case rest.AttestKey:
+		if group != "" {
+			s.SymmetricKey = &rest.RegistrationGroup{EnrollmentGroupID: group}
+		}
+	case rest.AttestX509:
+		s.X509 = &rest.RegistrationX509{CertificateInfo: describe(a.leaf), EnrollmentGroupID: group}
+	}
 }
 
 // admit makes the device, or takes over one of its name, and applies the initial

@@ -1,6 +1,7 @@
 package dps
 
 import (
+	"crypto/x509"
 	"strings"
 
 	"github.com/breakwater-iot/breakwater/proto/iothub/rest"
@@ -15,6 +16,8 @@ type admission struct {
 	enrollment *enrollment
 	// credentials are what the device will show to the hub.
 	credentials *rest.Authentication
+	// leaf is the certificate that the device has shown, if it has.
+	leaf *x509.Certificate
 }
 
 // device is the id that the device gets in the hub.
@@ -49,10 +52,13 @@ func (d *Service) decide(c claim) (a *admission, reason string) {
 	if c.scope != d.o.IDScope {
 		return nil, "the id scope is another one"
 	}
-	if c.token == "" {
-		return nil, "no credentials"
+	switch {
+	case c.token != "":
+		return d.byToken(c)
+	case len(c.peer) > 0:
+		return d.byCertificate(c)
 	}
-	return d.byToken(c)
+	return nil, "no credentials"
 }
 
 func (d *Service) byToken(c claim) (a *admission, reason string) {

@@ -2,6 +2,7 @@ package dps
 
 import (
 	"bytes"
+	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
 	"slices"
@@ -24,7 +25,10 @@ type enrollment struct {
 	device string // id of the device; "" in groups
 	group  bool
 	terms  rest.EnrollmentTerms
-	keys   []sas.Key
+	// What the attestation says, by its type.
+	keys       []sas.Key
+	certs      []*x509.Certificate // of the device; in groups of authorities
+	references []string            // names of authorities of the hub
 }
 
 func (e *enrollment) enabled() bool { return e.terms.ProvisioningStatus == rest.Enabled }
@@ -104,6 +108,8 @@ func complete(e, old *enrollment) (*enrollment, error) {
 			before = old.terms.Attestation.SymmetricKey
 		}
 		e.terms.Attestation, e.keys, err = completeKeys(*a, before)
+	case rest.AttestX509:
+		err = completeX509(e)
 	default:
 		err = invalid("attestation type %.40q is not supported", a.Type)
 	}
