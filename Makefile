@@ -42,6 +42,10 @@ integration-v2: setup bin/containerd-v2/containerd ## The same against container
 bin/containerd-v2/containerd: tools/containerd/go.mod
 	@mkdir -p $(@D) && cd tools/containerd && GOWORK=off go build -trimpath -o ../../$(@D)/ github.com/containerd/containerd/v2/cmd/containerd github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2 github.com/containerd/containerd/v2/cmd/ctr
 
+.PHONY: test-device
+test-device: setup build ## Device side: containerd, software TPM, software PKCS#11 token (as root).
+	@deploy/with-containerd.sh deploy/test-count.sh -tags integration,device -timeout 15m -count 1 ./daemon/... ./agent/...
+
 .PHONY: e2e
 e2e: setup build ## The built programs, end to end, with containers and the stock SDK (as root).
 	@go test -tags e2e -timeout 30m -count 1 -p 1 -v ./e2e/...

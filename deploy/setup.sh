@@ -20,6 +20,8 @@ want iptables iptables
 want ip iproute2
 want gcc gcc
 want /usr/include/stdlib.h libc6-dev
+want swtpm swtpm
+want softhsm2-util softhsm2
 want node nodejs
 want npm npm
 want /usr/bin/python3 python3

@@ -17,6 +17,7 @@ import (
 	"github.com/breakwater-iot/breakwater/daemon/internal/containerd"
 	"github.com/breakwater-iot/breakwater/daemon/internal/daemon"
 	"github.com/breakwater-iot/breakwater/daemon/internal/network"
+	"github.com/breakwater-iot/breakwater/daemon/internal/tpm"
 )
 
 // operators is the group that may use the management socket.
@@ -72,9 +73,22 @@ func start(ctx context.Context, cfg config.Config, log *slog.Logger) (err error)
 	if err != nil {
 		return err
 	}
-	return daemon.Run(ctx, daemon.Options{
+	opt := daemon.Options{
 		Config: cfg, Runtime: engine, Version: version, Log: log, AdminGroup: group,
 		Ready: func() { notifyReady(log) },
+	}
+	if cfg.Identity.Method == config.TPMKey {
+		if opt.TPM, err = openTPM(cfg.TPM); err != nil {
+			return err
+		}
+	}
+	return daemon.Run(ctx, opt)
+}
+
+func openTPM(c config.TPM) (*tpm.TPM, error) {
+	return tpm.New(tpm.Options{
+		TCTI: c.TCTI, AuthKeyIndex: uint32(c.AuthKeyIndex),
+		Endorsement: []byte(string(c.Authorization.Endorsement)), Owner: []byte(string(c.Authorization.Owner)),
 	})
 }
 

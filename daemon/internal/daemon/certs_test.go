@@ -22,6 +22,12 @@ import (
 	"github.com/breakwater-iot/breakwater/daemon/internal/daemon"
 )
 
+func rootsOf(s *httptest.Server) *x509.CertPool {
+	roots := x509.NewCertPool()
+	roots.AddCert(s.Certificate())
+	return roots
+}
+
 func requestClientCert() *tls.Config { return &tls.Config{ClientAuth: tls.RequestClientCert} }
 
 // writeCA makes a CA for a day.
@@ -73,15 +79,13 @@ func TestRegistryClientShowsTheDevicesCertificateAndNoToken(t *testing.T) {
 	server.TLS = requestClientCert()
 	server.StartTLS()
 	defer server.Close()
-	roots := x509.NewCertPool()
-	roots.AddCert(server.Certificate())
 	id := config.Identity{Method: config.X509, Cert: cert, CertPK: config.KeyURI(key)}
 	own, err := credential.Open(t.Context(), id, credential.Keys{}, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	client, err := daemon.NewRegistry(daemon.RegistryOptions{
-		Hub: "hub.test", Host: strings.TrimPrefix(server.URL, "https://"), Device: "edge1", Credential: own, Roots: roots, Timeout: 10 * time.Second,
+		Hub: "hub.test", Host: strings.TrimPrefix(server.URL, "https://"), Device: "edge1", Credential: own, Roots: rootsOf(server), Timeout: 10 * time.Second,
 	})
 	if err != nil {
 		t.Fatal(err)

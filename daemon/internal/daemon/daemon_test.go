@@ -25,6 +25,7 @@ import (
 
 	"github.com/breakwater-iot/breakwater/daemon/internal/config"
 	"github.com/breakwater-iot/breakwater/daemon/internal/daemon"
+	"github.com/breakwater-iot/breakwater/daemon/internal/dps"
 	"github.com/breakwater-iot/breakwater/daemon/internal/keys"
 	"github.com/breakwater-iot/breakwater/daemon/internal/runtime"
 	"github.com/breakwater-iot/breakwater/daemon/internal/runtime/runtimetest"
@@ -113,6 +114,7 @@ type device struct {
 	more     string // further config
 	log      syncBuffer
 	done     chan error
+	chip     dps.Endorser
 }
 
 type syncBuffer struct {
@@ -173,7 +175,7 @@ management_uri = "unix://%[1]s/run/mgmt.sock"
 func (d *device) options(cfg config.Config) daemon.Options {
 	return daemon.Options{
 		Config: cfg, Runtime: d.engine, Registry: d.registry, Version: "1.0", AdminGroup: -1,
-		Log: slog.New(slog.NewTextHandler(&d.log, nil)),
+		Log: slog.New(slog.NewTextHandler(&d.log, nil)), TPM: d.chip,
 	}
 }
 

@@ -1,0 +1,56 @@
+package tpm_test
+
+import (
+	"strings"
+	"testing"
+
+	"go.uber.org/goleak"
+
+	"github.com/breakwater-iot/breakwater/daemon/internal/tpm"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func TestOptions(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		opt   tpm.Options
+		valid bool
+	}{
+		{"device", tpm.Options{TCTI: "device", AuthKeyIndex: 0x100}, true},
+		{"device with path", tpm.Options{TCTI: "device:/dev/tpm1"}, true},
+		{"socket", tpm.Options{TCTI: "swtpm:path=/run/tpm"}, true},
+		{"network", tpm.Options{TCTI: "swtpm:host=127.0.0.1,port=2321"}, true},
+		{"relative path", tpm.Options{TCTI: "device:tpm1"}, false},
+		{"unknown kind", tpm.Options{TCTI: "mssim:host=x"}, false},
+		{"unknown parameter", tpm.Options{TCTI: "swtpm:hots=x"}, false},
+		{"index too large", tpm.Options{TCTI: "device", AuthKeyIndex: 0x800000}, false},
+		{"index of the storage root key", tpm.Options{TCTI: "device", AuthKeyIndex: 1}, false},
+	} {
+		if _, err := tpm.New(c.opt); (err == nil) != c.valid {
+			t.Errorf("%s: %v", c.name, err)
+		}
+	}
+}
+
+func TestTPMThatIsNotThere(t *testing.T) {
+	c, err := tpm.New(tpm.Options{TCTI: "swtpm:path=" + t.TempDir() + "/none", AuthKeyIndex: 2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Sign(nil); err == nil || !strings.Contains(err.Error(), "open TPM") {
+		t.Error(err)
+	}
+	if err := c.Import([]byte("no package")); err == nil || !strings.Contains(err.Error(), "credential package") {
+		t.Error(err)
+	}
+}
+
+func FuzzPackage(f *testing.F) {
+	f.Add([]byte{})
+	f.Add([]byte{0, 1, 1, 0, 1, 2, 0, 1, 3, 0, 0, 0, 1, 5, 0, 0})
+	f.Add([]byte("\x00\x01a\x00\x01b\x00\x01c\x00\x01d\x00\x2e\x00\x08\x00\x0b\x00\x04\x04\x40\x00\x00\x00\x05\x00\x0b\x00\x20012345678901234567890123456789AB"))
+	f.Fuzz(func(_ *testing.T, blob []byte) {
+		_ = tpm.ParsePackage(blob)
+	})
+}

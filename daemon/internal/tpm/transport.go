@@ -1,0 +1,105 @@
+package tpm
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/google/go-tpm/tpm2/transport"
+	"github.com/google/go-tpm/tpm2/transport/linuxtpm"
+)
+
+// devices are tried in this order: with the kernel's resource manager first.
+var devices = []string{"/dev/tpmrm0", "/dev/tpm0"}
+
+const (
+	dialLimit    = 10 * time.Second
+	commandLimit = 60 * time.Second // making an RSA key takes long
+	headerSize   = 10               // tag, size, code
+	maxResponse  = 4096
+)
+
+// dialer reads a TCTI text.
+func dialer(tcti string) (func() (transport.TPMCloser, error), error) {
+	kind, rest, _ := strings.Cut(tcti, ":")
+	switch {
+	case kind == "device" && rest == "":
+		return openDevice, nil
+	case kind == "device" && filepath.IsAbs(rest):
+		return func() (transport.TPMCloser, error) { return linuxtpm.Open(rest) }, nil
+	case kind == "swtpm":
+		return softwareDialer(rest)
+	}
+	return nil, errors.New("tpm: tcti is neither \"device\" nor \"swtpm\" with its parameters")
+}
+
+func openDevice() (transport.TPMCloser, error) {
+	for _, path := range devices {
+		c, err := linuxtpm.Open(path)
+		if !errors.Is(err, fs.ErrNotExist) {
+			return c, err
+		}
+	}
+	return nil, fmt.Errorf("no TPM device: neither %s", strings.Join(devices, " nor "))
+}
+
+// softwareDialer reads the parameters of swtpm's sockets.
+func softwareDialer(params string) (func() (transport.TPMCloser, error), error) {
+	host, port, path := "127.0.0.1", "2321", ""
+	for field := range strings.SplitSeq(params, ",") {
+		name, value, _ := strings.Cut(field, "=")
+		switch name {
+		case "host":
+			host = value
+		case "port":
+			port = value
+		case "path":
+			path = value
+		default:
+			return nil, errors.New("tpm: tcti: swtpm has the parameters path, host and port")
+		}
+	}
+	network, address := "tcp", net.JoinHostPort(host, port)
+	if path != "" {
+		network, address = "unix", path
+	}
+	return func() (transport.TPMCloser, error) {
+		conn, err := net.DialTimeout(network, address, dialLimit)
+		if err != nil {
+			return nil, err
+		}
+		return &socket{conn}, nil
+	}, nil
+}
+
+// socket carries commands over a stream, where an answer may come in pieces.
+type socket struct{ net.Conn }
+
+// Send sends a command and returns its answer.
+func (s *socket) Send(command []byte) ([]byte, error) {
+	if err := s.SetDeadline(time.Now().Add(commandLimit)); err != nil {
+		return nil, err
+	}
+	if _, err := s.Write(command); err != nil {
+		return nil, err
+	}
+	header := make([]byte, headerSize)
+	if _, err := io.ReadFull(s, header); err != nil {
+		return nil, fmt.Errorf("read answer: %w", err)
+	}
+	size := binary.BigEndian.Uint32(header[2:])
+	if size < headerSize || size > maxResponse {
+		return nil, fmt.Errorf("answer has a size of %d bytes", size)
+	}
+	out := append(make([]byte, 0, size), header...)[:size]
+	if _, err := io.ReadFull(s, out[headerSize:]); err != nil {
+		return nil, fmt.Errorf("read answer: %w", err)
+	}
+	return out, nil
+}

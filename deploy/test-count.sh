@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# Runs go test with the given arguments, shows the packages and what failed, and ends
+# with how many tests have passed and failed.
+set -uo pipefail
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+go test -v "$@" >"$log" 2>&1
+status=$?
+grep -E '^(ok|FAIL|panic:)[[:space:]]' "$log" || true
+if [ $status -ne 0 ]; then
+  cat "$log"
+fi
+passed=$(grep -cE '^--- PASS' "$log")
+failed=$(grep -cE '^--- FAIL|^FAIL.*\[(build|setup) failed\]' "$log")
+echo "$passed passed, $failed failed"
+exit $status
