@@ -91,10 +91,14 @@ type peer struct {
 }
 
 func (h *hub) dial(sasl goamqp.SASLType) *peer {
+	return h.dialWith(&goamqp.ConnOptions{SASLType: sasl})
+}
+
+func (h *hub) dialWith(o *goamqp.ConnOptions) *peer {
 	h.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	c, err := goamqp.Dial(ctx, "amqp://"+h.addr, &goamqp.ConnOptions{SASLType: sasl})
+	c, err := goamqp.Dial(ctx, "amqp://"+h.addr, o)
 	if err != nil {
 		h.t.Fatal(err)
 	}
@@ -149,9 +153,19 @@ func (p *peer) putToken(text string, id any) (status int32, answer *goamqp.Messa
 // login opens a connection and puts the token of an identity.
 func (h *hub) login(id iothub.Identity) *peer {
 	h.t.Helper()
-	p := h.dial(nil)
+	return h.dial(nil).login(id)
+}
+
+// dialFrames is login as dev with frames of a size.
+func (h *hub) dialFrames(size uint32) *peer {
+	h.t.Helper()
+	return h.dialWith(&goamqp.ConnOptions{MaxFrameSize: size}).login(dev)
+}
+
+func (p *peer) login(id iothub.Identity) *peer {
+	p.t.Helper()
 	if status, _ := p.putToken(token(id, time.Now().Add(time.Hour)), "1"); status != 200 {
-		h.t.Fatalf("put-token: %d", status)
+		p.t.Fatalf("put-token: %d", status)
 	}
 	return p
 }

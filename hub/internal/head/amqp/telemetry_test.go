@@ -1,13 +1,24 @@
 package amqp_test
 
 import (
+	"bytes"
+	"errors"
+	"fmt"
+	"slices"
 	"testing"
 
 	goamqp "github.com/Azure/go-amqp"
+
+	"github.com/breakwater-iot/breakwater/hub/amqp/wire"
+	"github.com/breakwater-iot/breakwater/hub/internal/head"
+	"github.com/breakwater-iot/breakwater/hub/internal/head/amqp"
+	"github.com/breakwater-iot/breakwater/proto/iothub"
 )
 
-func TestTelemetryAfterAToken(t *testing.T) {
+func TestTelemetryIsAcceptedWhenItIsSafe(t *testing.T) {
 	b := newBackend()
+	dones := make(chan func(error), 10)
+	b.telemetry = func(_ *iothub.Message, done func(error)) { dones <- done }
 	h := start(t, b, nil)
 	p := h.login(dev)
 	s := p.sender("/devices/d1/messages/events", nil)
@@ -15,12 +26,183 @@ func TestTelemetryAfterAToken(t *testing.T) {
 	if session.login.Identity != dev || session.login.Token == "" || session.login.Protocol != "amqp" {
 		t.Errorf("login %v", session.login.Identity)
 	}
-	p.mustSend(s, goamqp.NewMessage([]byte("hello")))
+	sent := make(chan error, 1)
+	go func() { sent <- p.send(s, goamqp.NewMessage([]byte("hello"))) }()
+	done := receive(t, "message", dones)
+	nothing(t, "outcome", sent)
+	done(nil)
+	if err := receive(t, "outcome", sent); err != nil {
+		t.Error(err)
+	}
 	if m := receive(t, "message", session.messages); string(m.Body) != "hello" {
 		t.Errorf("body %q", m.Body)
 	}
 	p.Close()
 	if err := receive(t, "close", session.closed); err != nil {
 		t.Errorf("closed with %v", err)
+	}
+}
+
+func TestTelemetryThatIsNotAccepted(t *testing.T) {
+	for err, want := range map[error]string{
+		head.ErrUnavailable: "amqp:internal-error", head.ErrThrottled: "com.microsoft:device-container-throttled",
+		head.ErrTooLarge: "amqp:link:message-size-exceeded", errors.New("disk"): "amqp:internal-error",
+	} {
+		b := newBackend()
+		b.telemetry = func(_ *iothub.Message, done func(error)) { done(err) }
+		h := start(t, b, nil)
+		p := h.login(dev)
+		s := p.sender("/devices/d1/messages/events", nil)
+		for range 2 { // the link stays
+			if got := p.send(s, goamqp.NewMessage([]byte("x"))); condition(got) != want {
+				t.Errorf("%v: %v", err, got)
+			}
+		}
+		h.stop()
+	}
+}
+
+func TestTelemetryOfAnySize(t *testing.T) {
+	b := newBackend()
+	h := start(t, b, nil)
+	p := h.dialFrames(4096) // as the Java SDK
+	s := p.sender("/devices/d1/messages/events", nil)
+	session := receive(t, "session", b.sessions)
+	body := bytes.Repeat([]byte("0123456789abcdef"), iothub.MaxMessageSize/16)
+	p.mustSend(s, goamqp.NewMessage(body))
+	if m := receive(t, "message", session.messages); !bytes.Equal(m.Body, body) {
+		t.Error("another body arrived")
+	}
+	p.mustSend(s, &goamqp.Message{Properties: &goamqp.MessageProperties{}}) // no body at all
+	if m := receive(t, "message", session.messages); len(m.Body) != 0 {
+		t.Errorf("body %q", m.Body)
+	}
+	if err := p.send(s, goamqp.NewMessage(append(body, 'x'))); condition(err) != "amqp:link:message-size-exceeded" {
+		t.Errorf("one byte more: %v", err)
+	}
+	p.mustSend(s, goamqp.NewMessage([]byte("still here")))
+	if err := p.send(s, goamqp.NewMessage(make([]byte, 2<<20))); err == nil {
+		t.Error("2 MiB are taken")
+	}
+}
+
+func TestSettledTelemetry(t *testing.T) {
+	b := newBackend()
+	h := start(t, b, nil)
+	p := h.login(dev)
+	s := p.sender("/devices/d1/messages/events", &goamqp.SenderOptions{SettlementMode: goamqp.SenderSettleModeSettled.Ptr()})
+	session := receive(t, "session", b.sessions)
+	for i := range 1000 { // more than the window
+		p.mustSend(s, goamqp.NewMessage(fmt.Append(nil, i)))
+	}
+	for i := range 1000 {
+		if m := receive(t, "message", session.messages); string(m.Body) != fmt.Sprint(i) {
+			t.Fatalf("message %d is %s", i, m.Body)
+		}
+	}
+}
+
+// batch makes a message of the batch format: each data section is a message.
+func batch(list ...*wire.Message) *goamqp.Message {
+	m := &goamqp.Message{Format: 0x80013700, Properties: &goamqp.MessageProperties{}} // ignored
+	for _, w := range list {
+		m.Data = append(m.Data, wire.AppendMessage(nil, w))
+	}
+	return m
+}
+
+func TestBatches(t *testing.T) {
+	b := newBackend()
+	results := map[string]error{}
+	b.telemetry = func(m *iothub.Message, done func(error)) { done(results[string(m.Body)]) }
+	h := start(t, b, nil)
+	p := h.login(dev)
+	s := p.sender("/devices/d1/messages/events", nil)
+	session := receive(t, "session", b.sessions)
+	first := wire.NewMessage([]byte("1"))
+	first.Properties = &wire.Properties{MessageID: wire.String("id1")}
+	first.ApplicationProperties = first.ApplicationProperties.With("k", wire.String("v"))
+	p.mustSend(s, batch(first, wire.NewMessage([]byte("2")), &wire.Message{}))
+	var bodies []string
+	for i := range 3 {
+		m := receive(t, "message", session.messages)
+		if i == 0 && (m.System.Get(iothub.MessageID) != "id1" || m.Properties.Get("k") != "v") {
+			t.Errorf("first: %v", m)
+		}
+		bodies = append(bodies, string(m.Body))
+	}
+	if !slices.Equal(bodies, []string{"1", "2", ""}) {
+		t.Errorf("bodies %q", bodies)
+	}
+	p.mustSend(s, batch())
+	// One disposition for all: nothing or everything.
+	results["2"] = head.ErrThrottled
+	if err := p.send(s, batch(first, wire.NewMessage([]byte("2")))); condition(err) != "com.microsoft:device-container-throttled" {
+		t.Errorf("partly refused: %v", err)
+	}
+	malformed := batch(first)
+	malformed.Data = append(malformed.Data, []byte("no message"))
+	if err := p.send(s, malformed); condition(err) != "amqp:decode-error" {
+		t.Errorf("malformed: %v", err)
+	}
+	if err := p.send(s, batch(first, wire.NewMessage(make([]byte, iothub.MaxMessageSize+1)))); condition(err) != "amqp:link:message-size-exceeded" {
+		t.Errorf("one too large: %v", err)
+	}
+	quarter := wire.NewMessage(make([]byte, 200<<10))
+	if err := p.send(s, batch(quarter, quarter, quarter, quarter)); condition(err) != "amqp:link:message-size-exceeded" {
+		t.Errorf("too large together: %v", err)
+	}
+}
+
+func TestWhatIsNotAMessage(t *testing.T) {
+	b := newBackend()
+	h := start(t, b, nil)
+	p := h.login(dev)
+	s := p.sender("/devices/d1/messages/events", nil)
+	if err := p.send(s, &goamqp.Message{Value: map[string]any{"a": 1}}); condition(err) != "amqp:not-implemented" {
+		t.Errorf("map: %v", err)
+	}
+	p.mustSend(s, &goamqp.Message{Value: "text"})
+	if m := receive(t, "message", receive(t, "session", b.sessions).messages); string(m.Body) != "text" {
+		t.Errorf("body %q", m.Body)
+	}
+}
+
+// A Backend that does not take messages stops the client that sends them, and
+// nobody else on the connection.
+func TestABackendThatIsFullHoldsUpItsClientOnly(t *testing.T) {
+	b := newBackend()
+	h := start(t, b, func(o *amqp.Options) { o.Window = 10 })
+	stuck := make(chan func(error), 100)
+	b.telemetry = func(m *iothub.Message, done func(error)) {
+		if string(m.Body) == "stuck" {
+			stuck <- done
+			return
+		}
+		done(nil)
+	}
+	p := h.login(dev)
+	p.putToken(token(iothub.DeviceIdentity("d2"), never), "2")
+	one, two := p.sender("/devices/d1/messages/events", nil), p.sender("/devices/d2/messages/events", nil)
+	errs := make(chan error, 20)
+	for range 20 {
+		go func() { errs <- p.send(one, goamqp.NewMessage([]byte("stuck"))) }()
+	}
+	dones := make([]func(error), 10)
+	for i := range dones {
+		dones[i] = receive(t, "message", stuck)
+	}
+	nothing(t, "message beyond the window", stuck)
+	p.mustSend(two, goamqp.NewMessage([]byte("passes")))
+	for _, done := range dones {
+		done(nil)
+	}
+	for range 10 {
+		receive(t, "message", stuck)(nil)
+	}
+	for range 20 {
+		if err := receive(t, "outcome", errs); err != nil {
+			t.Error(err)
+		}
 	}
 }
