@@ -39,6 +39,8 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const hubName = "hub.test"
 
+var quiet = slog.New(slog.DiscardHandler)
+
 var (
 	self = iothub.ModuleIdentity("edge", iothub.HubModule)
 	key  = sas.Key("0123456789abcdef0123456789abcdef")

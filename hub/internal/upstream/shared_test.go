@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -173,11 +174,12 @@ func TestTokensAreRenewedOnTheConnection(t *testing.T) {
 		c := newCloud(t, client.AMQP)
 		defer c.close()
 		l := &listener{}
-		signs, failing := 0, false
+		var signs atomic.Int32
+		var failing atomic.Bool
 		pool, stop := runPool(t, c.dialer(func(o *client.Options) {
 			o.TokenLifetime = 2 * time.Minute
 			o.Signer = client.SignerFunc(func(_ context.Context, data []byte) ([]byte, error) {
-				if signs++; failing {
+				if signs.Add(1); failing.Load() {
 					return nil, errors.New("daemon is away")
 				}
 				return key.Sign(data)
@@ -193,7 +195,7 @@ func TestTokensAreRenewedOnTheConnection(t *testing.T) {
 			}
 		})
 		for i := range 1000 {
-			failing = i > 50 && (i%102 > 98 || i%102 < 4)
+			failing.Store(i > 50 && (i%102 > 98 || i%102 < 4))
 			k.send(strconv.Itoa(i))
 			c.mu.Lock()
 			if time.Now().After(peer.expiry) {
@@ -208,8 +210,8 @@ func TestTokensAreRenewedOnTheConnection(t *testing.T) {
 		noneOvertook(t, "d0", c.bodies("d0"), 1000)
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		if c.dials != 1 || len(c.logins) != 1 || peer.puts < 9 || peer.puts > 20 || signs <= peer.puts {
-			t.Errorf("%d dials, %d logins, %d tokens of %d tries", c.dials, len(c.logins), peer.puts, signs)
+		if c.dials != 1 || len(c.logins) != 1 || peer.puts < 9 || peer.puts > 20 || int(signs.Load()) <= peer.puts {
+			t.Errorf("%d dials, %d logins, %d tokens of %d tries", c.dials, len(c.logins), peer.puts, signs.Load())
 		}
 		if states, _, _, _ := l.heard(); fmt.Sprint(states) != "[d0 up]" {
 			t.Errorf("states %v", states)
