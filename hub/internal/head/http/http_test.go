@@ -82,6 +82,9 @@ func (h *hub) Connect(_ context.Context, l head.Login, _ head.Client) (head.Sess
 	return session{}, nil
 }
 
+// Check holds every token for good.
+func (*hub) Check(context.Context, head.Login) error { return nil }
+
 type session struct{}
 
 func (session) Telemetry(_ context.Context, _ *iothub.Message, done func(error)) { done(nil) }
@@ -91,6 +94,7 @@ func (session) Twin(context.Context) (iothub.TwinProperties, error) {
 func (session) PatchReported(context.Context, json.RawMessage, int64) (int64, error) { return 0, nil }
 func (session) Subscribe(head.Feature)                                               {}
 func (session) Unsubscribe(head.Feature)                                             {}
+func (session) Renew(context.Context, head.Login) error                              { return nil }
 func (session) Close(error)                                                          {}
 
 func certificate(t *testing.T) tls.Certificate {
