@@ -15,6 +15,7 @@ import (
 // is used; each has a harmless default.
 type backend struct {
 	auth      func(head.Login) error
+	hang      func(context.Context) error // instead of Check
 	telemetry func(m *iothub.Message, done func(error))
 	twin      func() (iothub.TwinProperties, error)
 	patch     func(patch json.RawMessage, ifVersion int64) (int64, error)
@@ -71,7 +72,10 @@ func (s *session) Telemetry(_ context.Context, m *iothub.Message, done func(erro
 	s.messages <- m
 }
 
-func (b *backend) Check(_ context.Context, login head.Login) error {
+func (b *backend) Check(ctx context.Context, login head.Login) error {
+	if b.hang != nil {
+		return b.hang(ctx)
+	}
 	return b.check(login)
 }
 

@@ -113,7 +113,12 @@ func (h *hub) dialWith(o *goamqp.ConnOptions) *peer {
 // putToken puts a token by CBS and returns the status of the answer.
 func (p *peer) putToken(text string, id any) (status int32, answer *goamqp.Message) {
 	p.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	return p.putTokenWithin(text, id, patience)
+}
+
+func (p *peer) putTokenWithin(text string, id any, limit time.Duration) (status int32, answer *goamqp.Message) {
+	p.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	receiver, err := p.s.NewReceiver(ctx, "$cbs", nil)
 	if err != nil {

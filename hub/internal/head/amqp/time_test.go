@@ -1,0 +1,109 @@
+package amqp_test
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	goamqp "github.com/Azure/go-amqp"
+
+	"github.com/breakwater-iot/breakwater/hub/internal/head/amqp"
+	"github.com/breakwater-iot/breakwater/proto/iothub"
+)
+
+func deviceN(i int) iothub.Identity { return iothub.DeviceIdentity("d" + string(rune('0'+i))) }
+
+// piped runs f against a head in virtual time.
+func piped(t *testing.T, b *backend, change func(*amqp.Options), f func(t *testing.T, p *peer)) {
+	synctest.Test(t, func(t *testing.T) {
+		b.sessions = make(chan *session, 64) // one of the bubble
+		o := amqp.Options{Backend: b, Logger: slog.New(slog.DiscardHandler)}
+		if change != nil {
+			change(&o)
+		}
+		srv, err := amqp.New(o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ours, theirs := net.Pipe()
+		var wg sync.WaitGroup
+		wg.Go(func() { srv.ServeConn(context.Background(), ours, amqp.Transport{Protocol: "amqp"}) })
+		c, err := goamqp.NewConn(t.Context(), theirs, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := c.NewSession(t.Context(), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer wg.Wait()
+		defer theirs.Close()
+		defer c.Close() // which may complain that it has closed the pipe itself
+		f(t, &peer{t: t, Conn: c, s: s})
+	})
+}
+
+func TestWhoShowsNothingIsClosed(t *testing.T) {
+	piped(t, newBackend(), nil, func(t *testing.T, p *peer) {
+		began := time.Now()
+		<-p.Done()
+		if d := time.Since(began); d != time.Minute || condition(p.Err()) != "amqp:unauthorized-access" {
+			t.Errorf("after %v: %v", d, p.Err())
+		}
+	})
+	piped(t, newBackend(), nil, func(t *testing.T, p *peer) {
+		p.login(dev)
+		select {
+		case <-p.Done():
+			t.Error(p.Err())
+		case <-time.After(time.Hour):
+		}
+	})
+}
+
+func TestServicesEndWithTheirToken(t *testing.T) {
+	var sv *services
+	serving := func(o *amqp.Options) {
+		sv = newServices() // its channels are of the bubble
+		serving(sv)(o)
+	}
+	piped(t, newBackend(), serving, func(t *testing.T, p *peer) {
+		sv.expireIn(time.Hour)
+		p.login(policy)
+		s := p.sender("/messages/devicebound", nil)
+		time.Sleep(59 * time.Minute)
+		sv.expireIn(time.Hour)
+		p.login(policy) // renewed
+		time.Sleep(59 * time.Minute)
+		p.mustSend(s, toDevice("/devices/d1/messages/devicebound", "x"))
+		time.Sleep(2 * time.Minute)
+		if err := p.send(s, toDevice("/devices/d1/messages/devicebound", "x")); condition(err) != "amqp:unauthorized-access" {
+			t.Errorf("expired: %v", err)
+		}
+		if _, err := p.s.NewSender(t.Context(), "/messages/devicebound", nil); condition(err) != "amqp:unauthorized-access" {
+			t.Errorf("after expiry: %v", err)
+		}
+		sv.expireIn(time.Hour)
+		p.login(policy)
+		p.sender("/messages/devicebound", nil)
+	})
+}
+
+func TestABackendThatHangs(t *testing.T) {
+	b := newBackend()
+	b.hang = func(ctx context.Context) error {
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	piped(t, b, cloud, func(t *testing.T, p *peer) {
+		began := time.Now()
+		status, _ := p.putTokenWithin(token(dev, never), "1", time.Minute)
+		if d := time.Since(began); status != 503 || d != 30*time.Second {
+			t.Errorf("status %d after %v", status, d)
+		}
+	})
+}
