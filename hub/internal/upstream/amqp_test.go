@@ -167,7 +167,7 @@ func (l *amqpLink) telemetry(d *amqp.Delivery, m *wire.Message) {
 	c.mu.Lock()
 	hit, deaf, mute := c.hit, c.deaf || c.lost[l], c.mute
 	c.lost[l] = deaf
-	if !deaf {
+	if !deaf && !c.forgetful {
 		c.received[l.id.String()] = append(c.received[l.id.String()], string(body))
 	}
 	c.mu.Unlock()

@@ -59,21 +59,22 @@ type cloud struct {
 	roots    *x509.CertPool
 	work     sync.WaitGroup
 
-	mu       sync.Mutex
-	conns    map[net.Conn]bool
-	dials    int
-	peers    map[*amqpPeer]bool
-	revoked  map[string]bool
-	answers  []*wire.Message // to method calls over AMQP
-	outcomes []string        // of cloud-to-device messages over AMQP
-	logins   []topic.Username
-	refuse   bool
-	away     bool                // nothing can be dialled
-	deaf     bool                // telemetry is lost on the way
-	lost     map[any]bool        // connections, or links, that have lost some, and so lose all that follows
-	mute     bool                // telemetry is taken and not acknowledged
-	received map[string][]string // bodies by client id
-	hit      func(id string)     // called for telemetry, without a lock
+	mu        sync.Mutex
+	conns     map[net.Conn]bool
+	dials     int
+	forgetful bool // telemetry is not kept
+	peers     map[*amqpPeer]bool
+	revoked   map[string]bool
+	answers   []*wire.Message // to method calls over AMQP
+	outcomes  []string        // of cloud-to-device messages over AMQP
+	logins    []topic.Username
+	refuse    bool
+	away      bool                // nothing can be dialled
+	deaf      bool                // telemetry is lost on the way
+	lost      map[any]bool        // connections, or links, that have lost some, and so lose all that follows
+	mute      bool                // telemetry is taken and not acknowledged
+	received  map[string][]string // bodies by client id
+	hit       func(id string)     // called for telemetry, without a lock
 }
 
 func newCloud(t testing.TB, p client.Protocol) *cloud {
@@ -141,14 +142,16 @@ func (c *cloud) dial(_ context.Context, _, address string) (net.Conn, error) {
 	}
 	near, far := net.Pipe()
 	c.conns[far] = true
-	c.work.Go(func() {
-		defer far.Close()
-		serve(tls.Server(far, c.tls))
-		c.mu.Lock()
-		delete(c.conns, far)
-		c.mu.Unlock()
-	})
+	c.work.Go(func() { c.keep(far, serve) })
 	return near, nil
+}
+
+// keep serves a connection that cut may end.
+func (c *cloud) keep(conn net.Conn, serve func(net.Conn)) {
+	defer conn.Close()
+	c.set(func() { c.conns[conn] = true })
+	serve(tls.Server(conn, c.tls))
+	c.set(func() { delete(c.conns, conn) })
 }
 
 func (c *cloud) serveMQTT(conn net.Conn) { _ = c.server.EstablishConnection("test", conn) }
@@ -261,7 +264,7 @@ func (c *cloud) OnPublish(cl *mochi.Client, pk packets.Packet) (packets.Packet, 
 		c.mu.Lock()
 		hit, deaf, mute := c.hit, c.deaf || c.lost[cl], c.mute
 		c.lost[cl] = deaf
-		if !deaf {
+		if !deaf && !c.forgetful {
 			c.received[cl.ID] = append(c.received[cl.ID], string(pk.Payload))
 		}
 		c.mu.Unlock()
