@@ -89,11 +89,13 @@ func Run(ctx context.Context, s settings.Settings, build report.Build, connect C
 		DeleteOrphans: s.DeleteOrphans, HideCredentials: s.HideCredentials,
 		Observe: m.Observe, Log: log.With("component", "reconcile"),
 	})
-	subscribe(s, cloud, mirror, m.Methods(method.New(daemon, method.Options{
-		HubName: s.Host.HubName, DeviceID: s.Host.DeviceID, Timeout: s.RequestTimeout,
+	methods := method.New(daemon, method.Options{
+		HubName: s.Host.HubName, DeviceID: s.Host.DeviceID, Parent: s.Host.Parent, Timeout: s.RequestTimeout,
+		Uploader:    uploads{daemon, s.Network},
 		LevelAtMost: s.LevelAtMost, Restarted: loop.Wake, Log: log.With("component", "method"),
-	}).Handle))
-	return serve(ctx, s, parts{cloud, mirror, loop, daemon, m}, log)
+	})
+	subscribe(s, cloud, mirror, m.Methods(methods.Handle))
+	return serve(ctx, s, parts{cloud, mirror, loop, daemon, methods, m}, log)
 }
 
 func subscribe(s settings.Settings, cloud Cloud, mirror *twin.Mirror, methods metrics.Method) {
@@ -110,6 +112,7 @@ type parts struct {
 	mirror  *twin.Mirror
 	loop    *reconcile.Loop
 	daemon  *edged.Client
+	methods *method.Handler
 	metrics *metrics.Metrics
 }
 
@@ -127,6 +130,7 @@ func serve(ctx context.Context, s settings.Settings, p parts, log *slog.Logger) 
 	g.Go(func() error { return expected(outer, p.cloud.Run(outer)) })
 	g.Go(func() error { return expected(outer, p.mirror.Run(outer)) })
 	g.Go(func() error { return expected(inner, p.daemon.Watch(inner, log, p.loop.Wake)) })
+	g.Go(func() error { return p.methods.Run(inner) })
 	if s.Metrics.Enabled {
 		g.Go(func() error {
 			p.metrics.Serve(inner, s.Metrics.Address, s.Metrics.Path, log)

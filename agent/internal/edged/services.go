@@ -61,6 +61,13 @@ func identity(id *managementv1.Identity) launch.Identity {
 	return launch.Identity{ModuleID: id.GetModuleId(), ManagedBy: id.GetManagedBy(), Generation: id.GetGenerationId()}
 }
 
+// TrustBundle returns the certificates that the daemon trusts beside the well-known
+// ones, as PEM.
+func (c *Client) TrustBundle(ctx context.Context) ([]byte, error) {
+	res, err := c.work.GetTrustBundle(ctx, &workloadv1.GetTrustBundleRequest{})
+	return []byte(res.GetCertificate()), callError("trust bundle", err)
+}
+
 // Seal encrypts for this agent.
 func (c *Client) Seal(ctx context.Context, plaintext, iv []byte) ([]byte, error) {
 	res, err := c.work.Encrypt(ctx, &workloadv1.EncryptRequest{

@@ -80,9 +80,42 @@ type LogLine struct {
 	Data   []byte
 }
 
+// within gives a call without a deadline the usual one.
+func (c *Client) within(ctx context.Context) (context.Context, context.CancelFunc) {
+	if _, ok := ctx.Deadline(); ok {
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeout(ctx, c.opts.Timeout)
+}
+
+// SupportBundle writes the daemon's support bundle, a zip file, to w. since and
+// until are as in LogQuery.
+func (c *Client) SupportBundle(ctx context.Context, since, until string, edgeRuntimeOnly bool, w io.Writer) error {
+	ctx, cancel := c.within(ctx)
+	defer cancel()
+	stream, err := c.system.SupportBundle(ctx, &managementv1.SupportBundleRequest{
+		Since: since, Until: until, EdgeRuntimeOnly: edgeRuntimeOnly,
+	})
+	if err != nil {
+		return callError("support bundle", err)
+	}
+	for {
+		chunk, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return callError("support bundle", err)
+		}
+		if _, err := w.Write(chunk.GetData()); err != nil {
+			return err
+		}
+	}
+}
+
 // Logs calls line for each line, in order; an error of line ends it.
 func (c *Client) Logs(ctx context.Context, module string, q LogQuery, line func(LogLine) error) error {
-	ctx, cancel := context.WithTimeout(ctx, c.opts.Timeout)
+	ctx, cancel := c.within(ctx)
 	defer cancel()
 	stream, err := c.modules.Logs(ctx, &managementv1.LogsRequest{
 		Name: module, Tail: q.Tail, Since: q.Since, Until: q.Until, Timestamps: q.Timestamps,

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"maps"
 	"slices"
@@ -28,11 +29,15 @@ type Daemon interface {
 	// Logs calls line for each piece of a log, in order; a piece without a line
 	// break is continued by the next one of its stream.
 	Logs(ctx context.Context, module string, q edged.LogQuery, line func(edged.LogLine) error) error
+	// SupportBundle writes a zip file to w.
+	SupportBundle(ctx context.Context, since, until string, edgeRuntimeOnly bool, w io.Writer) error
 }
 
 // Options of a handler.
 type Options struct {
 	HubName, DeviceID string
+	Parent            string // that $upstream stands for in a sasUrl; empty: none
+	Uploader          Uploader
 	Timeout           time.Duration // of one request (RequestTimeoutSecs)
 	// LevelAtMost makes a log level select that level and the graver ones; the
 	// original selects that level only (LogFilterLevelMode=atMost).
@@ -46,17 +51,22 @@ type Options struct {
 type Handler struct {
 	daemon  Daemon
 	opts    Options
+	tasks   *tasks
 	methods map[string]func(context.Context, json.RawMessage) (any, error)
 	names   string
 }
 
-// New returns a handler.
+// New returns a handler. What it begins is carried out by Run.
 func New(daemon Daemon, opts Options) *Handler {
-	h := &Handler{daemon: daemon, opts: opts}
+	h := &Handler{daemon: daemon, opts: opts, tasks: newTasks()}
 	h.methods = map[string]func(context.Context, json.RawMessage) (any, error){
-		"ping":          func(context.Context, json.RawMessage) (any, error) { return nil, nil },
-		"RestartModule": h.restart,
-		"GetModuleLogs": h.logs,
+		"ping":                func(context.Context, json.RawMessage) (any, error) { return nil, nil },
+		"RestartModule":       h.restart,
+		"GetModuleLogs":       h.logs,
+		"UploadModuleLogs":    h.uploadLogs,
+		"UploadLogs":          h.uploadLogs, // its name in older releases
+		"UploadSupportBundle": h.uploadBundle,
+		"GetTaskStatus":       h.taskStatus,
 	}
 	h.names = strings.Join(slices.Sorted(maps.Keys(h.methods)), ", ")
 	return h
@@ -77,7 +87,7 @@ func (h *Handler) Handle(ctx context.Context, r iothub.MethodRequest) iothub.Met
 	if err == nil {
 		var payload json.RawMessage
 		if payload, err = encode(result); err == nil && len(payload) > maxResult {
-			err = bad("the result has %d bytes, more than the %d that a method can return: use the filters tail, since, until, loglevel and regex, or the encoding gzip", len(payload), maxResult)
+			err = tooLarge()
 		}
 		if err == nil {
 			h.opts.Log.Info("direct method", "method", r.Name, "status", 200)

@@ -91,7 +91,7 @@ func TestEnvelope(t *testing.T) {
 	}{
 		{"ping", "ping", ``, 200, `null`},
 		{"any case", "PING", `{}`, 200, `null`},
-		{"unknown", "UploadModuleLogs", `{}`, 400, `Command 'UploadModuleLogs' not found. The supported commands are - GetModuleLogs, RestartModule, ping`},
+		{"unknown", "GetLogs", `{}`, 400, `Command 'GetLogs' not found. The supported commands are - GetModuleLogs, GetTaskStatus, RestartModule, UploadLogs, UploadModuleLogs, UploadSupportBundle, ping`},
 		{"no payload", "RestartModule", ``, 400, `payload`},
 		{"null payload", "RestartModule", `null`, 400, `payload`},
 		{"malformed payload", "RestartModule", `[1`, 400, `malformed`},

@@ -11,7 +11,7 @@ import (
 	"github.com/breakwater-iot/breakwater/agent/internal/edged"
 )
 
-// logRequest is the payload of GetModuleLogs.
+// logRequest is the payload of GetModuleLogs, and a part of that of UploadModuleLogs.
 type logRequest struct {
 	Items       json.RawMessage
 	Encoding    string
@@ -90,6 +90,24 @@ func (r *logRequest) items() ([]logItem, error) {
 type selected struct {
 	module string
 	filter logFilter
+}
+
+func (r *logRequest) format() (format, error) {
+	zip, err := choice("encoding", r.Encoding, "none", "gzip")
+	if err != nil {
+		return format{}, err
+	}
+	asJSON, err := choice("contentType", r.ContentType, "text", "json")
+	return format{gzip: zip, json: asJSON}, err
+}
+
+// selection finds the logs that the request asks for.
+func (h *Handler) selection(ctx context.Context, r logRequest) ([]selected, error) {
+	items, err := r.items()
+	if err != nil {
+		return nil, err
+	}
+	return h.match(ctx, items)
 }
 
 // match finds the modules that items name: "all", or a regular expression that

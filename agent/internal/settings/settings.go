@@ -17,6 +17,7 @@ import (
 	"github.com/breakwater-iot/breakwater/agent/internal/launch"
 	"github.com/breakwater-iot/breakwater/agent/internal/manifest"
 	"github.com/breakwater-iot/breakwater/agent/internal/plan"
+	"github.com/breakwater-iot/breakwater/proto/proxy"
 )
 
 // Settings is what the environment says, defaults filled in.
@@ -42,6 +43,7 @@ type Settings struct {
 	NoSubscriptions   bool
 	LogLevel          slog.Level
 	Metrics           Metrics
+	Network           *proxy.Dialer // of https_proxy and no_proxy
 	Warnings          []string
 }
 
@@ -90,6 +92,7 @@ func Parse(environ []string) (Settings, error) {
 	s.LogLevel = r.level()
 	s.Metrics = r.metrics()
 	s.Host.Registries = r.registries(s.Host.Parent)
+	s.Network = r.network()
 	r.refuse()
 	s.Warnings = r.warnings
 	if err := errors.Join(r.errs...); err != nil {

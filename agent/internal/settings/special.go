@@ -8,6 +8,7 @@ import (
 
 	"github.com/breakwater-iot/breakwater/agent/internal/manifest"
 	"github.com/breakwater-iot/breakwater/proto/iothub/client"
+	"github.com/breakwater-iot/breakwater/proto/proxy"
 )
 
 func (r *reader) metrics() Metrics {
@@ -21,6 +22,16 @@ func (r *reader) metrics() Metrics {
 		Address: net.JoinHostPort(host, strconv.Itoa(port)),
 		Path:    "/" + strings.Trim(r.text("Metrics__Listener__suffix", "metrics"), "/"),
 	}
+}
+
+// network reads the proxy's variables, whose names other programs write in small or
+// in capital letters.
+func (r *reader) network() *proxy.Dialer {
+	d, err := proxy.New(r.text("https_proxy", ""), r.text("no_proxy", ""))
+	if err != nil {
+		r.fail("https_proxy", "%v", err)
+	}
+	return d
 }
 
 // registries reads DockerRegistryAuth__0__serverAddress and so on, up to the first
