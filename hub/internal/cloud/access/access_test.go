@@ -363,3 +363,26 @@ func TestWellKnownKeysAreTheSameEverywhere(t *testing.T) {
 		t.Error("they differ")
 	}
 }
+
+func TestPoliciesThatMayConnectAllDevices(t *testing.T) {
+	w := newWorld(t)
+	hour := now.Add(time.Hour)
+	for name, tt := range map[string]struct {
+		token string
+		ok    bool
+	}{
+		"owner":       {w.policy("iothubowner"), true},
+		"device":      {w.policy("device"), true},
+		"service":     {w.policy("service"), false},
+		"wrong key":   {w.token(sas.HubResource(host), hour, "device", sas.Key("x")), false},
+		"unknown":     {w.token(sas.HubResource(host), hour, "nobody", w.policies["device"].Primary), false},
+		"one device":  {w.token(sas.DeviceResource(host, iothub.DeviceIdentity("dev")), hour, "device", w.policies["device"].Primary), false},
+		"a device's":  {w.own("dev"), false},
+		"expired":     {w.token(sas.HubResource(host), now.Add(-time.Hour), "device", w.policies["device"].Primary), false},
+		"not a token": {"x", false},
+	} {
+		if err := w.check.ConnectPolicy(tt.token); (err == nil) != tt.ok || err != nil && !errors.Is(err, access.ErrRefused) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
