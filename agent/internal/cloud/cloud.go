@@ -24,7 +24,7 @@ type Cloud struct {
 var _ agent.Cloud = (*Cloud)(nil)
 
 // defaultProtocol is spoken unless UpstreamProtocol says otherwise.
-const defaultProtocol = client.MQTT
+const defaultProtocol = client.AMQP
 
 // Connect returns the function that makes a Cloud from the environment: over the
 // protocol of UpstreamProtocol (edgeagent.md 8), through the proxy of https_proxy.

@@ -71,7 +71,7 @@ func FromEnvironment(environ []string) (Edge, error) {
 
 		StorageFolder:     r.text("StorageFolder", "/tmp"),
 		LogLevel:          r.level("RuntimeLogLevel"),
-		Upstream:          r.protocol("UpstreamProtocol", client.MQTT),
+		Upstream:          r.protocol("UpstreamProtocol", client.AMQP),
 		HTTPSProxy:        r.text("https_proxy", ""),
 		NoProxy:           r.text("no_proxy", ""),
 		MQTTEnabled:       r.boolean("MqttSettings__Enabled"),

@@ -74,7 +74,7 @@ func TestQueueLimits(t *testing.T) {
 
 func TestWayToTheCloud(t *testing.T) {
 	s, err := settings.FromEnvironment(given)
-	if err != nil || s.Upstream != client.MQTT || s.HTTPSProxy != "" || s.NoProxy != "" {
+	if err != nil || s.Upstream != client.AMQP || s.HTTPSProxy != "" || s.NoProxy != "" {
 		t.Errorf("by default: %v %q %q, %v", s.Upstream, s.HTTPSProxy, s.NoProxy, err)
 	}
 	s, err = settings.FromEnvironment(append([]string{"upstreamprotocol=AMQPWS", "HTTPS_PROXY=http://p:1", "no_proxy=x,y"}, given...))
