@@ -38,6 +38,9 @@ func (d *Service) assign(ctx context.Context, c claim, a *admission, old *record
 		s.Substatus = rest.AssignedInitially
 		err = d.admit(ctx, s.DeviceID, a)
 	}
+	if err == nil && a.tpm != nil {
+		err = d.wrapInto(&s, a)
+	}
 	var refused *registry.Error
 	var invalidTwin *twin.InvalidError
 	switch {
@@ -65,6 +68,17 @@ func describeAttestation(s *rest.RegistrationState, a *admission) {
 	case rest.AttestX509:
 		s.X509 = &rest.RegistrationX509{CertificateInfo: describe(a.leaf), EnrollmentGroupID: group}
 	}
+}
+
+// wrapInto puts the key of the assigned device, wrapped for its TPM, into the state.
+func (d *Service) wrapInto(s *rest.RegistrationState, a *admission) error {
+	device, err := d.o.Hub.Registry().Device(s.DeviceID)
+	if err != nil {
+		return err
+	}
+	key, err := wrapIdentity(a, device)
+	s.TPM = &rest.RegistrationTPM{AuthenticationKey: key}
+	return err
 }
 
 // admit makes the device, or takes over one of its name, and applies the initial
@@ -111,7 +125,10 @@ func (d *Service) putDevice(ctx context.Context, device string, a *admission) (r
 	if edge {
 		change.Edge = &edge // and never the other way round: that would lose modules
 	}
-	if _, err := devices.Device(device); err == nil {
+	if old, err := devices.Device(device); err == nil {
+		if a.credentials == nil && old.Authentication.Type != rest.AuthSAS {
+			change.Authentication = rest.SAS("", "") // the registry makes them
+		}
 		return devices.PutDevice(ctx, change, registry.Any)
 	}
 	if len(a.enrollment.terms.ParentScopes) > 0 {

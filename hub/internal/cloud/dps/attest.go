@@ -14,10 +14,14 @@ const keyName = "registration"
 // admission is the right of a device to be registered.
 type admission struct {
 	enrollment *enrollment
-	// credentials are what the device will show to the hub.
+	// credentials are what the device will show to the hub; nil for a key that the
+	// registry makes and the device does not know.
 	credentials *rest.Authentication
 	// leaf is the certificate that the device has shown, if it has.
 	leaf *x509.Certificate
+	// root and tpm are the keys of the device's TPM, if it has shown one.
+	root storageKey
+	tpm  *tpmKeys
 }
 
 // device is the id that the device gets in the hub.
@@ -34,6 +38,9 @@ func (a *admission) device(registration string) string {
 func (d *Service) attest(c claim) (*admission, error) {
 	if err := checkID(c.id); err != nil {
 		return nil, err
+	}
+	if c.token == "" && c.request.TPM != nil && c.scope == d.o.IDScope {
+		return nil, d.challenge(c)
 	}
 	a, reason := d.decide(c)
 	if reason != "" {
@@ -67,7 +74,11 @@ func (d *Service) byToken(c claim) (a *admission, reason string) {
 		return nil, reason
 	}
 	if e, ok := d.find(individualKey(c.id)); ok {
-		if e.terms.Attestation.Type != rest.AttestKey {
+		switch e.terms.Attestation.Type {
+		case rest.AttestKey:
+		case rest.AttestTPM:
+			return d.byTPM(c, t)
+		default:
 			return nil, "the enrollment wants " + e.terms.Attestation.Type
 		}
 		if !verify(t, e.keys) {

@@ -26,9 +26,10 @@ type enrollment struct {
 	group  bool
 	terms  rest.EnrollmentTerms
 	// What the attestation says, by its type.
-	keys       []sas.Key
-	certs      []*x509.Certificate // of the device; in groups of authorities
-	references []string            // names of authorities of the hub
+	keys        []sas.Key
+	certs       []*x509.Certificate // of the device; in groups of authorities
+	references  []string            // names of authorities of the hub
+	endorsement storageKey          // of the device's TPM
 }
 
 func (e *enrollment) enabled() bool { return e.terms.ProvisioningStatus == rest.Enabled }
@@ -110,6 +111,8 @@ func complete(e, old *enrollment) (*enrollment, error) {
 		e.terms.Attestation, e.keys, err = completeKeys(*a, before)
 	case rest.AttestX509:
 		err = completeX509(e)
+	case rest.AttestTPM:
+		err = completeTPM(e)
 	default:
 		err = invalid("attestation type %.40q is not supported", a.Type)
 	}

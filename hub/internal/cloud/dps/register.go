@@ -26,6 +26,7 @@ type claim struct {
 type registration struct {
 	RegistrationID string          `json:"registrationId"`
 	Payload        json.RawMessage `json:"payload"`
+	TPM            *tpmKeys        `json:"tpm"`
 }
 
 // parseRegistration reads the body of a registration for the id of the path. An
@@ -59,7 +60,7 @@ func (d *Service) register(ctx context.Context, c claim) (rest.RegistrationOpera
 	if err != nil {
 		return rest.RegistrationOperation{}, err
 	}
-	r := &record{Enrollment: a.enrollment.key(), Operation: newOperation(), Ready: d.o.Now().Add(d.o.AssignDelay), State: state}
+	r := &record{Enrollment: a.enrollment.key(), TPM: a.tpm, Operation: newOperation(), Ready: d.o.Now().Add(d.o.AssignDelay), State: state}
 	if err := d.save(ctx, r); err != nil {
 		return rest.RegistrationOperation{}, err
 	}

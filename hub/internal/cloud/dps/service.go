@@ -2,6 +2,7 @@ package dps
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -17,6 +18,7 @@ import (
 	"github.com/breakwater-iot/breakwater/hub/internal/cloud/registry"
 	"github.com/breakwater-iot/breakwater/hub/internal/store"
 	"github.com/breakwater-iot/breakwater/proto/iothub/rest"
+	"github.com/breakwater-iot/breakwater/proto/iothub/sas"
 )
 
 // DefaultIDScope is the scope of a service whose operator has chosen none.
@@ -48,6 +50,7 @@ type Service struct {
 	store         *store.Store
 	enrollments   store.Bucket
 	registrations store.Bucket
+	secret        sas.Key // see proofKey
 	seed          maphash.Seed
 	// shards serialise what is done for one registration.
 	shards [64]sync.Mutex
@@ -86,7 +89,24 @@ func Open(s *store.Store, o Options) (*Service, error) {
 	if err != nil {
 		return nil, fmt.Errorf("provisioning service: %w", err)
 	}
+	if d.secret, err = openSecret(s.Bucket("dps.secret")); err != nil {
+		return nil, fmt.Errorf("provisioning service: %w", err)
+	}
 	return d, nil
+}
+
+// openSecret reads the secret of the service, or makes it.
+func openSecret(b store.Bucket) (sas.Key, error) {
+	secret, err := b.Get("proof")
+	if errors.Is(err, store.ErrNotFound) {
+		secret = make([]byte, 32)
+		_, _ = rand.Read(secret) // never fails, see crypto/rand
+		err = b.Put(context.Background(), "proof", secret)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("secret: %w", err)
+	}
+	return sas.Key(secret), nil
 }
 
 // Keys of enrollments in the store. Registration ids are the same in any case.
@@ -225,6 +245,7 @@ type record struct {
 	Operation  string                 `json:"operation"`
 	Ready      time.Time              `json:"ready"` // until then it is shown as being assigned
 	State      rest.RegistrationState `json:"state"`
+	TPM        *tpmKeys               `json:"tpm,omitempty"` // of the device, for later questions
 }
 
 // load reads a registration; nil if there is none.
