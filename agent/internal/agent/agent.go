@@ -73,10 +73,14 @@ func Run(ctx context.Context, s settings.Settings, build report.Build, connect C
 	if warn != nil {
 		log.Warn("storage", "warning", warn)
 	}
-	m := metrics.New(metrics.Labels{Hub: s.Host.HubName, Device: s.Host.DeviceID, Version: build.Version})
 	connecting, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	cloud, err := connect(connecting, product(connecting, s, build, daemon, log), log.With("component", "cloud"))
+	about := host(connecting, daemon, log)
+	m := metrics.New(metrics.Labels{
+		Hub: s.Host.HubName, Device: s.Host.DeviceID, Version: build.Version,
+		Host: describe(about), Features: s.Features, MaxAge: s.Metrics.MaxAge,
+	})
+	cloud, err := connect(connecting, product(s, build, about), log.With("component", "cloud"))
 	if err != nil && ctx.Err() == nil {
 		return fmt.Errorf("cloud: %w", err)
 	}
@@ -89,7 +93,7 @@ func Run(ctx context.Context, s settings.Settings, build report.Build, connect C
 		DeleteOrphans: s.DeleteOrphans, HideCredentials: s.HideCredentials,
 		Observe: m.Observe, Log: log.With("component", "reconcile"),
 	})
-	methods := method.New(daemon, method.Options{
+	methods := method.New(timedRestart{daemon, m.Restart(daemon.Restart)}, method.Options{
 		HubName: s.Host.HubName, DeviceID: s.Host.DeviceID, Parent: s.Host.Parent, Timeout: s.RequestTimeout,
 		Uploader:    uploads{daemon, s.Network},
 		LevelAtMost: s.LevelAtMost, Restarted: loop.Wake, Log: log.With("component", "method"),
@@ -105,6 +109,17 @@ func subscribe(s settings.Settings, cloud Cloud, mirror *twin.Mirror, methods me
 	}
 	cloud.OnDesired(mirror.HandleDesired)
 	cloud.OnMethod(methods)
+}
+
+// timedRestart is the daemon with another restart.
+type timedRestart struct {
+	*edged.Client
+	restart func(ctx context.Context, module string) error
+}
+
+// Restart restarts a module.
+func (d timedRestart) Restart(ctx context.Context, module string) error {
+	return d.restart(ctx, module)
 }
 
 type parts struct {
@@ -134,6 +149,10 @@ func serve(ctx context.Context, s settings.Settings, p parts, log *slog.Logger) 
 	if s.Metrics.Enabled {
 		g.Go(func() error {
 			p.metrics.Serve(inner, s.Metrics.Address, s.Metrics.Path, log)
+			return nil
+		})
+		g.Go(func() error {
+			p.metrics.Watch(inner, p.daemon, s.Metrics.Update, log)
 			return nil
 		})
 	}

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -11,20 +12,45 @@ import (
 	"github.com/breakwater-iot/breakwater/agent/internal/edged"
 	"github.com/breakwater-iot/breakwater/agent/internal/report"
 	"github.com/breakwater-iot/breakwater/agent/internal/settings"
+	managementv1 "github.com/breakwater-iot/breakwater/proto/management/v1"
 )
 
-// product is what the agent says of itself to the hub: its version, and the host
-// unless the operator keeps that to himself.
-func product(ctx context.Context, s settings.Settings, build report.Build, daemon *edged.Client, log *slog.Logger) string {
-	name := "EdgeAgent/" + build.Version
-	if s.NoAnalytics {
-		return name
-	}
+// host asks the daemon about the machine; nil when it does not answer.
+func host(ctx context.Context, daemon *edged.Client, log *slog.Logger) *managementv1.SystemInfo {
 	ctx, cancel := context.WithTimeout(ctx, infoTimeout)
 	defer cancel()
 	info, err := daemon.Info(ctx)
 	if err != nil {
 		log.Warn("host information is not part of the product information", "error", err)
+		return nil
+	}
+	return info
+}
+
+// describe is the machine as a label of a metric.
+func describe(info *managementv1.SystemInfo) string {
+	if info == nil {
+		return ""
+	}
+	text, err := json.Marshal(struct {
+		OperatingSystemType, Architecture, Version, ServerVersion, KernelVersion, OperatingSystem string
+		NumCpus                                                                                   uint32
+		Virtualized                                                                               string
+	}{
+		info.GetOsType(), info.GetArchitecture(), info.GetVersion(), info.GetServerVersion(), info.GetKernelVersion(),
+		info.GetOperatingSystem(), info.GetCpus(), info.GetVirtualized(),
+	})
+	if err != nil {
+		panic("host information: " + err.Error()) // strings and numbers
+	}
+	return string(text)
+}
+
+// product is what the agent says of itself to the hub: its version, and the host
+// unless the operator keeps that to himself.
+func product(s settings.Settings, build report.Build, info *managementv1.SystemInfo) string {
+	name := "EdgeAgent/" + build.Version
+	if s.NoAnalytics || info == nil {
 		return name
 	}
 	pairs := []string{

@@ -15,6 +15,12 @@ func (c *Client) Info(ctx context.Context) (*managementv1.SystemInfo, error) {
 	return info, callError("host information", err)
 }
 
+// Resources measures the host and the running modules.
+func (c *Client) Resources(ctx context.Context) (*managementv1.SystemResources, error) {
+	res, err := c.system.GetResources(ctx, &managementv1.GetResourcesRequest{})
+	return res, callError("resources of the host", err)
+}
+
 // Platform returns the part of the host information that is reported.
 func (c *Client) Platform(ctx context.Context) (report.Platform, error) {
 	info, err := c.Info(ctx)

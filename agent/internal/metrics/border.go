@@ -58,6 +58,14 @@ func (d daemon) Remove(ctx context.Context, module string) error {
 	return d.timed("remove", begin, d.Daemon.Remove(ctx, module))
 }
 
+// Restart times f, which restarts a module.
+func (m *Metrics) Restart(f func(ctx context.Context, module string) error) func(ctx context.Context, module string) error {
+	return func(ctx context.Context, module string) error {
+		begin := time.Now()
+		return daemon{m: m}.timed("restart", begin, f(ctx, module))
+	}
+}
+
 // Cloud counts the exchanges with the hub.
 func (m *Metrics) Cloud(s twin.Source) twin.Source { return source{s, m} }
 

@@ -1,14 +1,13 @@
 // Package metrics counts and serves what the agent does, under the names that
 // dashboards for the original know (spec edgeagent 10). Decorators count at the
 // borders of the reconcile loop; the loop itself knows nothing of them.
-//
-// Host figures (memory, processor, disk) are not among them: the daemon has no
-// call for them yet.
+// Figures of the host and of containers are measured by the daemon (Watch).
 package metrics
 
 import (
 	"crypto/rand"
 	"fmt"
+	"maps"
 	"sync"
 	"time"
 
@@ -18,7 +17,49 @@ import (
 )
 
 // Labels identify the device in every series.
-type Labels struct{ Hub, Device, Version string }
+type Labels struct {
+	Hub, Device, Version string
+	Host                 string        // description of the machine
+	Features             string        // experimental features that are on
+	MaxAge               time.Duration // window of summaries; 0: an hour
+}
+
+// factory makes the options of a metric.
+type factory struct {
+	labels Labels
+	yes    prometheus.Labels // of metrics that quality telemetry may hold
+	no     prometheus.Labels // of others
+}
+
+func newFactory(l Labels) factory {
+	if l.MaxAge == 0 {
+		l.MaxAge = time.Hour
+	}
+	f := factory{labels: l, yes: prometheus.Labels{
+		"iothub": l.Hub, "edge_device": l.Device, "instance_number": instance(), "ms_telemetry": "True",
+	}}
+	f.no = maps.Clone(f.yes)
+	f.no["ms_telemetry"] = "False"
+	return f
+}
+
+func (f factory) counter(name, help string) prometheus.CounterOpts {
+	return prometheus.CounterOpts{Name: prefix + name, Help: help, ConstLabels: f.yes}
+}
+
+func (f factory) gauge(name, help string, telemetry bool) prometheus.GaugeOpts {
+	o := prometheus.GaugeOpts{Name: prefix + name, Help: help, ConstLabels: f.no}
+	if telemetry {
+		o.ConstLabels = f.yes
+	}
+	return o
+}
+
+func (f factory) summary(name, help string) prometheus.SummaryOpts {
+	return prometheus.SummaryOpts{Name: prefix + name, Help: help, ConstLabels: f.yes, Objectives: quantiles, MaxAge: f.labels.MaxAge}
+}
+
+const prefix = "edgeAgent_"
 
 // Metrics holds the counters of one process. It may be used from many goroutines.
 type Metrics struct {
@@ -33,6 +74,7 @@ type Metrics struct {
 	methods    *prometheus.CounterVec
 	correct    *prometheus.GaugeVec
 	expected   *prometheus.GaugeVec
+	system     *system
 
 	mu     sync.Mutex // guards what follows
 	last   time.Time  // of Observe
@@ -43,43 +85,33 @@ var quantiles = map[float64]float64{0.1: 0.01, 0.5: 0.05, 0.9: 0.01, 0.99: 0.001
 
 // New returns counters at zero.
 func New(l Labels) *Metrics {
-	common := prometheus.Labels{
-		"iothub": l.Hub, "edge_device": l.Device, "instance_number": instance(), "ms_telemetry": "True",
-	}
-	counter := func(name, help string) prometheus.CounterOpts {
-		return prometheus.CounterOpts{Name: "edgeAgent_" + name, Help: help, ConstLabels: common}
-	}
-	summary := func(name, help string) prometheus.SummaryOpts {
-		return prometheus.SummaryOpts{Name: "edgeAgent_" + name, Help: help, ConstLabels: common, Objectives: quantiles, MaxAge: time.Hour}
-	}
-	gauge := func(name, help string) prometheus.GaugeOpts {
-		return prometheus.GaugeOpts{Name: "edgeAgent_" + name, Help: help, ConstLabels: common}
-	}
+	f := newFactory(l)
 	module := []string{"module_name", "module_version"}
 	m := &Metrics{
 		registry: prometheus.NewRegistry(),
-		latency:  prometheus.NewSummaryVec(summary("command_latency_seconds", "How long commands to the daemon took."), []string{"command"}),
-		started:  prometheus.NewCounterVec(counter("module_start_total", "Starts of a module."), module),
-		stopped:  prometheus.NewCounterVec(counter("module_stop_total", "Stops of a module."), module),
-		prepared: prometheus.NewCounterVec(counter("module_prepare_update_total", "Pulls of a module's image."), module),
-		syncs:    prometheus.NewCounter(counter("iothub_syncs_total", "Reads of the twin and reports.")),
-		failed:   prometheus.NewCounter(counter("unsuccessful_iothub_syncs_total", "Reads of the twin and reports that failed.")),
-		deployment: prometheus.NewSummary(summary("deployment_time_seconds",
+		latency:  prometheus.NewSummaryVec(f.summary("command_latency_seconds", "How long commands to the daemon took."), []string{"command"}),
+		started:  prometheus.NewCounterVec(f.counter("module_start_total", "Starts of a module."), module),
+		stopped:  prometheus.NewCounterVec(f.counter("module_stop_total", "Stops of a module."), module),
+		prepared: prometheus.NewCounterVec(f.counter("module_prepare_update_total", "Pulls of a module's image."), module),
+		syncs:    prometheus.NewCounter(f.counter("iothub_syncs_total", "Reads of the twin and reports.")),
+		failed:   prometheus.NewCounter(f.counter("unsuccessful_iothub_syncs_total", "Reads of the twin and reports that failed.")),
+		deployment: prometheus.NewSummary(f.summary("deployment_time_seconds",
 			"How long plans took that were not empty.")),
-		correct:  prometheus.NewGaugeVec(gauge("total_time_running_correctly_seconds", "Time in the wanted state."), module[:1]),
-		expected: prometheus.NewGaugeVec(gauge("total_time_expected_running_seconds", "Time in which the module was wanted running."), module[:1]),
+		correct:  prometheus.NewGaugeVec(f.gauge("total_time_running_correctly_seconds", "Time in the wanted state.", true), module[:1]),
+		expected: prometheus.NewGaugeVec(f.gauge("total_time_expected_running_seconds", "Time in which the module was wanted running.", true), module[:1]),
 		// This name, without prefix, suffix and labels, is the original's.
 		methods: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "edgeagent_direct_method_invocations_count", Help: "Direct methods that were called.",
 		}, []string{"method_name"}),
 	}
-	meta := gauge("metadata", "Version of the agent.")
-	meta.ConstLabels = prometheus.Labels{"edge_agent_version": l.Version, "experimental_features": "", "host_information": ""}
-	for k, v := range common {
-		meta.ConstLabels[k] = v
-	}
-	m.registry.MustRegister(m.latency, m.started, m.stopped, m.prepared, m.syncs, m.failed,
-		m.deployment, m.methods, m.correct, m.expected, prometheus.NewGauge(meta))
+	m.system = newSystem(f)
+	meta := f.gauge("metadata", "Version of the agent, and the machine that it runs on.", true)
+	meta.ConstLabels = maps.Clone(meta.ConstLabels)
+	maps.Copy(meta.ConstLabels, prometheus.Labels{
+		"edge_agent_version": l.Version, "experimental_features": l.Features, "host_information": l.Host,
+	})
+	m.registry.MustRegister(append(m.system.collectors(), m.latency, m.started, m.stopped, m.prepared, m.syncs, m.failed,
+		m.deployment, m.methods, m.correct, m.expected, prometheus.NewGauge(meta))...)
 	return m
 }
 

@@ -41,6 +41,7 @@ type Settings struct {
 	LevelAtMost       bool
 	NoAnalytics       bool // product information without host details
 	NoSubscriptions   bool
+	Features          string // experimental features that are on, as JSON
 	LogLevel          slog.Level
 	Metrics           Metrics
 	Network           *proxy.Dialer // of https_proxy and no_proxy
@@ -52,6 +53,8 @@ type Metrics struct {
 	Enabled bool
 	Address string // host:port to listen on
 	Path    string
+	MaxAge  time.Duration // window of summaries
+	Update  time.Duration // of the figures of the host
 }
 
 // Parse reads an environment in the form of os.Environ.
@@ -89,6 +92,8 @@ func Parse(environ []string) (Settings, error) {
 		NoSubscriptions: r.flag("experimentalFeatures__enabled", false) &&
 			r.flag("experimentalFeatures__disableCloudSubscriptions", false),
 	}
+	s.Features = fmt.Sprintf(`{"Enabled":%v,"DisableCloudSubscriptions":%v}`,
+		r.flag("experimentalFeatures__enabled", false), s.NoSubscriptions)
 	s.LogLevel = r.level()
 	s.Metrics = r.metrics()
 	s.Host.Registries = r.registries(s.Host.Parent)

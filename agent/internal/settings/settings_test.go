@@ -31,7 +31,7 @@ func TestDefaults(t *testing.T) {
 	if filepath.Base(s.StorageFolder) != "edgeAgent" || s.Host.APIVersion != "2022-08-03" || s.Host.LogLevel != "info" {
 		t.Errorf("%+v", s)
 	}
-	if s.Metrics != (settings.Metrics{Enabled: true, Address: ":9600", Path: "/metrics"}) {
+	if s.Metrics != (settings.Metrics{Enabled: true, Address: ":9600", Path: "/metrics", MaxAge: time.Hour, Update: 5 * time.Minute}) {
 		t.Errorf("%+v", s.Metrics)
 	}
 }
@@ -65,7 +65,7 @@ func TestRefusedSettings(t *testing.T) {
 	for _, kv := range []string{
 		"CoolOffTimeUnitInSeconds=301", "CoolOffTimeUnitInSeconds=x", "MaxRestartCount=-1", "UsePersistentStorage=maybe", "ConfigRefreshFrequencySecs=0",
 		"ModuleUpdateMode=Sometimes", "Mode=kubernetes", "ConfigSource=local", "UpstreamProtocol=Http", "Metrics__Listener__port=0",
-		"DockerRegistryAuth__0__username=u", "IOTEDGE_DEVICEID=",
+		"DockerRegistryAuth__0__username=u", "IOTEDGE_DEVICEID=", "PerformanceMetricsUpdateFrequency=00:00:04", "MetricsHistogramMaxAge=1h",
 	} {
 		name, _, _ := strings.Cut(kv, "=")
 		if _, err := settings.Parse(append(base[:len(base):len(base)], kv)); err == nil || !strings.Contains(err.Error(), strings.TrimSuffix(name, "username")) {

@@ -5,6 +5,7 @@ import (
 	"net"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/breakwater-iot/breakwater/agent/internal/manifest"
 	"github.com/breakwater-iot/breakwater/proto/iothub/client"
@@ -21,6 +22,8 @@ func (r *reader) metrics() Metrics {
 		Enabled: r.flag("MetricsEnabled", true),
 		Address: net.JoinHostPort(host, strconv.Itoa(port)),
 		Path:    "/" + strings.Trim(r.text("Metrics__Listener__suffix", "metrics"), "/"),
+		MaxAge:  r.span("MetricsHistogramMaxAge", time.Hour, time.Minute),
+		Update:  r.span("PerformanceMetricsUpdateFrequency", 5*time.Minute, 5*time.Second),
 	}
 }
 

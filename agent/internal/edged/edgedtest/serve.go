@@ -259,6 +259,10 @@ func (system) GetInfo(context.Context, *managementv1.GetInfoRequest) (*managemen
 		OperatingSystem: "debian (12)", Additional: map[string]string{"site": "a;b"}}, nil
 }
 
+func (system) GetResources(context.Context, *managementv1.GetResourcesRequest) (*managementv1.SystemResources, error) {
+	return &managementv1.SystemResources{HostUptime: 100, ProcessUptime: 50}, nil
+}
+
 type workload struct {
 	workloadv1.UnimplementedWorkloadServer
 	s *Server
