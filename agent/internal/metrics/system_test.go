@@ -26,12 +26,15 @@ var update = flag.Bool("update", false, "write the golden files")
 type host struct {
 	docs []*managementv1.SystemResources
 	n    int
-	err  error
 }
 
 func (h *host) Resources(context.Context) (*managementv1.SystemResources, error) {
 	h.n++
-	return h.docs[min(h.n, len(h.docs))-1], h.err
+	doc := h.docs[min(h.n, len(h.docs))-1]
+	if doc == nil {
+		return nil, errors.New("away")
+	}
+	return doc, nil
 }
 
 func document() *managementv1.SystemResources {
@@ -101,7 +104,7 @@ func TestFiguresFollowTheModules(t *testing.T) {
 		without.DockerStats = "[]"
 		broken := document()
 		broken.DockerStats = "{"
-		h := &host{docs: []*managementv1.SystemResources{document(), without, broken}}
+		h := &host{docs: []*managementv1.SystemResources{document(), without, broken, nil}}
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan struct{})
 		go func() { defer close(done); m.Watch(ctx, h, time.Minute, slog.New(slog.DiscardHandler)) }()
@@ -113,8 +116,6 @@ func TestFiguresFollowTheModules(t *testing.T) {
 			t.Errorf("a module that is gone keeps its figures:\n%s", text)
 		}
 		time.Sleep(time.Minute)
-		synctest.Wait()
-		h.err = errors.New("away")
 		time.Sleep(time.Minute)
 		synctest.Wait()
 		expect(t, scrape(t, m), "edgeAgent_host_uptime_seconds", "", "1000")
