@@ -258,11 +258,12 @@ func (l *amqpLink) settle() {
 				l.fail(err)
 				return
 			}
+		} else if l.err() != nil {
+			return // it was given up
 		} else if condition(p.err) == amqp.ErrCondMessageSizeExceeded {
 			p.err = fmt.Errorf("%w: %w", ErrTooLarge, p.err)
-		} else {
-			l.fail(p.err)
-			return
+		} else { // it has no form in AMQP
+			p.err = fmt.Errorf("%w: %w", ErrRejected, p.err)
 		}
 		l.settled(p)
 	}

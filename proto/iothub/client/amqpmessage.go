@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/Azure/go-amqp"
@@ -54,16 +55,20 @@ func encodeTelemetry(m *iothub.Message) *amqp.Message {
 		switch {
 		case p.Name == "" || reserved(p.Name):
 		case p.Null:
-			out.ApplicationProperties[p.Name] = nil
+			out.ApplicationProperties[valid(p.Name)] = nil
 		default:
-			out.ApplicationProperties[p.Name] = p.Value
+			out.ApplicationProperties[valid(p.Name)] = valid(p.Value)
 		}
 	}
 	for i := range m.System {
-		encodeSystem(out, m.System[i].Name, m.System[i].Value)
+		encodeSystem(out, m.System[i].Name, valid(m.System[i].Value))
 	}
 	return out
 }
+
+// valid makes a string that AMQP takes. Clients can send others: MQTT has
+// properties percent-encoded.
+func valid(s string) string { return strings.ToValidUTF8(s, "\uFFFD") }
 
 // reserved tells names of application properties that mean a system property.
 func reserved(name string) bool {
