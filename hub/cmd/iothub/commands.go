@@ -28,6 +28,29 @@ type commands struct {
 		Purge    messagePurge    `cmd:"" help:"Remove all messages that wait for a device."`
 	} `cmd:"" help:"Cloud-to-device messages."`
 
+	Certificate struct {
+		Add    certificateAdd    `cmd:"" help:"Add a certificate authority whose devices may log in."`
+		List   certificateList   `cmd:"" help:"List the certificate authorities."`
+		Delete certificateDelete `cmd:"" help:"Remove a certificate authority."`
+		Code   certificateCode   `cmd:"" help:"Print a new verification code for an unverified authority."`
+		Verify certificateVerify `cmd:"" help:"Send the proof that you have the key of an authority."`
+	} `cmd:"" help:"Certificate authorities."`
+
+	Enrollment struct {
+		Add    enrollmentAdd    `cmd:"" help:"Let a device register at the provisioning service."`
+		List   enrollmentList   `cmd:"" help:"List the individual enrollments."`
+		Show   enrollmentShow   `cmd:"" help:"Print an enrollment, keys included."`
+		Delete enrollmentDelete `cmd:"" help:"Remove an enrollment; its device stays."`
+	} `cmd:"" help:"Individual enrollments for device provisioning."`
+
+	EnrollmentGroup struct {
+		Add    groupAdd    `cmd:"" help:"Let a group of devices register at the provisioning service."`
+		List   groupList   `cmd:"" help:"List the enrollment groups."`
+		Show   groupShow   `cmd:"" help:"Print a group, keys included, or who has registered."`
+		Delete groupDelete `cmd:"" help:"Remove a group; its devices stay."`
+		Key    groupKey    `cmd:"" help:"Print the key of one device, derived from that of the group."`
+	} `cmd:"" help:"Enrollment groups for device provisioning."`
+
 	Deploy  deployCommand  `cmd:"" help:"Apply a deployment manifest to an edge device."`
 	Method  methodCommand  `cmd:"" help:"Call a direct method and print the answer."`
 	Monitor monitorCommand `cmd:"" help:"Print the telemetry that arrives."`

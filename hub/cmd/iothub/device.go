@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"text/tabwriter"
 
+	"github.com/breakwater-iot/breakwater/hub/internal/devicecert"
 	"github.com/breakwater-iot/breakwater/proto/iothub"
 	"github.com/breakwater-iot/breakwater/proto/iothub/connstr"
 	"github.com/breakwater-iot/breakwater/proto/iothub/rest"
@@ -39,6 +40,49 @@ type deviceCreate struct {
 	Edge    bool   `help:"Make it an edge device."`
 	Parent  string `help:"Edge device to put it under."`
 	Gateway string `help:"Host name of the gateway that it connects to, for the connection string."`
+	authFlags
+}
+
+// authFlags say how a device authenticates.
+type authFlags struct {
+	Auth                 string `enum:"sas,x509,x509-ca" default:"sas" help:"How it authenticates: ${enum} (keys; certificates by thumbprint; signed by an authority of the hub)."`
+	Certificate          string `type:"existingfile" help:"With x509: its certificate, PEM or DER."`
+	SecondaryCertificate string `type:"existingfile" help:"With x509: a second certificate."`
+	PrimaryThumbprint    string `help:"With x509, in place of the certificate: SHA-1 or SHA-256 in hexadecimal."`
+	SecondaryThumbprint  string `help:"With x509, in place of the second certificate."`
+}
+
+// authentication makes the document's part; nil means keys that the hub makes.
+func (f *authFlags) authentication() (*rest.Authentication, error) {
+	given := f.Certificate + f.SecondaryCertificate + f.PrimaryThumbprint + f.SecondaryThumbprint
+	switch {
+	case f.Auth != "x509" && given != "":
+		return nil, usageError{errors.New("certificates and thumbprints need --auth x509")}
+	case f.Auth == "x509-ca":
+		return &rest.Authentication{Type: rest.AuthCertificate}, nil
+	case f.Auth != "x509":
+		return nil, nil
+	case f.Certificate != "" && f.PrimaryThumbprint != "", f.SecondaryCertificate != "" && f.SecondaryThumbprint != "":
+		return nil, usageError{errors.New("give the certificate or its thumbprint, not both")}
+	}
+	a := &rest.Authentication{Type: rest.AuthSelfSigned}
+	for _, t := range []struct {
+		path, text string
+		to         *rest.Text
+	}{
+		{f.Certificate, f.PrimaryThumbprint, &a.X509Thumbprint.PrimaryThumbprint},
+		{f.SecondaryCertificate, f.SecondaryThumbprint, &a.X509Thumbprint.SecondaryThumbprint},
+	} {
+		if *t.to = rest.Text(t.text); t.path != "" {
+			c, err := readCertificate(t.path)
+			if err != nil {
+				return nil, err
+			}
+			_, s256 := devicecert.Thumbprints(c)
+			*t.to = rest.Text(s256)
+		}
+	}
+	return a, nil
 }
 
 // Run creates the device.
@@ -46,8 +90,12 @@ func (d *deviceCreate) Run(ctx context.Context, env environment) error {
 	if err := iothub.CheckID(d.ID); err != nil {
 		return usageError{fmt.Errorf("device id: %w", err)}
 	}
+	auth, err := d.authentication()
+	if err != nil {
+		return err
+	}
 	return d.use(func(c *rest.Client, login connstr.String) error {
-		doc := rest.Device{DeviceID: d.ID, Status: rest.Enabled, Capabilities: &rest.Capabilities{IoTEdge: d.Edge}}
+		doc := rest.Device{DeviceID: d.ID, Status: rest.Enabled, Capabilities: &rest.Capabilities{IoTEdge: d.Edge}, Authentication: auth}
 		if d.Parent != "" {
 			parent, err := c.GetDevice(ctx, d.Parent)
 			if err != nil {

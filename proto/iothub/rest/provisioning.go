@@ -100,7 +100,7 @@ func (c *Client) DeleteRegistration(ctx context.Context, id string) error {
 
 // pages asks for a list until no continuation follows.
 func pages[T any](ctx context.Context, c *Client, path string) ([]T, error) {
-	var all []T
+	all := []T{}
 	r := provisioning(http.MethodPost, path)
 	r.body = allEnrollments
 	r.header = http.Header{"X-Ms-Max-Item-Count": {strconv.Itoa(pageSize)}}
