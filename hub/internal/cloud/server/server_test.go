@@ -105,7 +105,7 @@ func (r *running) device(id string) rest.Device {
 }
 
 // connect connects a device with a client that is not ours.
-func (r *running) connect(d rest.Device, lost func()) paho.Client {
+func (r *running) connect(d rest.Device, lost func(), more ...func(*paho.ClientOptions)) paho.Client {
 	r.t.Helper()
 	key, err := sas.ParseKey(d.Authentication.SymmetricKey.PrimaryKey.Reveal())
 	if err != nil {
@@ -119,6 +119,9 @@ func (r *running) connect(d rest.Device, lost func()) paho.Client {
 		SetUsername(host + "/" + d.DeviceID + "/?api-version=2021-04-12").SetPassword(token).SetProtocolVersion(4).
 		SetTLSConfig(&tls.Config{RootCAs: r.roots(), ServerName: host}).SetAutoReconnect(false).
 		SetConnectionLostHandler(func(paho.Client, error) { lost() })
+	for _, f := range more {
+		f(o)
+	}
 	c := paho.NewClient(o)
 	if token := c.Connect(); !token.WaitTimeout(patience) || token.Error() != nil {
 		r.t.Fatalf("connect: %v", token.Error())
