@@ -234,7 +234,15 @@ func (l *link) OnDetach(err *wire.Error) {
 		c.end(err, nil)
 		return
 	}
-	c.end(nil, nil)
+	// What the client has sent before its goodbye is still handed on.
+	c.telemetry.do(func() {
+		c.mu.Lock()
+		live := c.hasLinks()
+		c.mu.Unlock()
+		if !live {
+			c.end(nil, nil)
+		}
+	}, 0)
 }
 
 // hasLinks tells whether there are links, or such that wait. c.mu is held.

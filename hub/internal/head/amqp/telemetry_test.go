@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"testing"
 
 	goamqp "github.com/Azure/go-amqp"
@@ -96,6 +97,34 @@ func TestSettledTelemetry(t *testing.T) {
 		p.mustSend(s, goamqp.NewMessage(fmt.Append(nil, i)))
 	}
 	for i := range 1000 {
+		if m := receive(t, "message", session.messages); string(m.Body) != fmt.Sprint(i) {
+			t.Fatalf("message %d is %s", i, m.Body)
+		}
+	}
+}
+
+// The client does not wait for what it has sent settled, and the hub must not drop it
+// when the link goes in good order.
+func TestSettledTelemetryBeforeTheGoodbye(t *testing.T) {
+	b := newBackend()
+	let := make(chan struct{})
+	var once sync.Once
+	b.telemetry = func(_ *iothub.Message, done func(error)) {
+		once.Do(func() { <-let }) // the rest waits behind the first
+		done(nil)
+	}
+	h := start(t, b, nil)
+	p := h.login(dev)
+	s := p.sender("/devices/d1/messages/events", &goamqp.SenderOptions{SettlementMode: goamqp.SenderSettleModeSettled.Ptr()})
+	session := receive(t, "session", b.sessions)
+	for i := range 50 {
+		p.mustSend(s, goamqp.NewMessage(fmt.Append(nil, i)))
+	}
+	if err := s.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	close(let)
+	for i := range 50 {
 		if m := receive(t, "message", session.messages); string(m.Body) != fmt.Sprint(i) {
 			t.Fatalf("message %d is %s", i, m.Body)
 		}
