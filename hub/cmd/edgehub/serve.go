@@ -23,8 +23,10 @@ import (
 	"github.com/breakwater-iot/breakwater/hub/internal/head/mqtt"
 	"github.com/breakwater-iot/breakwater/hub/internal/head/ws"
 	"github.com/breakwater-iot/breakwater/hub/internal/metrics"
+	"github.com/breakwater-iot/breakwater/hub/internal/queue"
 	"github.com/breakwater-iot/breakwater/hub/internal/scope"
 	"github.com/breakwater-iot/breakwater/hub/internal/seal"
+	"github.com/breakwater-iot/breakwater/hub/internal/seglog"
 	"github.com/breakwater-iot/breakwater/hub/internal/servercert"
 	"github.com/breakwater-iot/breakwater/hub/internal/settings"
 	"github.com/breakwater-iot/breakwater/hub/internal/store"
@@ -45,6 +47,7 @@ type program struct {
 	bundle  []byte
 	roots   *x509.CertPool
 	store   *store.Store
+	folder  seglog.Folder // of the queues
 	metrics *metrics.Metrics
 	cert    *servercert.Holder
 	scope   *scope.Cache
@@ -116,16 +119,28 @@ func (p *program) open(ctx context.Context) (err error) {
 	if p.store, err = store.Open(dir, p.storeOptions()); err != nil {
 		return fmt.Errorf("storage folder: %w", err)
 	}
+	if err := p.store.Scan([]byte("qd"), nil, func(_, _ []byte) error { return errOldMessages }); err != nil {
+		return fmt.Errorf("storage folder: %w", err)
+	}
+	if p.folder, err = seglog.Dir(filepath.Join(dir, queue.Subfolder)); err != nil {
+		return fmt.Errorf("folder of messages: %w", err)
+	}
 	return nil
 }
+
+// errOldMessages: this version would not deliver them.
+var errOldMessages = errors.New("messages lie in the database, as versions before the first release kept them; " +
+	"move the folder away to start without them")
 
 // noSyncVariable lets the crash tests prove that they notice a missing fsync. It is
 // no setting: who sets it loses messages.
 const noSyncVariable = "BREAKWATER_TEST_UNSAFE_NO_SYNC"
 
+func noSync() bool { return os.Getenv(noSyncVariable) != "" }
+
 func (p *program) storeOptions() store.Options {
 	o := store.Options{Logger: p.log}
-	if os.Getenv(noSyncVariable) != "" {
+	if noSync() {
 		o.UnsafeNoSync = true
 		p.log.Error("STORAGE IS NOT SYNCED: acknowledged messages are lost in a power cut", "variable", noSyncVariable)
 	}
@@ -200,7 +215,7 @@ func (p *program) wire(ctx context.Context) error {
 		Auth: auth.Options{
 			Hosts: []string{p.set.HubName, p.set.GatewayName}, Device: p.set.DeviceID, TrustBundle: anchors, Logger: p.log,
 		},
-		Store: p.store, Scope: p.scope, Metrics: p.metrics, Logger: p.log,
+		Messages: p.folder, UnsafeNoSync: noSync(), Scope: p.scope, Metrics: p.metrics, Logger: p.log,
 	})
 	return err
 }

@@ -9,7 +9,7 @@ import (
 
 	"github.com/breakwater-iot/breakwater/hub/internal/dispatch"
 	"github.com/breakwater-iot/breakwater/hub/internal/queue"
-	"github.com/breakwater-iot/breakwater/hub/internal/store"
+	"github.com/breakwater-iot/breakwater/hub/internal/seglog"
 	"github.com/breakwater-iot/breakwater/proto/iothub"
 )
 
@@ -42,15 +42,15 @@ func BenchmarkThrough(b *testing.B) {
 
 func through(b *testing.B, flight, endpoints int) {
 	logger := slog.New(slog.DiscardHandler)
-	s, err := store.Open(b.TempDir(), store.Options{Logger: logger})
+	folder, err := seglog.Dir(b.TempDir())
 	if err != nil {
 		b.Fatal(err)
 	}
-	defer s.Close()
-	q, err := queue.New(s, queue.Options{Logger: logger})
+	q, err := queue.Open(folder, queue.Options{Logger: logger})
 	if err != nil {
 		b.Fatal(err)
 	}
+	defer q.Close()
 	e := dispatch.New(q, dispatch.Options{Logger: logger})
 	sinks := make(map[string]dispatch.Sink)
 	var all []*counting

@@ -17,7 +17,7 @@ import (
 
 	"github.com/breakwater-iot/breakwater/hub/internal/dispatch"
 	"github.com/breakwater-iot/breakwater/hub/internal/queue"
-	"github.com/breakwater-iot/breakwater/hub/internal/store"
+	"github.com/breakwater-iot/breakwater/hub/internal/seglog/simdisk"
 	"github.com/breakwater-iot/breakwater/proto/iothub"
 )
 
@@ -29,12 +29,11 @@ func TestMain(m *testing.M) {
 
 // rig is an engine over queues in memory.
 type rig struct {
-	t     *testing.T
-	store *store.Store
-	q     *queue.Queue
-	e     *dispatch.Engine
-	log   bytes.Buffer // read after stop
-	stop  func()
+	t    *testing.T
+	q    *queue.Queue
+	e    *dispatch.Engine
+	log  bytes.Buffer // read after stop
+	stop func()
 
 	mu      sync.Mutex
 	dropped map[string]int // guarded by mu
@@ -54,10 +53,7 @@ func newRig(t *testing.T, o dispatch.Options) *rig {
 	r := &rig{t: t, dropped: make(map[string]int)}
 	logger := slog.New(slog.NewTextHandler(&r.log, nil))
 	var err error
-	if r.store, err = store.Open("", store.Options{InMemory: true, Logger: slog.New(slog.DiscardHandler)}); err != nil {
-		t.Fatal(err)
-	}
-	r.q, err = queue.New(r.store, queue.Options{
+	r.q, err = queue.Open(simdisk.New().Folder(), queue.Options{
 		Logger:  logger,
 		Expired: func(*iothub.Message) { r.count("queue ttl_expiry") },
 	})
@@ -79,7 +75,7 @@ func newRig(t *testing.T, o dispatch.Options) *rig {
 		if err := <-ended; err != nil {
 			t.Errorf("run: %v", err)
 		}
-		if err := r.store.Close(); err != nil {
+		if err := r.q.Close(); err != nil {
 			t.Error(err)
 		}
 	})
@@ -426,6 +422,7 @@ func TestUrgentMessageOvertakesOthers(t *testing.T) {
 			s := &sink{window: 1, delay: 10 * time.Millisecond}
 			r.configure(map[string]dispatch.Sink{"e": s})
 			r.append("e", queue.DefaultPriority, never, "d:low0", "d:low1", "d:low2")
+			synctest.Wait() // the first is under way
 			r.append("e", 0, never, "d:high")
 			time.Sleep(time.Second)
 			if got := s.takenList(); got != "d:low0 d:high d:low1 d:low2" {

@@ -24,7 +24,7 @@ import (
 	"github.com/breakwater-iot/breakwater/hub/internal/metrics"
 	"github.com/breakwater-iot/breakwater/hub/internal/queue"
 	"github.com/breakwater-iot/breakwater/hub/internal/scope"
-	"github.com/breakwater-iot/breakwater/hub/internal/store"
+	"github.com/breakwater-iot/breakwater/hub/internal/seglog"
 	"github.com/breakwater-iot/breakwater/hub/internal/twin"
 	"github.com/breakwater-iot/breakwater/hub/internal/upstream"
 	"github.com/breakwater-iot/breakwater/proto/iothub"
@@ -50,10 +50,13 @@ type Options struct {
 	Twin    twin.Options
 	Auth    auth.Options
 
-	Store   *store.Store
-	Scope   *scope.Cache
-	Metrics *metrics.Metrics
-	Logger  *slog.Logger
+	// Messages is where the queues lie. It belongs to the hub.
+	Messages seglog.Folder
+	// UnsafeNoSync: see queue.Options.
+	UnsafeNoSync bool
+	Scope        *scope.Cache
+	Metrics      *metrics.Metrics
+	Logger       *slog.Logger
 }
 
 // Config keeps the last good configuration for a start without a cloud.
@@ -121,7 +124,7 @@ func New(o Options) (*Hub, error) {
 	h.jobs = newJobs(8)
 	h.report = newReporter(h)
 	var err error
-	if h.queue, err = queue.New(o.Store, h.queueOptions()); err != nil {
+	if h.queue, err = queue.Open(o.Messages, h.queueOptions()); err != nil {
 		return nil, fmt.Errorf("open queue: %w", err)
 	}
 	o.Metrics.WatchQueues(h.queueLengths)
@@ -142,8 +145,10 @@ func (h *Hub) queueLengths() []metrics.QueueLength {
 // one from the cloud. Heads should not serve before.
 func (h *Hub) Configured() <-chan struct{} { return h.configured }
 
-// Run runs the hub until ctx ends. Clients are disconnected at the end.
-func (h *Hub) Run(ctx context.Context) error {
+// Run runs the hub until ctx ends, or the storage of its queues fails. Clients are
+// disconnected and the queues closed at the end.
+func (h *Hub) Run(ctx context.Context) (err error) {
+	defer func() { err = errors.Join(err, h.queue.Close()) }()
 	if err := h.loadConfig(ctx); err != nil {
 		return err
 	}
@@ -156,6 +161,13 @@ func (h *Hub) Run(ctx context.Context) error {
 	g.Go(func() error { return h.report.run(ctx) })
 	g.Go(func() error { return h.reauthenticate(ctx) })
 	g.Go(func() error { return h.followOwnTwin(ctx) })
+	g.Go(func() error {
+		err := h.queue.Watch(ctx)
+		if err != nil {
+			h.log.Error("storage has failed; the hub ends, so that it starts anew from what is on disk", "error", err)
+		}
+		return err
+	})
 	<-ctx.Done()
 	h.disconnectAll()
 	return g.Wait()

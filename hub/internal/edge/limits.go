@@ -21,6 +21,7 @@ func (h *Hub) queueOptions() queue.Options {
 	return queue.Options{
 		Logger: h.o.Logger, Expired: h.expired, Evicted: h.evicted,
 		MaxBytes: h.o.Limits.MaxBytes, WhenFull: h.o.Limits.WhenFull, LiveFirst: h.o.Limits.LiveFirst,
+		UnsafeNoSync: h.o.UnsafeNoSync,
 	}
 }
 

@@ -23,6 +23,7 @@ import (
 	"github.com/breakwater-iot/breakwater/hub/internal/metrics"
 	"github.com/breakwater-iot/breakwater/hub/internal/scope"
 	"github.com/breakwater-iot/breakwater/hub/internal/seal"
+	"github.com/breakwater-iot/breakwater/hub/internal/seglog/simdisk"
 	"github.com/breakwater-iot/breakwater/hub/internal/store"
 	"github.com/breakwater-iot/breakwater/hub/internal/twin"
 	"github.com/breakwater-iot/breakwater/hub/internal/upstream"
@@ -306,6 +307,7 @@ type rig struct {
 	dir     *directory
 	cloud   *cloud
 	store   *store.Store
+	disk    *simdisk.Disk // of the queues
 	metrics *metrics.Metrics
 	hub     *edge.Hub
 	log     bytes.Buffer // read after stop
@@ -327,7 +329,7 @@ func within(t *testing.T, change func(*rig, *edge.Options), test func(t *testing
 
 func newRig(t *testing.T) *rig {
 	t.Helper()
-	r := &rig{t: t, dir: newDirectory(), cloud: newCloud()}
+	r := &rig{t: t, dir: newDirectory(), cloud: newCloud(), disk: simdisk.New()}
 	var err error
 	if r.store, err = store.Open("", store.Options{InMemory: true, Logger: slog.New(slog.DiscardHandler)}); err != nil {
 		t.Fatal(err)
@@ -359,7 +361,7 @@ func (r *rig) start(change func(*rig, *edge.Options)) {
 		HubName: hubName, Device: "edge", Hostname: "gateway.test", Version: "1.2.3",
 		Dial: r.cloud.dial, Records: r.store.Bucket("twins"), Config: r.store.Bucket("config"),
 		Twin: twin.Options{Logger: log}, Auth: auth.Options{Hosts: []string{hubName, "gateway.test"}, Device: "edge", Logger: log},
-		Store: r.store, Scope: cache, Metrics: r.metrics, Logger: log,
+		Messages: r.disk.Folder(), Scope: cache, Metrics: r.metrics, Logger: log,
 	}
 	if change != nil {
 		change(r, &o)

@@ -1,15 +1,12 @@
 package queue
 
 import (
-	"encoding/binary"
-
-	"github.com/breakwater-iot/breakwater/hub/internal/store"
+	"github.com/breakwater-iot/breakwater/hub/internal/seglog"
 	"github.com/breakwater-iot/breakwater/proto/iothub"
 )
 
 // Bounds of what one group commit takes of the messages that wait, and the largest
-// form on disk of one message: together less than store.MaxAtomic, so that a crash
-// leaves all of a group or nothing.
+// form on disk of one message: together much less than seglog.MaxFrame.
 const (
 	groupCount = 2048
 	groupBytes = 192 << 10
@@ -26,11 +23,8 @@ type appended struct {
 	err     error
 }
 
-// shared tells whether the message gets a body record of its own.
-func (a *appended) shared() bool {
-	n := len(a.targets)
-	return n > 1 && (len(a.record) >= shareAbove || n*len(a.record) >= maxChunkBytes)
-}
+// shared tells whether the message is stored once for several queues.
+func (a *appended) shared() bool { return len(a.targets) > 1 }
 
 // size is about what the message adds to a batch.
 func (a *appended) size() int {
@@ -43,7 +37,7 @@ func (a *appended) size() int {
 // Append stores a message for every target, two of which must not be the same
 // queue. done is called exactly once: with nil when the message is on disk for all
 // of them, else with the reason why it is for none: ErrFull, ErrTooLarge,
-// store.ErrFull, store.ErrFailed, store.ErrClosed. Calls of done follow the order
+// seglog.ErrFull, seglog.ErrFailed, seglog.ErrClosed. Calls of done follow the order
 // of Append; they must not block, nor call Append. Without targets nothing is
 // stored, and done is called in its turn.
 //
@@ -59,47 +53,43 @@ func (q *Queue) Append(m *iothub.Message, targets []Target, done func(error)) {
 		}
 	}
 	q.mu.Lock()
-	for len(q.waiting) >= q.o.MaxPending || q.waitingBytes >= q.o.MaxPendingBytes {
+	for !q.closed && (len(q.waiting) >= q.o.MaxPending || q.waitingBytes >= q.o.MaxPendingBytes) {
 		q.room.Wait()
 	}
 	if a.record != nil && !q.makeRoomLocked(len(a.record)) {
 		a.err, a.record = ErrFull, nil
 	}
+	if q.ended || q.closed && len(q.waiting) == 0 {
+		if a.err == nil && len(targets) > 0 {
+			a.err = seglog.ErrClosed
+		}
+		q.mu.Unlock()
+		done(a.err)
+		return
+	}
 	q.waiting = append(q.waiting, a)
 	q.waitingBytes += len(a.record)
-	submit := !q.ticket
-	q.ticket = true
 	q.mu.Unlock()
-	if submit {
-		q.commitWaiting()
-	}
-}
-
-// commitWaiting has the committer store a first part of what waits by then. One
-// such commit is under way while something waits: q.ticket.
-func (q *Queue) commitWaiting() {
-	g := &group{q: q}
-	q.s.CommitLate(g.fill, g.done)
+	q.nudge()
 }
 
 // group is the messages of one commit.
 type group struct {
-	q      *Queue
-	taken  []*appended
-	filled bool
-	more   bool
-	fifos  []*fifoGroup
+	q     *Queue
+	taken []*appended
+	fifos []*fifoGroup
+	body  int // number of the next body
 }
 
 // fifoGroup is a group's part of one queue.
 type fifoGroup struct {
-	f       *fifo
-	created bool
-	next    uint64 // offset after the last
-	bytes   uint64
-	chunks  []*chunk
+	f      *fifo
+	next   uint64 // offset after the last
+	bytes  int64
+	chunks []*chunk
 
 	items []item // of the chunk being made
+	first uint64
 	size  int
 }
 
@@ -123,59 +113,46 @@ func (g *group) take() {
 		q.waiting = q.waiting[:rest]
 	}
 	q.waitingBytes -= bytes
-	g.more = len(q.waiting) > 0
-	q.ticket = g.more
 	q.room.Broadcast()
 }
 
-// fill makes the chunks. It runs in the committer's goroutine.
-func (g *group) fill(b *store.Batch) {
-	g.filled = true
-	g.take()
-	if g.more {
-		g.q.commitWaiting()
-	}
+// fill puts the messages into the frame: bodies that several queues share, then the
+// chunks of each queue.
+func (g *group) fill(frame *seglog.Frame) {
 	for _, a := range g.taken {
-		if a.err != nil {
+		if a.err != nil || len(a.targets) == 0 {
 			continue
 		}
-		var shared *bodyID
+		if a.shared() {
+			frame.Add(seglog.Part{Kind: seglog.Body, Number: g.body, Data: a.record})
+			g.body++
+		}
 		for i := range a.targets {
-			g.place(b, a, &a.targets[i], &shared)
+			g.place(frame, a, &a.targets[i])
 		}
 	}
 	for _, fg := range g.fifos {
-		g.finishChunk(b, fg)
-		if fg.created {
-			g.q.putName(b, fg.f)
-		}
-		v := binary.AppendUvarint(nil, fg.next)
-		b.Put(queueKey('n', fg.f.id), binary.AppendUvarint(v, fg.f.appended+fg.bytes))
+		fg.finishChunk(frame)
 	}
 }
 
-// place adds the message to the chunk of one target, and to the batch as a body
-// record if it is the first of several targets and large.
-func (g *group) place(b *store.Batch, a *appended, t *Target, shared **bodyID) {
-	fg := g.fifo(fifoName{t.Endpoint, t.Priority})
+// place adds the message to the chunk of one target.
+func (g *group) place(frame *seglog.Frame, a *appended, t *Target) {
+	fg := g.fifo(frame, fifoName{t.Endpoint, t.Priority})
 	it := item{enqueued: a.millis, ttl: t.TTL.Milliseconds(), message: a.record, size: len(a.record)}
 	if t.TTL < 0 {
 		it.ttl = -1
 	}
 	space := len(a.record)
 	if a.shared() {
-		if *shared == nil {
-			id := bodyID{queue: fg.f.id, offset: fg.next}
-			*shared = &id
-			b.Put(id.key('b'), a.record)
-		}
-		it.shared, it.ref = true, bodyRef{id: **shared, n: len(a.targets)}
+		it.shared, it.body = len(a.targets), g.body-1
 		space = 0
 	}
 	if len(fg.items) == maxChunkCount || len(fg.items) > 0 && fg.size+space > maxChunkBytes {
-		g.finishChunk(b, fg)
+		fg.finishChunk(frame)
 	}
 	if len(fg.items) == 0 {
+		fg.first = fg.next
 		fg.chunks = append(fg.chunks, &chunk{})
 	}
 	fg.items = append(fg.items, it)
@@ -193,16 +170,13 @@ func (g *group) place(b *store.Batch, a *appended, t *Target, shared **bodyID) {
 	}
 	c.entries = append(c.entries, e)
 	c.cost += it.cost()
-	if it.shared {
-		c.refs = append(c.refs, it.ref)
-	}
 	fg.next++
 }
 
 // chunk is the chunk being made.
 func (fg *fifoGroup) chunk() *chunk { return fg.chunks[len(fg.chunks)-1] }
 
-func (g *group) finishChunk(b *store.Batch, fg *fifoGroup) {
+func (fg *fifoGroup) finishChunk(frame *seglog.Frame) {
 	if len(fg.items) == 0 {
 		return
 	}
@@ -215,13 +189,13 @@ func (g *group) finishChunk(b *store.Batch, fg *fifoGroup) {
 	c.last = fg.next - 1
 	c.left = len(fg.items)
 	c.cost += len(v)
-	fg.bytes += uint64(c.cost)
-	b.Put(offsetKey('m', fg.f.id, c.last), v)
+	fg.bytes += int64(c.cost)
+	frame.Add(seglog.Part{Kind: seglog.Chunk, Stream: fg.f.id, First: fg.first, Count: len(fg.items), Cost: c.cost, Data: v})
 	fg.items, fg.size = fg.items[:0], 0
 }
 
 // fifo returns the group's part of a queue, which it creates if need be.
-func (g *group) fifo(name fifoName) *fifoGroup {
+func (g *group) fifo(frame *seglog.Frame, name fifoName) *fifoGroup {
 	for _, fg := range g.fifos {
 		if fg.f.name == name {
 			return fg
@@ -230,35 +204,22 @@ func (g *group) fifo(name fifoName) *fifoGroup {
 	g.q.mu.Lock()
 	defer g.q.mu.Unlock()
 	f := g.q.fifos[name]
-	fg := &fifoGroup{f: f}
 	if f == nil {
-		fg.created = true
-		fg.f = &fifo{id: g.q.nextID, name: name}
+		f = &fifo{id: g.q.nextID, name: name}
 		g.q.nextID++
-		g.q.attach(fg.f)
+		g.q.attach(f)
 	}
-	fg.next = fg.f.next
+	if !f.named {
+		frame.Add(seglog.Part{Kind: seglog.Meta, Data: nameChange(f)})
+	}
+	fg := &fifoGroup{f: f, next: f.stored}
 	g.fifos = append(g.fifos, fg)
 	return fg
 }
 
-// putName writes the name of a new queue.
-func (q *Queue) putName(b *store.Batch, f *fifo) {
-	v := binary.BigEndian.AppendUint32(nil, f.name.priority)
-	b.Put(queueKey('d', f.id), append(v, f.name.endpoint...))
-	b.Put(keyNextID, binary.BigEndian.AppendUint32(nil, f.id+1))
-}
-
-// done tells the result to readers and senders. It runs in the committer's
-// goroutine.
+// done tells the result to readers and senders.
 func (g *group) done(err error) {
 	q := g.q
-	if !g.filled { // refused: so is what it would have taken
-		g.take()
-		if g.more {
-			q.commitWaiting()
-		}
-	}
 	if err == nil {
 		q.mu.Lock()
 		for _, fg := range g.fifos {
@@ -279,14 +240,11 @@ func (g *group) done(err error) {
 func (q *Queue) storedLocked(fg *fifoGroup) {
 	f := fg.f
 	e := q.endpoints[f.name.endpoint]
-	keepsUp := !f.removed && e != nil && e.read && !f.loading && f.loaded == f.stored &&
+	keepsUp := e != nil && e.read && !f.loading && f.loaded == f.stored &&
 		len(f.ahead) < aheadCount && f.aheadBytes < aheadBytes
-	f.next, f.stored = fg.next, fg.next
-	f.appended += fg.bytes
-	if f.removed {
-		return
-	}
-	q.bytes += int64(fg.bytes)
+	f.stored, f.named = fg.next, true
+	f.bytes += fg.bytes
+	q.bytes += fg.bytes
 	if keepsUp {
 		for _, c := range fg.chunks {
 			for _, en := range c.entries {

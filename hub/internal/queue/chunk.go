@@ -7,8 +7,7 @@ import (
 )
 
 // A chunk is a run of consecutive messages of one queue that were stored by one
-// group commit: one key and one value, whatever their number. It is deleted when
-// all its messages are finished. Its form on disk:
+// group commit: a part of a frame of the log. Its form on disk:
 //
 //	version   1
 //	base      varint: milliseconds since 1970
@@ -17,9 +16,9 @@ import (
 //	            enqueued  varint: milliseconds after base
 //	            ttl       varint: milliseconds; negative: never expires
 //	            kind      uvarint: 2*length of a message that follows,
-//	                      or 2*length+1 of one in a body record of its own
-//	            message   its form on disk; or queue id, offset and number of
-//	                      references, uvarints: the body record
+//	                      or 2*length+1 of one that several queues share
+//	            message   its form on disk; or number of the body in the same frame
+//	                      and number of queues that share it, uvarints
 const chunkVersion = 1
 
 // Bounds of a chunk, unless a single message is larger.
@@ -31,30 +30,14 @@ const (
 // itemSpace is at least what an item takes beside a message of its own.
 const itemSpace = 40
 
-// shareAbove is the size of a message from which its body is stored once for all
-// its queues. Below, copies are cheaper than references.
-const shareAbove = 1 << 10
-
-// bodyID names a body record: the first queue and offset it was stored for.
-type bodyID struct {
-	queue  uint32
-	offset uint64
-}
-
-// bodyRef is one reference of a chunk to a body record.
-type bodyRef struct {
-	id bodyID
-	n  int // references that it had at first
-}
-
 // item is one message of a chunk as it is stored.
 type item struct {
 	enqueued int64 // milliseconds
 	ttl      int64 // milliseconds
 	message  []byte
 	size     int // of the message
-	shared   bool
-	ref      bodyRef
+	shared   int // how many queues share the body; 0: the message is in the chunk
+	body     int // its number in the frame
 }
 
 func (it *item) expires() time.Time {
@@ -66,10 +49,10 @@ func (it *item) expires() time.Time {
 
 // cost is what the message counts for in the size of its queue, beside the chunk.
 func (it *item) cost() int {
-	if !it.shared {
+	if it.shared == 0 {
 		return 0
 	}
-	return it.size / it.ref.n
+	return it.size / it.shared
 }
 
 func appendChunkHeader(b []byte, base int64, count int) []byte {
@@ -81,14 +64,13 @@ func appendChunkHeader(b []byte, base int64, count int) []byte {
 func appendItem(b []byte, base int64, it *item) []byte {
 	b = binary.AppendVarint(b, it.enqueued-base)
 	b = binary.AppendVarint(b, it.ttl)
-	if !it.shared {
+	if it.shared == 0 {
 		b = binary.AppendUvarint(b, 2*uint64(len(it.message)))
 		return append(b, it.message...)
 	}
 	b = binary.AppendUvarint(b, 2*uint64(it.size)+1)
-	b = binary.AppendUvarint(b, uint64(it.ref.id.queue))
-	b = binary.AppendUvarint(b, it.ref.id.offset)
-	return binary.AppendUvarint(b, uint64(it.ref.n))
+	b = binary.AppendUvarint(b, uint64(it.body))
+	return binary.AppendUvarint(b, uint64(it.shared))
 }
 
 // decodeChunk reads a chunk; messages of items share their bytes with b.
@@ -115,12 +97,11 @@ func decodeChunk(b []byte) ([]item, error) {
 			it.message = r.bytes(kind / 2)
 			continue
 		}
-		it.shared = true
-		queue, offset, refs := r.uvarint(), r.uvarint(), r.uvarint()
-		if queue > 1<<32-1 || refs == 0 || refs > 1<<20 {
+		body, shared := r.uvarint(), r.uvarint()
+		if body > 1<<20 || shared == 0 || shared > 1<<20 {
 			r.fail("wrong reference")
 		}
-		it.ref = bodyRef{id: bodyID{queue: uint32(queue), offset: offset}, n: int(refs)}
+		it.body, it.shared = int(body), int(shared)
 	}
 	if r.err == nil && len(r.b) > 0 {
 		r.fail("bytes left over")
@@ -131,34 +112,17 @@ func decodeChunk(b []byte) ([]item, error) {
 	return items, nil
 }
 
-// Keys. All begin with "q" and a letter; numbers are big-endian, so that keys sort
-// as their numbers do.
-//
-//	qi                     next queue id (4 bytes)
-//	qd queue               name of a queue: priority (4 bytes), endpoint
-//	qn queue               how far it was written: next offset, bytes
-//	qc queue               how far it was finished: checkpoint
-//	qm queue last-offset   chunk, by the offset of its last message
-//	qb queue offset        body record: a message
-//	qr queue offset        references left to a body, once one is gone
-var keyNextID = []byte("qi")
-
-func queueKey(kind byte, queue uint32) []byte {
-	return binary.BigEndian.AppendUint32([]byte{'q', kind}, queue)
-}
-
-func offsetKey(kind byte, queue uint32, offset uint64) []byte {
-	b := make([]byte, 0, 14)
-	b = binary.BigEndian.AppendUint32(append(b, 'q', kind), queue)
-	return binary.BigEndian.AppendUint64(b, offset)
-}
-
-func (id bodyID) key(kind byte) []byte { return offsetKey(kind, id.queue, id.offset) }
-
-// keyOffset is the offset at the end of a key.
-func keyOffset(key []byte) (uint64, error) {
-	if len(key) != 14 {
-		return 0, fmt.Errorf("%w: key of %d bytes", errCorrupt, len(key))
+// bodiesOf returns the numbers of the bodies that a chunk refers to.
+func bodiesOf(chunk []byte) ([]int, error) {
+	items, err := decodeChunk(chunk)
+	if err != nil {
+		return nil, err
 	}
-	return binary.BigEndian.Uint64(key[6:]), nil
+	var list []int
+	for i := range items {
+		if items[i].shared > 0 {
+			list = append(list, items[i].body)
+		}
+	}
+	return list, nil
 }

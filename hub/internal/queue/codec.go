@@ -145,6 +145,14 @@ func (r *reader) uvarint() uint64 {
 	return v
 }
 
+func (r *reader) uvarint32() uint32 {
+	v := r.uvarint()
+	if v > 1<<32-1 {
+		r.fail("number too large")
+	}
+	return uint32(v)
+}
+
 func (r *reader) varint() int64 {
 	v, n := binary.Varint(r.b)
 	if n <= 0 {

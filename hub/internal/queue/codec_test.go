@@ -96,10 +96,19 @@ func FuzzDecodeChunk(f *testing.F) {
 	})
 }
 
-func FuzzDecodeCheckpoint(f *testing.F) {
-	f.Add([]byte{1, 0, 5, 2, 1, 1, 3, 2})
+func FuzzReadFinished(f *testing.F) {
+	f.Add([]byte{5, 2, 1, 1, 3, 2})
 	f.Fuzz(func(t *testing.T, b []byte) {
-		_ = queue.CheckpointRoundTrip(t, b)
+		_ = queue.FinishedRoundTrip(t, b)
+	})
+}
+
+func FuzzRestoreState(f *testing.F) {
+	f.Add([]byte{1, 1, 1, 0, 3, 1, 'e', 9, 40, 2, 1, 1, 1}, []byte{'S', 0, 30, 1, 4, 2})
+	f.Add([]byte{1, 0, 0}, []byte{'N', 0, 3, 'e'})
+	f.Add([]byte{1, 0, 0}, []byte{'R', 0})
+	f.Fuzz(func(_ *testing.T, state, change []byte) {
+		_ = queue.RestoreAndReplay(state, change)
 	})
 }
 
@@ -113,6 +122,12 @@ func TestFinishedSet(t *testing.T) {
 				t.Fatalf("add %d", o)
 			}
 			model[o] = true
+			if o%7 == 0 {
+				set.AddRange(o, o+o%5)
+				for r := range o % 5 {
+					model[o+r] = true
+				}
+			}
 			for o := range uint64(45) {
 				if set.Has(o) != model[o] {
 					t.Fatalf("has %d", o)

@@ -21,7 +21,7 @@ func (q *Queue) makeRoomLocked(size int) bool {
 	if q.o.MaxBytes <= 0 {
 		return true
 	}
-	over := func() bool { return q.bytes-q.doomed+int64(q.waitingBytes+size) > q.o.MaxBytes }
+	over := func() bool { return q.bytes+int64(q.waitingBytes+size) > q.o.MaxBytes }
 	if !over() {
 		return true
 	}
@@ -42,7 +42,7 @@ func (q *Queue) logFullLocked() {
 	if !q.full.logged.IsZero() && now.Sub(q.full.logged) < fullLogInterval {
 		return
 	}
-	q.o.Logger.Warn("queue limit reached", "limit", q.o.MaxBytes, "bytes", q.bytes-q.doomed,
+	q.o.Logger.Warn("queue limit reached", "limit", q.o.MaxBytes, "bytes", q.bytes,
 		"refused", q.full.refused, "dropped", q.full.dropped)
 	q.full = fullness{logged: now}
 }
@@ -69,7 +69,7 @@ func (q *Queue) evictLocked() bool {
 
 // size compares what two queues take.
 func (f *fifo) size(other *fifo) int {
-	return cmp.Compare(f.appended-f.deleted, other.appended-other.deleted)
+	return cmp.Compare(f.bytes, other.bytes)
 }
 
 func (q *Queue) evictFromLocked(f *fifo) bool {
@@ -104,11 +104,7 @@ func (q *Queue) evictFromLocked(f *fifo) bool {
 	clear(f.ahead[:n])
 	f.ahead = f.ahead[n:]
 	q.full.dropped += n
-	submit := q.needSettlingLocked()
 	q.mu.Unlock()
-	if submit {
-		q.s.CommitRelaxed(q.fillSettled, q.settledDone)
-	}
 	for _, e := range dropped {
 		q.o.Evicted(e.Message, f.name.endpoint)
 	}

@@ -51,10 +51,7 @@ func TestFullQueueDropsTheOldestOfTheLowestPriority(t *testing.T) {
 	if q.Len("c", 0) != 5 || q.Len("a", 9) != 1 || q.Len("a", 0) != 1 || q.Len("b", 0) != 1 {
 		t.Errorf("left: %v", q.Lengths())
 	}
-	x, err := queue.Inspect(s, true, time.Now())
-	if err != nil || len(x.Problems) > 0 {
-		t.Errorf("store after it: %v, %v", x, err)
-	}
+	sound(t, s)
 }
 
 func TestMessagesInAReadersHandsAreNotDropped(t *testing.T) {
@@ -148,8 +145,5 @@ func TestEveryMessageIsDeliveredOrDroppedOnce(t *testing.T) {
 			t.Fatalf("message %d was delivered or dropped %d times", i, c)
 		}
 	}
-	x, err := queue.Inspect(s, true, time.Now())
-	if err != nil || len(x.Problems) > 0 {
-		t.Errorf("store after it: %v, %v", x, err)
-	}
+	sound(t, s)
 }

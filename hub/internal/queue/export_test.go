@@ -3,6 +3,7 @@ package queue
 import (
 	"reflect"
 
+	"github.com/breakwater-iot/breakwater/hub/internal/seglog"
 	"github.com/breakwater-iot/breakwater/proto/iothub"
 )
 
@@ -27,27 +28,52 @@ func DecodeChunkLen(b []byte) (int, error) {
 
 type fataler interface{ Fatalf(string, ...any) }
 
-// CheckpointRoundTrip decodes a checkpoint and, if it is good, encodes and decodes
-// it again.
-func CheckpointRoundTrip(t fataler, b []byte) error {
-	f, deleted, err := decodeFinished(b)
-	if err != nil {
-		return err
+// FinishedRoundTrip decodes a set of finished offsets and, if it is good, encodes and
+// decodes it again.
+func FinishedRoundTrip(t fataler, b []byte) error {
+	r := reader{b: b}
+	f := readFinished(&r)
+	if r.err != nil {
+		return r.err
 	}
 	(&Finished{f}).CheckShape(t)
-	again, d, err := decodeFinished(f.appendTo(nil, deleted))
-	if err != nil || d != deleted || !reflect.DeepEqual(f, again) {
-		t.Fatalf("%v became %v, %v", f, again, err)
+	r = reader{b: f.appendTo(nil)}
+	if again := readFinished(&r); r.err != nil || !reflect.DeepEqual(f, again) {
+		t.Fatalf("%v became %v, %v", f, again, r.err)
 	}
 	return nil
+}
+
+// RestoreAndReplay gives a new set of queues a state and a change, which may be
+// anything.
+func RestoreAndReplay(state, change []byte) error {
+	q := newQueue(Options{})
+	if err := q.restore(state); err != nil {
+		return err
+	}
+	return q.replay(seglog.Part{Kind: seglog.Meta, Data: change})
+}
+
+// Flush waits until all settlements so far are written.
+func (q *Queue) Flush() {
+	done := make(chan struct{})
+	q.call(func() {
+		(&committer{q: q}).settle()
+		close(done)
+	})
+	select {
+	case <-done:
+	case <-q.done:
+	}
 }
 
 // Finished is the set of finished offsets.
 type Finished struct{ f finished }
 
-func (f *Finished) Add(o uint64) bool { return f.f.add(o) }
-func (f *Finished) Has(o uint64) bool { return f.f.has(o) }
-func (f *Finished) Count() uint64     { return f.f.count() }
+func (f *Finished) Add(o uint64) bool      { return f.f.add(o) }
+func (f *Finished) AddRange(lo, hi uint64) { f.f.addRange(lo, hi) }
+func (f *Finished) Has(o uint64) bool      { return f.f.has(o) }
+func (f *Finished) Count() uint64          { return f.f.count() }
 
 // CheckShape checks that spans are sorted and apart.
 func (f *Finished) CheckShape(t fataler) {

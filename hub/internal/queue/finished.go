@@ -67,6 +67,37 @@ func (f *finished) add(offset uint64) bool {
 	return true
 }
 
+// addRange puts the offsets from lo up to but not including hi into the set.
+func (f *finished) addRange(lo, hi uint64) {
+	if lo = max(lo, f.head); lo >= hi {
+		return
+	}
+	i, _ := slices.BinarySearchFunc(f.spans, lo, func(s span, o uint64) int {
+		if s.hi < o {
+			return -1
+		}
+		return 1
+	})
+	n := i
+	for ; n < len(f.spans) && f.spans[n].lo <= hi; n++ {
+		lo, hi = min(lo, f.spans[n].lo), max(hi, f.spans[n].hi)
+	}
+	if lo > f.head {
+		f.spans = slices.Replace(f.spans, i, n, span{lo, hi})
+		return
+	}
+	f.head = hi
+	f.spans = slices.Delete(f.spans, 0, n)
+}
+
+// bound is the lowest offset that neither is in the set nor has one above it that is.
+func (f *finished) bound() uint64 {
+	if n := len(f.spans); n > 0 {
+		return f.spans[n-1].hi
+	}
+	return f.head
+}
+
 // count is how many offsets are in the set.
 func (f *finished) count() uint64 {
 	n := f.head
@@ -76,13 +107,9 @@ func (f *finished) count() uint64 {
 	return n
 }
 
-// The form on disk: version 1, bytes given back, head, then each span as distance
-// from the end of the one before and length.
-const checkpointVersion = 1
-
-func (f *finished) appendTo(b []byte, deleted uint64) []byte {
-	b = append(b, checkpointVersion)
-	b = binary.AppendUvarint(b, deleted)
+// The form on disk: head, number of spans, then each span as distance from the end of
+// the one before and length.
+func (f *finished) appendTo(b []byte) []byte {
 	b = binary.AppendUvarint(b, f.head)
 	b = binary.AppendUvarint(b, uint64(len(f.spans)))
 	last := f.head
@@ -94,16 +121,13 @@ func (f *finished) appendTo(b []byte, deleted uint64) []byte {
 	return b
 }
 
-func decodeFinished(b []byte) (f finished, deleted uint64, err error) {
-	r := reader{b: b}
-	if v := r.byte(); r.err == nil && v != checkpointVersion {
-		r.fail("checkpoint version")
-	}
-	deleted = r.uvarint()
+// readFinished reads a set from the front of r.
+func readFinished(r *reader) (f finished) {
 	f.head = r.uvarint()
 	n := r.uvarint()
 	if n > uint64(len(r.b))/2 {
 		r.fail("too many spans")
+		n = 0
 	}
 	last := f.head
 	for range n {
@@ -118,11 +142,5 @@ func decodeFinished(b []byte) (f finished, deleted uint64, err error) {
 		last = lo + length
 		f.spans = append(f.spans, span{lo, last})
 	}
-	if r.err == nil && len(r.b) > 0 {
-		r.fail("bytes left over")
-	}
-	if r.err != nil {
-		return finished{}, 0, r.err
-	}
-	return f, deleted, nil
+	return f
 }

@@ -1,21 +1,22 @@
 // Package queue holds messages on disk until their endpoints have taken them: per
-// endpoint and priority one queue in order of arrival, on the store's group
-// commit. Whoever routes messages appends; package dispatch reads and settles.
+// endpoint and priority one queue in order of arrival, all of them in one log (package
+// seglog). Whoever routes messages appends; package dispatch reads and settles.
 //
-//	Append -> waiting -> (store's committer) chunk -> store -> Reader.Read -> Settle
-//	                                           |                               |
-//	                                           +-> done: on disk               +-> checkpoint, deletes
+//	Append -> waiting -> committer: one frame -> log -> Reader.Read -> Settle
+//	                       ^                      |                      |
+//	                       |                      +-> done: on disk      |
+//	                       +------ settlements, with the next frame <----+
 //
-// Three surprises. Messages that are stored by one group commit become one record,
-// a chunk, which is why a busy queue costs the database little. A Settle is
-// remembered on disk soon, but without a sync: after a crash messages may come
-// twice, and none is lost. And the counters of a queue are written beside it, so a
-// start reads two small records a queue, however long it is.
+// Three surprises. What waits when the committer is ready becomes one frame, with one
+// write and one sync, whatever the number of messages and endpoints. A Settle is
+// written with the next frame, or after settleDelay, and without a sync of its own:
+// after a crash messages may come twice, and none is lost. And the state of the
+// queues is at the beginning of every segment, so a start reads no backlog.
 package queue
 
 import (
 	"cmp"
-	"encoding/binary"
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -23,31 +24,34 @@ import (
 	"sync"
 	"time"
 
-	"github.com/breakwater-iot/breakwater/hub/internal/store"
+	"github.com/breakwater-iot/breakwater/hub/internal/seglog"
 	"github.com/breakwater-iot/breakwater/proto/iothub"
 )
+
+// Subfolder is where edgehub keeps its queues within the folder of its store.
+const Subfolder = "messages"
 
 // DefaultPriority is the priority of routes that name none, and the last to be
 // served. The others are 0, the first, to 9.
 const DefaultPriority = 2_000_000_000
 
-// Errors that Append gives to done, beside those of store.Commit.
+// Errors that Append gives to done, beside those of seglog.Log.Write.
 var (
-	// ErrFull: Options.MaxBytes is reached. It is store.ErrFull too.
-	ErrFull = fmt.Errorf("queue limit reached: %w", store.ErrFull)
+	// ErrFull: Options.MaxBytes is reached. It is seglog.ErrFull too.
+	ErrFull = fmt.Errorf("queue limit reached: %w", seglog.ErrFull)
 	// ErrTooLarge: the message is over what a record can hold, which is more than
 	// iothub.MaxMessageSize. Permanent.
 	ErrTooLarge = errors.New("message too large to store")
 )
 
-// Options configure New. The zero value is usable.
+// Options configure Open. The zero value is usable.
 type Options struct {
 	// Logger; nil means slog.Default.
 	Logger *slog.Logger
 	// Now is the clock of enqueue times and expiry; nil means time.Now.
 	Now func() time.Time
 	// MaxBytes limits what all queues take on disk together; 0: only the disk
-	// does. What is finished and about to be deleted does not count.
+	// does. What is finished does not count.
 	MaxBytes int64
 	// WhenFull says what to do when MaxBytes is reached.
 	WhenFull Policy
@@ -64,6 +68,14 @@ type Options struct {
 	// Expired is called for each message whose time to live ended before it was
 	// delivered, from the goroutine that reads; nil: nobody wants to know.
 	Expired func(m *iothub.Message)
+	// MinFree is the disk space, in bytes, below which new messages are refused with
+	// seglog.ErrFull, so that others on the disk have some left. 0 means 64 MiB;
+	// negative: no check.
+	MinFree int64
+	// SegmentSize of the log in bytes; 0 means that of package seglog.
+	SegmentSize int64
+	// UnsafeNoSync: see seglog.Options.
+	UnsafeNoSync bool
 }
 
 // Policy is what happens to a message for which there is no room.
@@ -90,6 +102,9 @@ func (o *Options) defaults() {
 	if o.MaxPendingBytes <= 0 {
 		o.MaxPendingBytes = 8 << 20
 	}
+	if o.MinFree == 0 {
+		o.MinFree = 64 << 20
+	}
 	if o.Evicted == nil {
 		o.Evicted = func(*iothub.Message, string) {}
 	}
@@ -107,30 +122,32 @@ type Target struct {
 	TTL time.Duration
 }
 
-// Queue is all queues of a hub. Methods may be called concurrently. It has no
-// goroutine of its own and needs no Close: closing the store ends it.
+// Queue is all queues of a hub. Methods may be called concurrently. Close must be
+// called.
 type Queue struct {
-	s *store.Store
-	o Options
+	log *seglog.Log
+	o   Options
 
 	mu        sync.Mutex
 	fifos     map[fifoName]*fifo   // guarded by mu
+	byID      map[uint32]*fifo     // guarded by mu
 	endpoints map[string]*endpoint // guarded by mu
 	nextID    uint32               // guarded by mu
 	bytes     int64                // guarded by mu: of all fifos
-	doomed    int64                // guarded by mu: of bytes, finished and not deleted yet
 	loaded    sync.Cond            // of mu: a fifo is no longer loading
 	full      fullness             // guarded by mu
 
-	room         sync.Cond   // of mu: waiting got shorter
+	room         sync.Cond   // of mu: waiting got shorter, or closed
 	waiting      []*appended // guarded by mu
 	waitingBytes int         // guarded by mu
-	ticket       bool        // guarded by mu: a commit that will take waiting is under way
+	dirty        []*fifo     // guarded by mu: with settlements that are not written
+	calls        []func()    // guarded by mu: to be run by the committer
+	closed       bool        // guarded by mu
+	ended        bool        // guarded by mu: the committer has ended
 
-	dirty    []*fifo // guarded by mu: with settlements that are not written
-	settling bool    // guarded by mu: a commit that will write them is under way
-
-	bodies bodies // owned by the committer's goroutine
+	wake    chan struct{} // capacity 1: something waits, or closed
+	settled chan struct{} // capacity 1: dirty is not empty
+	done    chan struct{} // closed when the committer has ended
 }
 
 type fifoName struct {
@@ -140,31 +157,29 @@ type fifoName struct {
 
 // fifo is one queue. Offsets count its messages from 0 on:
 //
-//	done.head <= handed <= loaded <= stored <= next
+//	done.head <= handed <= loaded <= stored
 //
 // Below head all is finished, up to handed a reader has it, up to loaded it lies
-// in ahead, up to stored it is on disk, up to next it is being written. All fields
-// are guarded by Queue.mu.
+// in ahead, up to stored it is on disk. All fields are guarded by Queue.mu.
 type fifo struct {
 	id   uint32
 	name fifoName
 
-	next     uint64
-	stored   uint64
-	appended uint64 // bytes ever written
-	deleted  uint64 // bytes ever given back
-	done     finished
+	stored uint64
+	bytes  int64 // of chunks that are not finished
+	done   finished
+	named  bool // the name is on disk
 
 	generation int // counts readers; settlements for an earlier one are ignored
 	handed     uint64
 	loaded     uint64
-	loading    bool // a reader is reading from the store
+	loading    bool // a reader is reading from the log
 	ahead      []*Entry
 	aheadBytes int
 	live       live
 
-	dead    []*chunk // finished, to be deleted
-	dirty   bool
+	fresh   []uint64 // finished, and not written
+	dirty   bool     // in Queue.dirty
 	removed bool
 }
 
@@ -185,98 +200,62 @@ func (e *endpoint) nudge() {
 	}
 }
 
-// New loads the queues of a store. The store serves one Queue only.
-func New(s *store.Store, o Options) (*Queue, error) {
-	o.defaults()
-	q := &Queue{
-		s:         s,
-		o:         o,
-		fifos:     make(map[fifoName]*fifo),
-		endpoints: make(map[string]*endpoint),
-		bodies:    bodies{s: s, left: make(map[bodyID]*bodyCount)},
+// Open opens the queues that are in a folder, which then belongs to them.
+func Open(folder seglog.Folder, o Options) (*Queue, error) {
+	q, err := load(folder, o, false)
+	if err != nil {
+		return nil, err
 	}
-	q.room.L, q.loaded.L = &q.mu, &q.mu
-	if err := q.load(); err != nil {
-		return nil, fmt.Errorf("load queues: %w", err)
-	}
+	go q.commitLoop()
 	return q, nil
 }
 
-func (q *Queue) load() error {
-	switch b, err := q.s.Get(keyNextID); {
-	case err == nil && len(b) == 4:
-		q.nextID = binary.BigEndian.Uint32(b)
-	case err == nil:
-		return fmt.Errorf("next id: %w", errCorrupt)
-	case !errors.Is(err, store.ErrNotFound):
-		return err
+func newQueue(o Options) *Queue {
+	o.defaults()
+	q := &Queue{
+		o:         o,
+		fifos:     make(map[fifoName]*fifo),
+		byID:      make(map[uint32]*fifo),
+		endpoints: make(map[string]*endpoint),
+		wake:      make(chan struct{}, 1),
+		settled:   make(chan struct{}, 1),
+		done:      make(chan struct{}),
 	}
-	var old []*fifo
-	err := q.s.Scan([]byte("qd"), nil, func(key, value []byte) error {
-		if len(key) != 6 || len(value) < 4 {
-			return fmt.Errorf("queue name: %w", errCorrupt)
-		}
-		f := &fifo{id: binary.BigEndian.Uint32(key[2:])}
-		f.name = fifoName{endpoint: string(value[4:]), priority: binary.BigEndian.Uint32(value)}
-		if twin := q.fifos[f.name]; twin != nil {
-			// A removal that did not come to its end before the queue came again.
-			old = append(old, twin)
-		}
-		q.fifos[f.name] = f
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	for _, f := range q.fifos {
-		if err := q.loadCounters(f); err != nil {
-			return fmt.Errorf("endpoint %s priority %d: %w", f.name.endpoint, f.name.priority, err)
-		}
-		q.attach(f)
-		q.bytes += int64(f.appended - f.deleted)
-	}
-	for _, f := range old {
-		if err := q.erase(f); err != nil {
-			return err
-		}
-	}
-	return nil
+	q.room.L, q.loaded.L = &q.mu, &q.mu
+	return q
 }
 
-func (q *Queue) loadCounters(f *fifo) error {
-	b, err := q.s.Get(queueKey('n', f.id))
-	if err != nil {
-		return err
+// Close refuses new messages, stores those that wait, and ends. It may be called more
+// than once, but not from a callback of Append.
+func (q *Queue) Close() error {
+	q.mu.Lock()
+	q.closed = true
+	q.room.Broadcast()
+	q.mu.Unlock()
+	q.nudge()
+	<-q.done
+	return q.log.Close()
+}
+
+// Failed is closed when a write or sync has gone wrong: from then on every message is
+// refused, and the program should end and start again.
+func (q *Queue) Failed() <-chan struct{} { return q.log.Failed() }
+
+// Watch waits until the storage fails, and returns why, or until ctx ends, and returns
+// nil. A program runs it beside its other parts, so that it ends with the storage.
+func (q *Queue) Watch(ctx context.Context) error {
+	select {
+	case <-q.log.Failed():
+		return q.log.Err()
+	case <-ctx.Done():
+		return nil
 	}
-	r := reader{b: b}
-	f.next, f.appended = r.uvarint(), r.uvarint()
-	if r.err != nil {
-		return r.err
-	}
-	switch b, err = q.s.Get(queueKey('c', f.id)); {
-	case errors.Is(err, store.ErrNotFound):
-	case err != nil:
-		return err
-	default:
-		if f.done, f.deleted, err = decodeFinished(b); err != nil {
-			return err
-		}
-	}
-	// A power cut may keep a checkpoint without the messages it speaks of only if
-	// those were never acknowledged: their offsets must not be used again.
-	f.next = max(f.next, f.done.head)
-	if n := len(f.done.spans); n > 0 {
-		f.next = max(f.next, f.done.spans[n-1].hi)
-	}
-	f.appended = max(f.appended, f.deleted)
-	f.stored = f.next
-	f.handed, f.loaded = f.done.head, f.done.head
-	return nil
 }
 
 // attach makes a fifo known. q.mu is held, or q is not shared yet.
 func (q *Queue) attach(f *fifo) {
 	q.fifos[f.name] = f
+	q.byID[f.id] = f
 	e := q.endpointLocked(f.name.endpoint)
 	i, _ := slices.BinarySearchFunc(e.fifos, f.name.priority, func(f *fifo, p uint32) int {
 		return cmp.Compare(f.name.priority, p)
@@ -307,7 +286,7 @@ func (q *Queue) Lengths() []Length {
 	defer q.mu.Unlock()
 	list := make([]Length, 0, len(q.fifos))
 	for name, f := range q.fifos {
-		list = append(list, Length{name.endpoint, name.priority, f.len(), int64(f.appended - f.deleted)})
+		list = append(list, Length{name.endpoint, name.priority, f.len(), f.bytes})
 	}
 	slices.SortFunc(list, func(a, b Length) int {
 		return cmp.Or(cmp.Compare(a.Endpoint, b.Endpoint), cmp.Compare(a.Priority, b.Priority))
@@ -325,13 +304,16 @@ func (q *Queue) Len(endpoint string, priority uint32) int {
 	return 0
 }
 
-// Bytes is about what all queues take on disk. It counts a message until its
-// chunk is deleted.
+// Bytes is about what all queues need on disk. It counts a message until its chunk,
+// those that were stored with it, is finished.
 func (q *Queue) Bytes() int64 {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return q.bytes
 }
+
+// Usage is what the log takes on disk.
+func (q *Queue) Usage() seglog.Usage { return q.log.Usage() }
 
 // Endpoints returns the endpoints that have queues, sorted; queues may be empty.
 func (q *Queue) Endpoints() []string {
@@ -348,18 +330,18 @@ func (q *Queue) Endpoints() []string {
 }
 
 // OldestAge is how long the first unfinished message of an endpoint has waited; 0
-// if there is none. It reads from the store.
+// if there is none. It reads from disk.
 func (q *Queue) OldestAge(endpoint string) (time.Duration, error) {
 	q.mu.Lock()
 	type place struct {
-		id   uint32
-		head uint64
+		id           uint32
+		head, stored uint64
 	}
 	var heads []place
 	if e := q.endpoints[endpoint]; e != nil {
 		for _, f := range e.fifos {
 			if f.len() > 0 {
-				heads = append(heads, place{f.id, f.done.head})
+				heads = append(heads, place{f.id, f.done.head, f.stored})
 			}
 		}
 	}
@@ -367,22 +349,16 @@ func (q *Queue) OldestAge(endpoint string) (time.Duration, error) {
 	now := q.o.Now().UnixMilli()
 	oldest := now
 	for _, h := range heads {
-		prefix := queueKey('m', h.id)
-		err := q.s.Scan(prefix, offsetKey('m', h.id, h.head), func(key, value []byte) error {
-			items, err := decodeChunk(value)
+		err := q.log.Read(h.id, h.head, h.stored, func(p seglog.Part, _ seglog.Bodies) error {
+			items, err := decodeChunk(p.Data)
 			if err != nil {
 				return err
 			}
-			last, err := keyOffset(key)
-			if err != nil {
-				return err
-			}
-			first := last + 1 - uint64(len(items))
-			if i := max(h.head, first) - first; i < uint64(len(items)) {
+			if i := max(h.head, p.First) - p.First; i < uint64(len(items)) {
 				oldest = min(oldest, items[i].enqueued)
 			}
-			return store.ErrStop
-		})
+			return seglog.ErrStop
+		}, nil)
 		if err != nil {
 			return 0, fmt.Errorf("oldest message of %s: %w", endpoint, err)
 		}

@@ -1,10 +1,11 @@
 package queue
 
 import (
+	"errors"
 	"fmt"
 	"time"
 
-	"github.com/breakwater-iot/breakwater/hub/internal/store"
+	"github.com/breakwater-iot/breakwater/hub/internal/seglog"
 	"github.com/breakwater-iot/breakwater/proto/iothub"
 )
 
@@ -17,10 +18,9 @@ const (
 
 // chunk is a chunk of which something is in memory. left is guarded by Queue.mu.
 type chunk struct {
-	last    uint64 // offset of the last message: the key
-	left    int    // messages that are not finished
-	cost    int    // what it counts for in the size of the queue
-	refs    []bodyRef
+	last    uint64   // offset of the last message
+	left    int      // messages that are not finished
+	cost    int      // what it counts for in the size of the queue
 	entries []*Entry // while it is being stored
 	passed  bool     // some of it has passed the backlog
 }
@@ -138,7 +138,7 @@ func (r *Reader) Read(priority uint32, count, size int) ([]*Entry, error) {
 	}
 }
 
-// loadLocked begins to read chunks from the store into f.ahead; the caller runs what
+// loadLocked begins to read chunks from the log into f.ahead; the caller runs what
 // it returns, without the lock.
 func (r *Reader) loadLocked(f *fifo) func() error {
 	f.loading = true
@@ -176,8 +176,6 @@ func (r *Reader) load(f *fifo, from, to uint64, generation int) error {
 			f.ahead = append(f.ahead, e)
 			f.aheadBytes += e.Size
 		}
-		// A chunk with nothing left is being deleted: a checkpoint is written only
-		// with or after the deletes that it covers.
 	}
 	if !more {
 		r.q.skipLocked(f, next, to)
@@ -187,13 +185,21 @@ func (r *Reader) load(f *fifo, from, to uint64, generation int) error {
 	return nil
 }
 
-// skipLocked finishes what is not in the store: a crash has kept the delete of a
-// chunk without its checkpoint.
+// skipLocked finishes what is not there to be read, and not finished: it is damaged.
 func (q *Queue) skipLocked(f *fifo, from, to uint64) {
+	lost := 0
 	for o := max(from, f.done.head); o < to; o++ {
 		if f.done.add(o) {
-			q.dirtyLocked(f)
+			q.log.Finish(f.id, o, o+1)
+			f.fresh = append(f.fresh, o)
+			lost++
 		}
+	}
+	if lost > 0 {
+		q.emptiedLocked(f)
+		q.dirtyLocked(f)
+		q.o.Logger.Error("messages are lost, since they cannot be read from disk",
+			"endpoint", f.name.endpoint, "priority", f.name.priority, "messages", lost)
 	}
 }
 
@@ -207,17 +213,15 @@ type loadedChunk struct {
 func (r *Reader) readChunks(f *fifo, from, to uint64) ([]loadedChunk, error) {
 	var list []loadedChunk
 	count, size := 0, 0
-	err := r.q.s.Scan(queueKey('m', f.id), offsetKey('m', f.id, from), func(key, value []byte) error {
-		last, err := keyOffset(key)
+	err := r.q.log.Read(f.id, from, to, func(p seglog.Part, bodies seglog.Bodies) error {
+		lc, err := r.decode(f, p, bodies)
+		if errors.Is(err, errCorrupt) {
+			// Its checksum is right, so it was written like that: it will not get better.
+			r.q.o.Logger.Error("messages on disk cannot be understood", "endpoint", r.name, "offset", p.First, "messages", p.Count, "error", err)
+			return nil
+		}
 		if err != nil {
 			return err
-		}
-		if last >= to {
-			return store.ErrStop
-		}
-		lc, err := r.decode(f, last, value)
-		if err != nil {
-			return fmt.Errorf("chunk %d: %w", last, err)
 		}
 		list = append(list, lc)
 		for _, e := range lc.entries {
@@ -225,33 +229,28 @@ func (r *Reader) readChunks(f *fifo, from, to uint64) ([]loadedChunk, error) {
 		}
 		if count += len(lc.entries); count >= aheadCount/2 || size >= aheadBytes/2 {
 			list[len(list)-1].more = true
-			return store.ErrStop
+			return seglog.ErrStop
 		}
 		return nil
+	}, func(d seglog.Damage) {
+		r.q.o.Logger.Error("messages on disk are damaged", "endpoint", r.name, "where", d.String())
 	})
 	return list, err
 }
 
-func (r *Reader) decode(f *fifo, last uint64, value []byte) (loadedChunk, error) {
-	items, err := decodeChunk(value)
+func (r *Reader) decode(f *fifo, p seglog.Part, bodies seglog.Bodies) (loadedChunk, error) {
+	items, err := decodeChunk(p.Data)
 	if err != nil {
 		return loadedChunk{}, err
 	}
-	c := newChunk(last, len(value), items)
-	if uint64(len(items)) > last+1 {
-		return loadedChunk{}, fmt.Errorf("%w: %d messages", errCorrupt, len(items))
+	if len(items) != p.Count {
+		return loadedChunk{}, fmt.Errorf("%w: %d messages instead of %d", errCorrupt, len(items), p.Count)
 	}
-	lc := loadedChunk{c: c, first: last + 1 - uint64(len(items))}
+	lc := loadedChunk{c: &chunk{last: p.First + uint64(p.Count) - 1, left: len(items), cost: p.Cost}, first: p.First}
 	for i := range items {
 		it := &items[i]
 		offset := lc.first + uint64(i)
-		record := it.message
-		if it.shared {
-			if record, err = r.q.s.Get(it.ref.id.key('b')); err != nil {
-				return loadedChunk{}, fmt.Errorf("body of message %d: %w", offset, err)
-			}
-		}
-		m, err := decodeMessage(record)
+		m, err := it.decode(bodies)
 		if err != nil {
 			return loadedChunk{}, fmt.Errorf("message %d: %w", offset, err)
 		}
@@ -263,21 +262,22 @@ func (r *Reader) decode(f *fifo, last uint64, value []byte) (loadedChunk, error)
 			Expires:  it.expires(),
 			Size:     it.size,
 			f:        f,
-			c:        c,
+			c:        lc.c,
 		})
 	}
 	return lc, nil
 }
 
-func newChunk(last uint64, size int, items []item) *chunk {
-	c := &chunk{last: last, left: len(items), cost: size}
-	for i := range items {
-		c.cost += items[i].cost()
-		if items[i].shared {
-			c.refs = append(c.refs, items[i].ref)
+// decode returns the message, which may lie in a body.
+func (it *item) decode(bodies seglog.Bodies) (*iothub.Message, error) {
+	record := it.message
+	if it.shared > 0 {
+		var ok bool
+		if record, ok = bodies[it.body]; !ok || len(record) != it.size {
+			return nil, fmt.Errorf("%w: body %d is missing", errCorrupt, it.body)
 		}
 	}
-	return c
+	return decodeMessage(record)
 }
 
 func timeOf(millis int64) time.Time { return time.UnixMilli(millis) }

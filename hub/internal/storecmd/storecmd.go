@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/breakwater-iot/breakwater/hub/internal/queue"
+	"github.com/breakwater-iot/breakwater/hub/internal/seglog"
 	"github.com/breakwater-iot/breakwater/hub/internal/store"
 )
 
@@ -48,7 +49,7 @@ func Show(w io.Writer, dir string, now time.Time) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, v.Close()) }()
-	x, err := queue.Inspect(v, false, now)
+	x, err := inspect(dir, false, now)
 	if err != nil {
 		return err
 	}
@@ -73,6 +74,18 @@ func Show(w io.Writer, dir string, now time.Time) (err error) {
 		}
 	}
 	return report(w, x)
+}
+
+// inspect looks at the messages of a store.
+func inspect(dir string, deep bool, now time.Time) (*queue.Inspection, error) {
+	folder, err := seglog.ReadDir(filepath.Join(dir, queue.Subfolder))
+	if errors.Is(err, fs.ErrNotExist) {
+		return new(queue.Inspection), nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return queue.Inspect(folder, deep, now)
 }
 
 func writeQueues(w io.Writer, x *queue.Inspection, now time.Time) {
@@ -104,7 +117,7 @@ func Verify(w io.Writer, dir string, now time.Time) (err error) {
 	}
 	defer func() { err = errors.Join(err, v.Close()) }()
 	sums := v.Verify()
-	x, err := queue.Inspect(v, true, now)
+	x, err := inspect(dir, true, now)
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrDamaged, errors.Join(sums, err))
 	}
@@ -116,15 +129,12 @@ func Verify(w io.Writer, dir string, now time.Time) (err error) {
 		messages += q.Messages
 		expired += q.Expired
 	}
-	fmt.Fprintf(w, "store %s: %d queues with %d messages, %d of them expired; %d shared bodies\n",
-		dir, len(x.Queues), messages, expired, x.Bodies)
+	fmt.Fprintf(w, "store %s: %d queues with %d messages, %d of them expired; %d segments, %d bytes\n",
+		dir, len(x.Queues), messages, expired, x.Usage.Segments, x.Usage.Bytes)
 	return report(w, x)
 }
 
 func report(w io.Writer, x *queue.Inspection) error {
-	for _, n := range x.Notes {
-		fmt.Fprintf(w, "note: %s\n", n)
-	}
 	for _, p := range x.Problems {
 		fmt.Fprintf(w, "WRONG: %s\n", p)
 	}

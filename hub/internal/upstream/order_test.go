@@ -14,7 +14,7 @@ import (
 
 	"github.com/breakwater-iot/breakwater/hub/internal/dispatch"
 	"github.com/breakwater-iot/breakwater/hub/internal/queue"
-	"github.com/breakwater-iot/breakwater/hub/internal/store"
+	"github.com/breakwater-iot/breakwater/hub/internal/seglog/simdisk"
 	"github.com/breakwater-iot/breakwater/hub/internal/upstream"
 	"github.com/breakwater-iot/breakwater/proto/iothub"
 	"github.com/breakwater-iot/breakwater/proto/iothub/client"
@@ -42,11 +42,7 @@ type line struct {
 func newLine(t *testing.T, dial upstream.Dialer) *line {
 	t.Helper()
 	quiet := slog.New(slog.DiscardHandler)
-	s, err := store.Open("", store.Options{InMemory: true, Logger: quiet})
-	if err != nil {
-		t.Fatal(err)
-	}
-	q, err := queue.New(s, queue.Options{Logger: quiet})
+	q, err := queue.Open(simdisk.New().Folder(), queue.Options{Logger: quiet})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -66,7 +62,7 @@ func newLine(t *testing.T, dial upstream.Dialer) *line {
 	l.stop = func() {
 		cancel()
 		wg.Wait()
-		if err := s.Close(); err != nil {
+		if err := q.Close(); err != nil {
 			t.Error(err)
 		}
 	}

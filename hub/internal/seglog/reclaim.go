@@ -1,0 +1,345 @@
+package seglog
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"sync"
+)
+
+// janitor gives space back, in a goroutine of its own.
+type janitor struct {
+	wake chan struct{} // capacity 1
+	quit chan struct{}
+	once sync.Once
+	done sync.WaitGroup
+}
+
+func (j *janitor) init() { j.wake, j.quit = make(chan struct{}, 1), make(chan struct{}) }
+
+func (j *janitor) start(l *Log) {
+	j.nudge()
+	j.done.Go(func() {
+		for {
+			select {
+			case <-j.quit:
+				return
+			case <-j.wake:
+			}
+			if err := l.reclaim(); err != nil {
+				l.fail(err)
+			}
+		}
+	})
+}
+
+func (j *janitor) nudge() {
+	select {
+	case j.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (j *janitor) stop() {
+	j.once.Do(func() { close(j.quit) })
+	j.done.Wait()
+}
+
+func (j *janitor) stopping() bool {
+	select {
+	case <-j.quit:
+		return true
+	default:
+		return false
+	}
+}
+
+// wasteLocked tells the janitor when there is something to do about a segment.
+func (l *Log) wasteLocked(s *segment) {
+	if s.left == 0 || s.left < s.count/2 && !s.told {
+		s.told = true
+		l.janitor.nudge()
+	}
+}
+
+// reclaim deletes and writes anew until there is nothing more to gain. An error is
+// that of a broken disk.
+func (l *Log) reclaim() error {
+	for !l.janitor.stopping() && l.Err() == nil {
+		if err := l.deleteFinished(); err != nil {
+			return err
+		}
+		list := l.wasteful()
+		if list == nil {
+			return nil
+		}
+		again, err := l.compact(list)
+		l.mu.Lock()
+		for _, s := range list {
+			l.releaseLocked(s)
+		}
+		l.mu.Unlock()
+		if noSpace(err) {
+			return nil // later, when something else was deleted
+		}
+		if err != nil || !again {
+			return err
+		}
+	}
+	return nil
+}
+
+// deleteFinished deletes segments of which nothing is left. The last stays: it has
+// the state, or takes frames.
+func (l *Log) deleteFinished() error {
+	l.mu.Lock()
+	var gone []*segment
+	for _, s := range l.segments[:max(0, len(l.segments)-1)] {
+		if s.left == 0 {
+			gone = append(gone, s)
+			l.detachLocked(s)
+		}
+	}
+	l.segments = slices.DeleteFunc(l.segments, func(s *segment) bool { return slices.Contains(gone, s) })
+	l.mu.Unlock()
+	return l.remove(gone)
+}
+
+func (l *Log) remove(list []*segment) error {
+	for _, s := range list {
+		if err := l.folder.Remove(s.name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("delete segment: %w", err)
+		}
+	}
+	return nil
+}
+
+// manySmall is how many segments in a row, together no more than one, are too many.
+const manySmall = 16
+
+// wasteful finds segments in a row that one can take the place of, so that space is
+// gained, and opens them; nil if there are none.
+func (l *Log) wasteful() []*segment {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	old := l.segments[:max(0, len(l.segments)-1)]
+	for i := 0; i < len(old); i++ {
+		var size, live int64
+		n := i
+		for ; n < len(old); n++ {
+			s := old[n]
+			if !s.sealed || s.damaged || s.rewritten > 0 && s.left > s.rewritten/2 || live+s.live() > l.o.SegmentSize*3/4 {
+				break
+			}
+			size += s.size
+			live += s.live()
+		}
+		// What it costs to write must be less than what it gains.
+		if n == i || live >= size/2 && n-i < manySmall || size-live < l.o.SegmentSize/8 && n-i < manySmall {
+			continue
+		}
+		list := slices.Clone(old[i:n])
+		for k, s := range list {
+			if err := l.acquireLocked(s); err != nil {
+				l.o.Logger.Warn("give space back", "error", err)
+				for _, s := range list[:k] {
+					l.releaseLocked(s)
+				}
+				return nil
+			}
+		}
+		return list
+	}
+	return nil
+}
+
+func (s *segment) live() int64 {
+	var n int64
+	for _, x := range s.extents {
+		n += x.live()
+	}
+	return n
+}
+
+// compact writes what is left in some segments into one that takes their place. again:
+// there may be more to do.
+func (l *Log) compact(list []*segment) (again bool, err error) {
+	n := number{list[0].from, list[len(list)-1].to}
+	size := int64(headSize + tailSize + stateSpace)
+	l.mu.Lock()
+	for _, s := range list {
+		size += s.live() // an estimate: the file can grow
+	}
+	l.mu.Unlock()
+	file, err := l.folder.Create(compactTmp, padded(size))
+	if err != nil {
+		return false, err
+	}
+	s := newSegment(head{number: n, id: newID(), first: list[0].first, replaces: true}, file)
+	s.refs, s.size, s.end, s.last = 1, size, headSize, list[len(list)-1].last
+	w := rewriter{l: l, s: s}
+	for _, old := range list {
+		if err = w.copy(old); err != nil {
+			break
+		}
+	}
+	if err == nil {
+		err = w.finish()
+	}
+	if err == nil && !w.stopped {
+		if err = l.folder.Rename(compactTmp, s.name); err == nil {
+			err = l.folder.Sync()
+		}
+	}
+	if err != nil || w.stopped {
+		_, _ = file.Close(), l.folder.Remove(compactTmp)
+		return w.stopped && err == nil && !l.janitor.stopping(), err
+	}
+	return true, l.replace(list, s)
+}
+
+// replace puts a segment in the place of others and deletes them.
+func (l *Log) replace(list []*segment, s *segment) error {
+	l.mu.Lock()
+	at := slices.Index(l.segments, list[0])
+	for _, x := range s.extents {
+		x.left = 0 // until it is counted
+		x.entries = nil
+	}
+	s.left = 0
+	var gone []*segment
+	for _, old := range list {
+		for stream, x := range old.extents {
+			// Finished ones were left out, so all that is left is in the new one.
+			if y := s.extents[stream]; y != nil {
+				y.left += x.left
+				s.left += x.left
+			}
+		}
+		l.detachLocked(old)
+		if old.name != s.name {
+			gone = append(gone, old)
+		}
+	}
+	for stream, x := range s.extents {
+		if x.left == 0 {
+			delete(s.extents, stream)
+		}
+	}
+	s.rewritten = s.left
+	l.attachLocked(s)
+	l.segments = slices.Replace(l.segments, at, at+len(list), s)
+	l.releaseLocked(s)
+	l.mu.Unlock()
+	return l.remove(gone)
+}
+
+// rewriter fills a segment.
+type rewriter struct {
+	l       *Log
+	s       *segment
+	buf     []byte
+	frame   Frame
+	stopped bool // not to be used: the log closes, or a source is damaged
+}
+
+// bufferSize is how much is written at once.
+const bufferSize = 256 << 10
+
+func (w *rewriter) copy(old *segment) error {
+	damage, err := old.frames(func(i frameInfo, payload []byte, _ int64) error {
+		if w.l.janitor.stopping() {
+			w.stopped = true
+		}
+		if w.stopped {
+			return ErrStop
+		}
+		return w.take(i, payload)
+	})
+	if len(damage) > 0 {
+		w.l.o.Logger.Error("messages on disk are damaged", "where", damage[0].String())
+		w.l.mu.Lock()
+		old.damaged = true
+		w.l.mu.Unlock()
+		w.stopped = true
+	}
+	if errors.Is(err, ErrStop) {
+		return nil
+	}
+	return err
+}
+
+// take copies what is left of one frame.
+func (w *rewriter) take(i frameInfo, payload []byte) error {
+	w.frame.Reset()
+	var bodies, chunks []Part
+	wanted := make(map[int]bool)
+	err := parts(payload, func(p Part) error {
+		switch p.Kind {
+		case Body:
+			bodies = append(bodies, p)
+		case Chunk:
+			if !w.l.o.Keep(p.Stream, p.First, p.Count) {
+				return nil
+			}
+			numbers, err := w.l.o.Bodies(p.Data)
+			for _, n := range numbers {
+				wanted[n] = true
+			}
+			chunks = append(chunks, p)
+			return err
+		case State, Meta: // newer segments have them
+		}
+		return nil
+	})
+	if err != nil || len(chunks) == 0 {
+		return err
+	}
+	for _, p := range bodies { // before the chunks that refer to them
+		if wanted[p.Number] {
+			w.frame.Add(p)
+		}
+	}
+	for _, p := range chunks {
+		w.frame.Add(p)
+	}
+	pos := w.s.end + int64(len(w.buf))
+	for _, p := range w.frame.parts {
+		w.s.add(p, pos)
+	}
+	w.buf = append(w.buf, finishFrame(w.frame.b, w.s.seed, i.seq, i.durable)...)
+	if len(w.buf) < bufferSize {
+		return nil
+	}
+	return w.flush()
+}
+
+func (w *rewriter) flush() error {
+	_, err := w.s.file.WriteAt(w.buf, w.s.end)
+	w.s.end += int64(len(w.buf))
+	w.buf = w.buf[:0]
+	return err
+}
+
+// finish writes head and footer, and syncs.
+func (w *rewriter) finish() error {
+	if w.stopped {
+		return nil
+	}
+	if err := w.flush(); err != nil {
+		return err
+	}
+	if _, err := w.s.file.WriteAt(w.s.encode(), 0); err != nil {
+		return err
+	}
+	b := w.s.encodeFooter(nil)
+	if _, err := w.s.file.WriteAt(b, w.s.end); err != nil {
+		return err
+	}
+	w.s.size, w.s.sealed = w.s.end+int64(len(b)), true
+	if err := w.s.file.Truncate(w.s.size); err != nil {
+		return err
+	}
+	return w.s.file.Sync()
+}
