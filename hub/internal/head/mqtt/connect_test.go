@@ -1,6 +1,7 @@
 package mqtt_test
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -88,6 +89,31 @@ func TestMQTT5IsRefusedWithCode1(t *testing.T) {
 		t.Errorf("code %d", ack.ReturnCode)
 	}
 	p.closed()
+}
+
+// A CONNECT that breaks the protocol is not answered (MQTT 3.1.1, 3.1.2.2 and 3.1.2.3).
+func TestMalformedConnectIsClosedWithoutConnack(t *testing.T) {
+	const name, flags = 4, 9 // where they are in the packet, whose length takes one byte
+	tests := map[string]func(b []byte){
+		"reserved flag":           func(b []byte) { b[flags] |= 1 },
+		"another protocol":        func(b []byte) { b[name] = 'X' },
+		"will retain and no will": func(b []byte) { b[flags] |= 0x20 },
+	}
+	for name, change := range tests {
+		t.Run(name, func(t *testing.T) {
+			b := newBackend()
+			h := start(t, b, nil)
+			p, cp := h.dial(), connectPacket(dev)
+			var packet bytes.Buffer
+			if err := cp.Write(&packet); err != nil {
+				t.Fatal(err)
+			}
+			change(packet.Bytes())
+			p.raw(packet.Bytes())
+			p.closed()
+			nothing(t, "session", b.sessions)
+		})
+	}
 }
 
 func TestLoginCarriesWhatTheClientSaid(t *testing.T) {

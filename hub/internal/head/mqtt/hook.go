@@ -63,6 +63,9 @@ func (h *hook) OnPacketRead(cl *mochi.Client, pk packets.Packet) (packets.Packet
 			c.refused(r)
 			return pk, packets.ErrRejectPacket
 		}
+		if pk.ConnectValidate() != packets.CodeSuccess {
+			return c.end(pk, errProtocol) // mochi would answer it with a code of MQTT 5
+		}
 	case packets.Publish:
 		if pk.FixedHeader.Qos > 1 {
 			return c.end(pk, errQoS2)
