@@ -11,12 +11,14 @@ import (
 	"net/netip"
 	"os"
 	"os/user"
+	"path/filepath"
 	"strconv"
 
 	"github.com/breakwater-iot/breakwater/daemon/internal/config"
 	"github.com/breakwater-iot/breakwater/daemon/internal/containerd"
 	"github.com/breakwater-iot/breakwater/daemon/internal/daemon"
 	"github.com/breakwater-iot/breakwater/daemon/internal/network"
+	"github.com/breakwater-iot/breakwater/daemon/internal/pkcs11"
 	"github.com/breakwater-iot/breakwater/daemon/internal/tpm"
 )
 
@@ -82,7 +84,27 @@ func start(ctx context.Context, cfg config.Config, log *slog.Logger) (err error)
 			return err
 		}
 	}
+	if cfg.Keys.LibPath != "" {
+		token, err := openToken(cfg.Keys, log)
+		if err != nil {
+			return err
+		}
+		defer token.Close()
+		opt.Token = token
+	}
 	return daemon.Run(ctx, opt)
+}
+
+// openToken gives access to PKCS#11 keys by the helper that lies next to this
+// program.
+func openToken(k config.Keys, log *slog.Logger) (*pkcs11.Token, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, fmt.Errorf("find edged-pkcs11: %w", err)
+	}
+	return pkcs11.New(pkcs11.Options{
+		Program: filepath.Join(filepath.Dir(self), "edged-pkcs11"), Library: k.LibPath, Log: log.With("part", "pkcs11"),
+	}), nil
 }
 
 func openTPM(c config.TPM) (*tpm.TPM, error) {

@@ -115,6 +115,7 @@ type device struct {
 	log      syncBuffer
 	done     chan error
 	chip     dps.Endorser
+	token    daemon.Token
 }
 
 type syncBuffer struct {
@@ -175,7 +176,7 @@ management_uri = "unix://%[1]s/run/mgmt.sock"
 func (d *device) options(cfg config.Config) daemon.Options {
 	return daemon.Options{
 		Config: cfg, Runtime: d.engine, Registry: d.registry, Version: "1.0", AdminGroup: -1,
-		Log: slog.New(slog.NewTextHandler(&d.log, nil)), TPM: d.chip,
+		Log: slog.New(slog.NewTextHandler(&d.log, nil)), TPM: d.chip, Token: d.token,
 	}
 }
 
@@ -203,10 +204,11 @@ func (d *device) run(t *testing.T) (stop func() error) {
 		t.Fatal(err)
 	}
 	go func() {
-		defer unlock()
 		o := d.options(cfg)
 		o.Ready = func() { close(ready) }
-		done <- daemon.Run(ctx, o)
+		err := daemon.Run(ctx, o)
+		unlock()
+		done <- err
 	}()
 	d.done = done
 	var once sync.Once

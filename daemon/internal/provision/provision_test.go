@@ -34,9 +34,9 @@ func (r *registrar) Register(context.Context) (dps.Assignment, error) {
 }
 
 var (
-	away    = fmt.Errorf("register: %w: no route", dps.ErrUnavailable)
-	refused = fmt.Errorf("register: %w", &dps.Error{Status: 404, Code: 404201})
-	broken  = errors.New("tpm: no such device")
+	errAway    = fmt.Errorf("register: %w: no route", dps.ErrUnavailable)
+	errRefused = fmt.Errorf("register: %w", &dps.Error{Status: 404, Code: 404201})
+	errBroken  = errors.New("tpm: no such device")
 )
 
 func TestStart(t *testing.T) {
@@ -50,18 +50,18 @@ func TestStart(t *testing.T) {
 		calls  int
 	}{
 		{"first start", "", false, false, []error{nil}, "new", 1},
-		{"first start waits for the service", "", false, false, []error{away, away, nil}, "new", 3},
-		{"first start waits to be enrolled", "", false, false, []error{refused, nil}, "new", 2},
-		{"first start with a broken TPM", "", false, false, []error{broken}, "", 1},
+		{"first start waits for the service", "", false, false, []error{errAway, errAway, nil}, "new", 3},
+		{"first start waits to be enrolled", "", false, false, []error{errRefused, nil}, "new", 2},
+		{"first start with a broken TPM", "", false, false, []error{errBroken}, "", 1},
 		{"known", "r", false, false, []error{nil}, "old", 0},
 		{"known for another registration", "other", false, false, []error{nil}, "new", 1},
-		{"known for another registration and refused", "other", false, false, []error{refused, nil}, "new", 2},
+		{"known for another registration and refused", "other", false, false, []error{errRefused, nil}, "new", 2},
 		{"always", "r", false, true, []error{nil}, "new", 1},
-		{"always, offline", "r", false, true, []error{away}, "old", 1},
-		{"always, refused", "r", false, true, []error{refused}, "", 1},
+		{"always, offline", "r", false, true, []error{errAway}, "old", 1},
+		{"always, refused", "r", false, true, []error{errRefused}, "", 1},
 		{"stale", "r", true, false, []error{nil}, "new", 1},
-		{"stale, offline", "r", true, false, []error{away}, "old", 1},
-		{"stale, refused", "r", true, false, []error{refused}, "", 1},
+		{"stale, offline", "r", true, false, []error{errAway}, "old", 1},
+		{"stale, refused", "r", true, false, []error{errRefused}, "", 1},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			file := provision.File(t.TempDir())
@@ -104,7 +104,7 @@ func TestPausesGrowAndEndWithTheContext(t *testing.T) {
 		var out bytes.Buffer
 		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
 		defer cancel()
-		r := &registrar{script: []error{away}}
+		r := &registrar{script: []error{errAway}}
 		_, err := provision.Start(ctx, provision.Options{File: file, Registration: "r", Registrar: r, Log: slog.New(slog.NewTextHandler(&out, nil))})
 		if !errors.Is(err, context.DeadlineExceeded) {
 			t.Fatal(err)

@@ -79,10 +79,11 @@ func Run(ctx context.Context, c Certificate, log *slog.Logger, renewed func(cont
 		if wait = time.Until(c.RenewAt()); wait > 0 {
 			continue
 		}
-		if err := c.Renew(ctx); err != nil {
-			if ctx.Err() != nil {
-				return nil
-			}
+		err := c.Renew(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
 			wait = c.RetryAfter()
 			log.ErrorContext(ctx, "certificate not renewed", "error", err, "retry", wait)
 			continue

@@ -87,7 +87,7 @@ func serve(t *testing.T, caller, socket string, change ...func(*workload.Service
 	if err != nil {
 		t.Fatal(err)
 	}
-	authority, err := pki.Open(pki.Options{DeviceID: "edge1", Dir: dir, Days: 90})
+	authority, err := pki.Open(t.Context(), pki.Options{DeviceID: "edge1", Dir: dir, Days: 90})
 	if err != nil {
 		t.Fatal(err)
 	}
