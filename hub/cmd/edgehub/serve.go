@@ -72,6 +72,9 @@ func serve(ctx context.Context, environ []string, stderr io.Writer) error {
 		if inTime, err = await(ctx, ended, set.ShutdownWait); !inTime {
 			return err // what hangs may still use the store; the disk is as after a crash
 		}
+		if errors.Is(err, seglog.ErrFailed) {
+			return err // the database would go on trying to write to the broken disk
+		}
 	}
 	return errors.Join(err, p.store.Close(), p.vault.Close())
 }
