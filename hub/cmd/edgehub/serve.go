@@ -62,6 +62,9 @@ func serve(ctx context.Context, environ []string, stderr io.Writer) error {
 	}
 	p := &program{set: set, log: slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: set.LogLevel}))}
 	p.log.Info("edgehub starts", "version", version, "device", set.DeviceID, "hub", set.HubName)
+	if set.AuthMode != "Scope" {
+		p.log.Warn("this version checks tokens against the keys of its scope, whatever AuthenticationMode says", "AuthenticationMode", set.AuthMode)
+	}
 	if err := p.open(ctx); err != nil {
 		return err
 	}
@@ -216,7 +219,8 @@ func (p *program) wire(ctx context.Context) error {
 		Config:  p.store.Bucket("config"),
 		Twin:    twin.Options{PushEvery: p.set.TwinPush, MinSync: p.set.TwinSync, Logger: p.log},
 		Auth: auth.Options{
-			Hosts: []string{p.set.HubName, p.set.GatewayName}, Device: p.set.DeviceID, TrustBundle: anchors, Logger: p.log,
+			Hosts: []string{p.set.HubName, p.set.GatewayName}, Device: p.set.DeviceID, TrustBundle: anchors,
+			NoCertificates: !p.set.ClientCerts, Logger: p.log,
 		},
 		Messages: p.folder, UnsafeNoSync: noSync(), Scope: p.scope, Metrics: p.metrics, Logger: p.log,
 	})
@@ -289,7 +293,7 @@ func (p *program) serveHeads(ctx context.Context) error {
 	}
 	if p.set.HTTPEnabled {
 		https := httphead.New(httphead.Options{
-			Backend: p.hub, TLS: secure, WebSockets: sockets, Metrics: p.metrics.Handler(),
+			Backend: p.hub, TLS: secure, WebSockets: sockets, ProxyModule: p.set.ProxyModule, Metrics: p.metrics.Handler(),
 			MaxConnections: 4*p.set.MaxClients + 64, Logger: p.log,
 		})
 		g.Go(func() error { return p.serve(ctx, "HTTPS", p.set.HTTPPort, https.Serve) })

@@ -33,8 +33,10 @@ type Options struct {
 	Device string
 	// TrustBundle anchors the certificates of CA-signed devices; nil accepts none.
 	TrustBundle *x509.CertPool
-	Now         func() time.Time
-	Logger      *slog.Logger
+	// NoCertificates refuses all certificates.
+	NoCertificates bool
+	Now            func() time.Time
+	Logger         *slog.Logger
 }
 
 // Authenticator checks credentials. It may be used concurrently.
@@ -90,6 +92,8 @@ func (a *Authenticator) Check(l head.Login) error {
 		err = errors.New("login on behalf of another identity is not supported")
 	case l.Token != "": // a token wins over a certificate
 		err = a.checkToken(l)
+	case len(l.Peer) > 0 && a.o.NoCertificates:
+		err = errors.New("certificates are switched off")
 	case len(l.Peer) > 0:
 		err = a.checkCertificate(l)
 	default:

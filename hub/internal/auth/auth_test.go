@@ -176,6 +176,20 @@ func TestChainClaimedByTheClientIsRefused(t *testing.T) {
 	}
 }
 
+func TestCertificatesCanBeSwitchedOff(t *testing.T) {
+	ca := newAuthority(t)
+	bundle := x509.NewCertPool()
+	bundle.AddCert(ca.cert)
+	s := newScope(scope.Entry{ID: iothub.DeviceIdentity("leaf"), Enabled: true, Auth: scope.CertificateAuthority})
+	l := head.Login{Identity: iothub.DeviceIdentity("leaf"), Peer: []*x509.Certificate{ca.leaf(t, func(*x509.Certificate) {})}}
+	for _, off := range []bool{false, true} {
+		a := auth.New(s, auth.Options{TrustBundle: bundle, NoCertificates: off, Now: func() time.Time { return now }, Logger: slog.New(slog.DiscardHandler)})
+		if err := a.Check(l); errors.Is(err, head.ErrUnauthorized) != off {
+			t.Errorf("off %v: %v", off, err)
+		}
+	}
+}
+
 // authority issues certificates for the tests.
 type authority struct {
 	cert *x509.Certificate

@@ -27,6 +27,7 @@ type Edge struct {
 	StorageFolder     string
 	LogLevel          slog.Level
 	Upstream          client.Protocol // to the cloud
+	UpstreamFallback  bool            // to WebSockets, because nobody has chosen
 	HTTPSProxy        string          // URL of a proxy, perhaps with a password; empty: none
 	NoProxy           string          // what not to use it for
 	MQTTEnabled       bool
@@ -34,6 +35,9 @@ type Edge struct {
 	AMQPPort          int
 	HTTPEnabled       bool
 	HTTPPort          int
+	ClientCerts       bool   // clients may log in with certificates
+	AuthMode          string // "Scope", "Cloud" or "CloudAndScope"
+	ProxyModule       string // that may pass on certificates of its clients
 	MetricsEnabled    bool
 	MetricsPort       int
 	MaxClients        int
@@ -72,6 +76,7 @@ func FromEnvironment(environ []string) (Edge, error) {
 		StorageFolder:     r.text("StorageFolder", "/tmp"),
 		LogLevel:          r.level("RuntimeLogLevel"),
 		Upstream:          r.protocol("UpstreamProtocol", client.AMQP),
+		UpstreamFallback:  r.text("UpstreamProtocol", "") == "",
 		HTTPSProxy:        r.text("https_proxy", ""),
 		NoProxy:           r.text("no_proxy", ""),
 		MQTTEnabled:       r.boolean("MqttSettings__Enabled"),
@@ -79,6 +84,9 @@ func FromEnvironment(environ []string) (Edge, error) {
 		AMQPPort:          r.number("AmqpSettings__Port", 5671, 1, 65535),
 		HTTPEnabled:       r.boolean("HttpSettings__Enabled"),
 		HTTPPort:          r.number("HttpSettings__Port", 443, 1, 65535),
+		ClientCerts:       r.boolean("ClientCertAuthEnabled"),
+		AuthMode:          r.choice("AuthenticationMode", "Scope", "Cloud", "CloudAndScope"),
+		ProxyModule:       r.text("ApiProxyModuleId", "IoTEdgeAPIProxy"),
 		MetricsEnabled:    r.boolean("Metrics__Listener__MetricsEnabled"),
 		MaxClients:        r.number("MaxConnectedClients", 100, 1, 1_000_000),
 		AckTimeout:        r.seconds("MessageAckTimeoutSecs", 30, 1),

@@ -51,6 +51,8 @@ func TestWrongValuesAreNamed(t *testing.T) {
 		"QueueMaxBytes":         "1 GB",
 		"QueueWhenFull":         "panic",
 		"QueueDrain":            "backwards",
+		"ClientCertAuthEnabled": "maybe",
+		"AuthenticationMode":    "trust",
 		"UpstreamProtocol":      "Carrier pigeon",
 	}
 	for name, value := range tests {
@@ -58,6 +60,17 @@ func TestWrongValuesAreNamed(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), name) || !strings.Contains(err.Error(), value) {
 			t.Errorf("%s=%s: error %v", name, value, err)
 		}
+	}
+}
+
+func TestAuthentication(t *testing.T) {
+	s, err := settings.FromEnvironment(given)
+	if err != nil || !s.ClientCerts || s.AuthMode != "Scope" || s.ProxyModule != "IoTEdgeAPIProxy" {
+		t.Errorf("by default: %+v, %v", s, err)
+	}
+	s, err = settings.FromEnvironment(append([]string{"clientcertauthenabled=false", "AUTHENTICATIONMODE=cloudandscope", "ApiProxyModuleId=px"}, given...))
+	if err != nil || s.ClientCerts || s.AuthMode != "CloudAndScope" || s.ProxyModule != "px" {
+		t.Errorf("%+v, %v", s, err)
 	}
 }
 
@@ -74,11 +87,11 @@ func TestQueueLimits(t *testing.T) {
 
 func TestWayToTheCloud(t *testing.T) {
 	s, err := settings.FromEnvironment(given)
-	if err != nil || s.Upstream != client.AMQP || s.HTTPSProxy != "" || s.NoProxy != "" {
+	if err != nil || s.Upstream != client.AMQP || !s.UpstreamFallback || s.HTTPSProxy != "" || s.NoProxy != "" {
 		t.Errorf("by default: %v %q %q, %v", s.Upstream, s.HTTPSProxy, s.NoProxy, err)
 	}
 	s, err = settings.FromEnvironment(append([]string{"upstreamprotocol=AMQPWS", "HTTPS_PROXY=http://p:1", "no_proxy=x,y"}, given...))
-	if err != nil || s.Upstream != client.AMQPWS || s.HTTPSProxy != "http://p:1" || s.NoProxy != "x,y" {
+	if err != nil || s.Upstream != client.AMQPWS || s.UpstreamFallback || s.HTTPSProxy != "http://p:1" || s.NoProxy != "x,y" {
 		t.Errorf("%v %q %q, %v", s.Upstream, s.HTTPSProxy, s.NoProxy, err)
 	}
 }

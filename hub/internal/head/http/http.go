@@ -2,8 +2,7 @@
 // and the other protocols inside WebSockets (spec edgehub-core 10.2, 13).
 //
 // Left out in this version, and answered with 501: what child gateways ask on
-// behalf of others. The header by which a proxy passes on a client certificate
-// (x-ms-edge-clientcert) is not looked at, so nobody gets in by it.
+// behalf of others.
 package http
 
 import (
@@ -41,6 +40,9 @@ type Options struct {
 	TLS *tls.Config
 	// WebSockets are the protocols that run inside WebSockets, by sub-protocol.
 	WebSockets map[string]ws.Serve
+	// ProxyModule is the module of this device that may pass on the certificates of
+	// its clients; "" means there is none.
+	ProxyModule string
 	// Metrics answers GET /metrics; nil means 404.
 	Metrics http.Handler
 	// MaxConnections bounds the open connections; more wait. 0 means 1024.
@@ -122,7 +124,7 @@ func (s *Server) handler(sockets http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("X-Content-Type-Options", "nosniff")
 		if ws.Asked(r) {
-			sockets.ServeHTTP(w, r)
+			sockets.ServeHTTP(w, s.behindProxy(r))
 			return
 		}
 		s.route(w, r)
