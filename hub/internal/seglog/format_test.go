@@ -1,0 +1,88 @@
+package seglog_test
+
+import (
+	"bytes"
+	"errors"
+	"testing"
+
+	"github.com/breakwater-iot/breakwater/hub/internal/seglog"
+)
+
+var exampleParts = []seglog.Part{
+	{Kind: seglog.State, Data: []byte("state")},
+	{Kind: seglog.Meta, Data: []byte("change")},
+	{Kind: seglog.Body, Number: 3, Data: []byte("body")},
+	{Kind: seglog.Chunk, Stream: 4, First: 1 << 40, Count: 2, Cost: 300, Data: []byte("chunk")},
+}
+
+func TestEveryChangedBitOfAFrameIsNoticed(t *testing.T) {
+	good := seglog.FrameOf(9, exampleParts...)
+	if err := seglog.DecodeFrame(good, 9); err != nil {
+		t.Fatal(err)
+	}
+	if err := seglog.DecodeFrame(good, 8); !errors.Is(err, seglog.ErrDamaged) {
+		t.Errorf("frame of another segment: %v", err)
+	}
+	for i := range len(good) * 8 {
+		b := bytes.Clone(good)
+		b[i/8] ^= 1 << (i % 8)
+		if err := seglog.DecodeFrame(b, 9); err == nil && i/8 < len(bytes.TrimRight(good, "\x00")) {
+			t.Fatalf("bit %d", i)
+		}
+	}
+}
+
+func TestEveryChangedBitOfAFooterIsNoticed(t *testing.T) {
+	good := seglog.FooterOf()
+	if err := seglog.DecodeFooter(good); err != nil {
+		t.Fatal(err)
+	}
+	for i := range (len(good) - 4) * 8 { // the last bytes are not used
+		b := bytes.Clone(good)
+		b[i/8] ^= 1 << (i % 8)
+		if err := seglog.DecodeFooter(b); err == nil {
+			t.Fatalf("bit %d", i)
+		}
+	}
+}
+
+func FuzzDecodeFrame(f *testing.F) {
+	f.Add(seglog.FrameOf(0, exampleParts...), uint32(0))
+	f.Fuzz(func(_ *testing.T, b []byte, seed uint32) { _ = seglog.DecodeFrame(b, seed) })
+}
+
+func FuzzDecodeParts(f *testing.F) {
+	f.Add(seglog.FrameOf(0, exampleParts...)[24:])
+	f.Fuzz(func(t *testing.T, b []byte) {
+		again, err := seglog.Parts(b)
+		if err != nil {
+			return
+		}
+		third, err := seglog.Parts(again)
+		if err != nil || !bytes.Equal(again, third) {
+			t.Fatalf("%x became %x, %v", again, third, err)
+		}
+	})
+}
+
+func FuzzDecodeHead(f *testing.F) {
+	f.Add(seglog.HeadOf(1, 1, 7, 9))
+	f.Add(seglog.HeadOf(1, 4, 7, 9))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		again, err := seglog.DecodeHead(b)
+		if err == nil && !bytes.Equal(again[:40], b[:40]) {
+			t.Fatalf("%x became %x", b, again)
+		}
+	})
+}
+
+func FuzzDecodeFooter(f *testing.F) {
+	f.Add(seglog.FooterOf())
+	f.Fuzz(func(_ *testing.T, b []byte) {
+		_ = seglog.DecodeFooter(b)
+		_ = seglog.DecodeSummary(b)
+		if n, err := seglog.DecodeEntries(b); err == nil && n > len(b) {
+			panic("more entries than bytes")
+		}
+	})
+}
