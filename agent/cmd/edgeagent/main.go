@@ -1,18 +1,27 @@
 // Command edgeagent reads the device's deployment from its module twin, changes
 // the modules that differ from it, and reports what runs. The security daemon
-// starts it in a container and sets its environment; it takes no arguments.
+// starts it in a container and sets its environment; it takes no arguments, but
+//
+//	edgeagent telemetry show [FOLDER]
+//
+// prints the quality telemetry that waits to be sent, exactly as it would be sent, a
+// series a line. FOLDER is the agent's storage folder, StorageFolder/edgeAgent by
+// default.
 //
 // It ends with code 0 when it is asked to end, after stopping the other modules,
 // and with code 1 when it cannot go on; the daemon then starts it again.
 package main
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"runtime/debug"
 	"strings"
 	"syscall"
@@ -21,6 +30,7 @@ import (
 
 	"github.com/breakwater-iot/breakwater/agent/internal/agent"
 	"github.com/breakwater-iot/breakwater/agent/internal/cloud"
+	"github.com/breakwater-iot/breakwater/agent/internal/quality"
 	"github.com/breakwater-iot/breakwater/agent/internal/report"
 	"github.com/breakwater-iot/breakwater/agent/internal/settings"
 )
@@ -30,7 +40,7 @@ var version = "dev"
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := run(ctx, os.Environ(), os.Stdout)
+	err := run(ctx, os.Args[1:], os.Environ(), os.Stdout)
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "edgeagent:", err)
@@ -38,7 +48,17 @@ func main() {
 	}
 }
 
-func run(ctx context.Context, environ []string, out io.Writer) error {
+func run(ctx context.Context, args, environ []string, out io.Writer) error {
+	switch {
+	case len(args) > 1 && args[0] == "telemetry" && args[1] == "show" && len(args) < 4:
+		folder := filepath.Join(cmp.Or(lookup(environ)("StorageFolder"), os.TempDir()), "edgeAgent")
+		if len(args) == 3 {
+			folder = args[2]
+		}
+		return quality.Open(folder).Show(out)
+	case len(args) > 0:
+		return errors.New("usage: edgeagent [telemetry show [FOLDER]]")
+	}
 	s, err := settings.Parse(environ)
 	if err != nil {
 		return err

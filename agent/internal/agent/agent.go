@@ -156,6 +156,12 @@ func serve(ctx context.Context, s settings.Settings, p parts, log *slog.Logger) 
 			return nil
 		})
 	}
+	if sender, ok := p.cloud.(Sender); ok && s.Quality.Enabled {
+		g.Go(func() error {
+			sendQuality(inner, s, sender, log.With("component", "quality"))
+			return nil
+		})
+	}
 	g.Go(func() error {
 		select {
 		case <-p.daemon.Gone():

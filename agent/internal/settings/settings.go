@@ -44,6 +44,7 @@ type Settings struct {
 	Features          string // experimental features that are on, as JSON
 	LogLevel          slog.Level
 	Metrics           Metrics
+	Quality           Quality
 	Network           *proxy.Dialer // of https_proxy and no_proxy
 	Warnings          []string
 }
@@ -55,6 +56,13 @@ type Metrics struct {
 	Path    string
 	MaxAge  time.Duration // window of summaries
 	Update  time.Duration // of the figures of the host
+}
+
+// Quality says whether and how quality telemetry is sent.
+type Quality struct {
+	Enabled        bool // the original sends unless it is told not to; ours sends when it is told to
+	Scrape, Upload time.Duration
+	MaxAge         time.Duration
 }
 
 // Parse reads an environment in the form of os.Environ.
@@ -96,6 +104,12 @@ func Parse(environ []string) (Settings, error) {
 		r.flag("experimentalFeatures__enabled", false), s.NoSubscriptions)
 	s.LogLevel = r.level()
 	s.Metrics = r.metrics()
+	s.Quality = Quality{
+		Enabled: r.flag("SendRuntimeQualityTelemetry", false),
+		Scrape:  r.span("MetricScrapeInterval", time.Hour, time.Minute),
+		Upload:  r.span("MetricUploadInterval", 24*time.Hour, time.Minute),
+		MaxAge:  r.span("MetricMaxUploadAge", 7*24*time.Hour, time.Minute),
+	}
 	s.Host.Registries = r.registries(s.Host.Parent)
 	s.Network = r.network()
 	r.refuse()

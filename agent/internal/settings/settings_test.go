@@ -28,6 +28,9 @@ func TestDefaults(t *testing.T) {
 	if s.Volatile || s.PullsFirst || s.DeleteOrphans || s.HideCredentials || s.LevelAtMost || s.NoSubscriptions || s.LogLevel != slog.LevelInfo || len(s.Warnings) != 0 {
 		t.Errorf("%+v", s)
 	}
+	if s.Quality != (settings.Quality{Scrape: time.Hour, Upload: 24 * time.Hour, MaxAge: 7 * 24 * time.Hour}) {
+		t.Errorf("%+v", s.Quality)
+	}
 	if filepath.Base(s.StorageFolder) != "edgeAgent" || s.Host.APIVersion != "2022-08-03" || s.Host.LogLevel != "info" {
 		t.Errorf("%+v", s)
 	}
@@ -43,7 +46,7 @@ func TestValues(t *testing.T) {
 		"RuntimeLogLevel=Verbose", "LogFilterLevelMode=atMost", "Metrics__Listener__port=9700", "Metrics__Listener__suffix=/m/",
 		"experimentalFeatures__enabled=true", "experimentalFeatures__disableCloudSubscriptions=true",
 		"DockerRegistryAuth__0__serverAddress=$upstream:443", "dockerregistryauth__0__USERNAME=u", "DockerRegistryAuth__0__password=hush",
-		"IOTEDGE_GATEWAYHOSTNAME=parent",
+		"IOTEDGE_GATEWAYHOSTNAME=parent", "sendruntimequalitytelemetry=TRUE", "MetricScrapeInterval=00:10:00",
 	}, base...))
 	if err != nil {
 		t.Fatal(err)
@@ -52,6 +55,9 @@ func TestValues(t *testing.T) {
 		s.Policy.IntensiveCare != time.Minute || s.Refresh != time.Minute || !s.PullsFirst || s.SlotTimeout >= 0 ||
 		s.LogLevel != slog.LevelDebug || !s.LevelAtMost || s.Metrics.Address != ":9700" || s.Metrics.Path != "/m" || !s.NoSubscriptions {
 		t.Errorf("%+v", s)
+	}
+	if !s.Quality.Enabled || s.Quality.Scrape != 10*time.Minute {
+		t.Errorf("%+v", s.Quality)
 	}
 	if r := s.Host.Registries; len(r) != 1 || r[0].Address != "parent:443" || r[0].Username != "u" || string(r[0].Password) != "hush" {
 		t.Errorf("registries %v", r)
@@ -82,7 +88,6 @@ func TestRefusedSettings(t *testing.T) {
 
 func TestWhatIsNotSupportedIsSaid(t *testing.T) {
 	for _, kv := range []string{
-		"SendRuntimeQualityTelemetry=true",
 		"EnableNonPersistentStorageBackup=true", "UseOfflineCheck=true", "RuntimeLogLevel=loud", "CloseCloudConnectionOnIdleTimeout=true",
 	} {
 		name, _, _ := strings.Cut(kv, "=")

@@ -81,7 +81,6 @@ func (r *reader) refuse() {
 	for _, f := range []struct{ name, what string }{
 		{"EnableNonPersistentStorageBackup", "state in memory is not backed up"},
 		{"CloseCloudConnectionOnIdleTimeout", "the cloud connection stays open"},
-		{"SendRuntimeQualityTelemetry", "no quality telemetry is sent"},
 		{"UseOfflineCheck", "reports are sent without a probe before"},
 		{"EnableStreams", "device streams do not exist"},
 	} {
