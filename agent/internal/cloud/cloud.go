@@ -23,14 +23,16 @@ type Cloud struct {
 
 var _ agent.Cloud = (*Cloud)(nil)
 
-// defaultProtocol is spoken unless UpstreamProtocol says otherwise.
+// defaultProtocol is spoken unless UpstreamProtocol says otherwise; then also in
+// WebSockets where its port is not let through.
 const defaultProtocol = client.AMQP
 
 // Connect returns the function that makes a Cloud from the environment: over the
 // protocol of UpstreamProtocol (edgeagent.md 8), through the proxy of https_proxy.
 func Connect(getenv func(string) string) agent.Connect {
 	return func(ctx context.Context, product string, log *slog.Logger) (agent.Cloud, error) {
-		protocol, err := client.ParseProtocol(cmp.Or(getenv("UpstreamProtocol"), defaultProtocol.String()))
+		chosen := getenv("UpstreamProtocol")
+		protocol, err := client.ParseProtocol(cmp.Or(chosen, defaultProtocol.String()))
 		if err != nil {
 			return nil, fmt.Errorf("UpstreamProtocol: %w", err)
 		}
@@ -40,7 +42,7 @@ func Connect(getenv func(string) string) agent.Connect {
 		}
 		c := &Cloud{}
 		c.client, err = client.FromEnvironment(ctx, getenv, client.Options{
-			Protocol: protocol, Dial: network.DialContext,
+			Protocol: protocol, Fallback: chosen == "", Dial: network.DialContext,
 			ProductInfo: product, Logger: log, OnConnection: c.connection,
 		})
 		if err != nil {

@@ -27,7 +27,7 @@ type ClientOptions struct {
 func ByClient(o ClientOptions) (Dialer, error) {
 	if p := o.Base.Protocol; p == client.AMQP || p == client.AMQPWS {
 		shared, err := client.NewShared(client.SharedOptions{
-			Protocol: p, Host: cmp.Or(o.Base.Host, o.Base.HubName), Port: o.Base.Port,
+			Protocol: p, Host: cmp.Or(o.Base.Host, o.Base.HubName), Port: o.Base.Port, Fallback: o.Base.Fallback,
 			RootCAs: o.Base.RootCAs, Dial: o.Base.Dial, KeepAlive: o.Base.KeepAlive,
 			RequestTimeout: o.Base.RequestTimeout, MinBackoff: o.Base.MinBackoff, MaxBackoff: o.Base.MaxBackoff,
 			Logger: o.Base.Logger,

@@ -17,6 +17,9 @@ const (
 	// pending is how many messages of one identity may wait for its connection,
 	// and how many for the cloud's acknowledgement.
 	pending = 1024
+	// toDevice is how many cloud-to-device messages of one identity may wait for the
+	// device. The cloud keeps 50 at most.
+	toDevice = 64
 	// connectWait is how long messages wait for a connection that is being made.
 	connectWait = 20 * time.Second
 )
@@ -69,6 +72,7 @@ func newClientConn(o client.Options, cb Callbacks) (*clientConn, error) {
 	}
 	o.OnConnection = c.connection
 	o.Window = pending
+	o.Queue = toDevice
 	var err error
 	if c.client, err = client.New(o); err != nil {
 		return nil, fmt.Errorf("cloud client: %w", err)

@@ -15,6 +15,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -92,10 +93,79 @@ func TestMoreIdentitiesThanAConnectionTakes(t *testing.T) {
 	})
 }
 
+func TestFallbackToWebSockets(t *testing.T) {
+	for name, tt := range map[string]struct {
+		closed func(ctx context.Context) error // what dialling 5671 meets
+		within time.Duration
+	}{
+		"refused":          {func(context.Context) error { return syscall.ECONNREFUSED }, time.Second},
+		"silently dropped": {func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }, 16 * time.Second},
+		"open":             {nil, time.Second},
+	} {
+		for _, withShared := range []bool{false, true} {
+			t.Run(fmt.Sprint(name, " shared ", withShared), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					c := newCloud(t, client.AMQP)
+					defer c.close()
+					var ports []string
+					dial := func(ctx context.Context, network, address string) (net.Conn, error) {
+						_, port, _ := net.SplitHostPort(address)
+						ports = append(ports, port)
+						if port == "5671" && tt.closed != nil {
+							return nil, tt.closed(ctx)
+						}
+						return c.dial(ctx, network, address)
+					}
+					o := c.options()
+					o.Fallback, o.Dial = true, dial
+					want := "[5671 443]"
+					if tt.closed == nil {
+						want = "[5671]"
+					}
+					if withShared {
+						var err error
+						o.Shared, err = client.NewShared(client.SharedOptions{
+							Protocol: client.AMQP, Fallback: true, Host: hubName, RootCAs: c.roots, Dial: dial,
+						})
+						if err != nil {
+							t.Fatal(err)
+						}
+					}
+					start := time.Now()
+					d, stop := runClient(t, o)
+					defer stop()
+					if err := d.Send(t.Context(), &iothub.Message{}); err != nil || time.Since(start) > tt.within || fmt.Sprint(ports) != want {
+						t.Errorf("%v after %v over %v", err, time.Since(start), ports)
+					}
+				})
+			})
+		}
+	}
+}
+
+func TestRefusedLoginIsNotTriedInAWebSocket(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCloud(t, client.AMQP)
+		defer c.close()
+		c.refuse = true
+		o := c.options()
+		o.Fallback, o.MinBackoff = true, time.Hour
+		o.MaxBackoff = time.Hour
+		_, stop := runClient(t, o)
+		defer stop()
+		time.Sleep(time.Minute)
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.dials != 1 {
+			t.Errorf("%d dials", c.dials)
+		}
+	})
+}
+
 func TestSharedOptions(t *testing.T) {
 	for name, o := range map[string]client.SharedOptions{
 		"MQTT": {Host: "h"}, "no host": {Protocol: client.AMQP}, "too many": {Protocol: client.AMQP, Host: "h", MaxIdentities: 1000},
-		"port": {Protocol: client.AMQPWS, Host: "h", Port: 1 << 16}, "negative": {Protocol: client.AMQP, Host: "h", KeepAlive: -1},
+		"port": {Protocol: client.AMQPWS, Host: "h", Port: 1 << 16}, "fallback": {Protocol: client.AMQPWS, Host: "h", Fallback: true}, "negative": {Protocol: client.AMQP, Host: "h", KeepAlive: -1},
 	} {
 		if _, err := client.NewShared(o); !errors.Is(err, client.ErrOptions) {
 			t.Errorf("%s: %v", name, err)

@@ -28,11 +28,34 @@ type amqpConn struct {
 	up      time.Time
 }
 
-// dialAMQP connects and logs in. With a token that is SASL ANONYMOUS, because the
+// dialAMQP connects and logs in, in a WebSocket if it must be and may be.
+func dialAMQP(ctx context.Context, at endpoint, keepAlive, timeout time.Duration) (*amqpConn, error) {
+	if !at.fallback {
+		return dialOne(ctx, at, keepAlive, timeout)
+	}
+	first := ctx
+	if deadline, ok := ctx.Deadline(); ok { // a port that is closed by a firewall may say nothing
+		var cancel context.CancelFunc
+		first, cancel = context.WithTimeout(ctx, time.Until(deadline)/2)
+		defer cancel()
+	}
+	c, err := dialOne(first, at, keepAlive, timeout)
+	if err == nil || ctx.Err() != nil || errors.Is(err, errLogin) && first.Err() == nil {
+		return c, err
+	}
+	at.protocol, at.port = AMQPWS, AMQPWS.Port()
+	c, second := dialOne(ctx, at, keepAlive, timeout)
+	if second != nil {
+		return nil, fmt.Errorf("%w; in a WebSocket: %w", err, second)
+	}
+	return c, nil
+}
+
+// dialOne connects and logs in. With a token that is SASL ANONYMOUS, because the
 // token follows on its own; with a client certificate EXTERNAL, or no SASL at all
 // if the hub does not know that: then the certificate alone counts, as for most
 // SDKs (iothub-amqp.md 2).
-func dialAMQP(ctx context.Context, at endpoint, keepAlive, timeout time.Duration) (*amqpConn, error) {
+func dialOne(ctx context.Context, at endpoint, keepAlive, timeout time.Duration) (*amqpConn, error) {
 	if at.certificate == nil {
 		return loginAMQP(ctx, at, amqp.SASLTypeAnonymous(), keepAlive, timeout)
 	}

@@ -27,6 +27,9 @@ type Options struct {
 	Protocol Protocol
 	// Port is that of the protocol if 0.
 	Port int
+	// Fallback makes a client of AMQP try AMQPWS on port 443 in each attempt in which
+	// the port of AMQP cannot be reached within half of the time.
+	Fallback bool
 	// Shared is the connection to use, with protocol, host and port of its own, in
 	// place of one that is the client's alone.
 	Shared *Shared
@@ -157,6 +160,8 @@ func (o Options) complete() (Options, error) {
 		return o, fmt.Errorf("%w: window is not between 1 and %d", ErrOptions, maxWindow)
 	case !o.Protocol.valid():
 		return o, fmt.Errorf("%w: protocol", ErrOptions)
+	case o.Fallback && o.Protocol != AMQP:
+		return o, fmt.Errorf("%w: fallback of another protocol than AMQP", ErrOptions)
 	case o.Shared != nil && o.ClientCertificate != nil:
 		return o, fmt.Errorf("%w: client certificate on a shared connection", ErrOptions)
 	case o.Port < 0 || o.Port > 65535:

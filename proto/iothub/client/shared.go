@@ -19,6 +19,8 @@ type SharedOptions struct {
 	Host string
 	// Port is that of the protocol if 0.
 	Port int
+	// Fallback is as in Options.
+	Fallback bool
 	// RootCAs are trusted in place of the system's roots, if not nil.
 	RootCAs *x509.CertPool
 	// Dial opens the network connection, as in Options.
@@ -63,6 +65,8 @@ func NewShared(o SharedOptions) (*Shared, error) {
 	switch {
 	case !o.Protocol.isAMQP():
 		return nil, fmt.Errorf("%w: connections are shared with AMQP only", ErrOptions)
+	case o.Fallback && o.Protocol != AMQP:
+		return nil, fmt.Errorf("%w: fallback of another protocol than AMQP", ErrOptions)
 	case o.Host == "":
 		return nil, fmt.Errorf("%w: no host", ErrOptions)
 	case o.MaxIdentities < 0 || o.MaxIdentities > maxIdentities:
@@ -83,7 +87,9 @@ func NewShared(o SharedOptions) (*Shared, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Shared{o: o, at: endpoint{protocol: o.Protocol, host: o.Host, port: o.Port, rootCAs: o.RootCAs, dial: o.Dial}}, nil
+	return &Shared{o: o, at: endpoint{
+		protocol: o.Protocol, host: o.Host, port: o.Port, rootCAs: o.RootCAs, dial: o.Dial, fallback: o.Fallback,
+	}}, nil
 }
 
 // hold returns a connection with room for one more client, made if need be. It is

@@ -22,10 +22,11 @@ type endpoint struct {
 	rootCAs     *x509.CertPool
 	certificate *tls.Certificate // nil without
 	dial        func(ctx context.Context, network, address string) (net.Conn, error)
+	fallback    bool // to AMQPWS where AMQP is not let through
 }
 
 func (o *Options) endpoint() endpoint {
-	return endpoint{o.Protocol, o.Host, o.Port, o.RootCAs, o.ClientCertificate, o.Dial}
+	return endpoint{o.Protocol, o.Host, o.Port, o.RootCAs, o.ClientCertificate, o.Dial, o.Fallback}
 }
 
 // stream is the byte stream that a protocol runs on: TLS, or a WebSocket in it.
