@@ -2,6 +2,7 @@ package queue
 
 import (
 	"errors"
+	"runtime"
 	"time"
 
 	"github.com/breakwater-iot/breakwater/hub/internal/seglog"
@@ -76,6 +77,9 @@ type committer struct {
 
 // commitGroup stores a first part of what waits.
 func (c *committer) commitGroup() {
+	// Those whom the last group has released are about to come back: one sync for all
+	// of them is worth more than the moment that it takes to let them.
+	runtime.Gosched()
 	g := &group{q: c.q}
 	g.take()
 	if c.q.low() {
