@@ -29,6 +29,7 @@ type cli struct {
 	Check     checkCmd     `cmd:"" help:"Look for what is wrong with this device (as root)."`
 	CheckList checkListCmd `cmd:"" help:"List the checks."`
 	Bundle    bundleCmd    `cmd:"" name:"support-bundle" help:"Collect logs and states into a zip file."`
+	System    systemCmd    `cmd:"" help:"Act on the whole runtime."`
 	Version   versionCmd   `cmd:"" help:"Print the version."`
 }
 

@@ -83,8 +83,11 @@ type Probes struct {
 	Plugins func(config.Config) error
 	// Uptime asks the daemon by its management socket how long it has run.
 	Uptime func(context.Context, config.Config) (time.Duration, error)
-	// EdgeCA and TrustBundle read certificates; none is no error.
-	EdgeCA, TrustBundle func(config.Config) ([]Certificate, error)
+	// EdgeCA, TrustBundle, Identity, EST and LocalCA read certificates. Those that the
+	// daemon gets from an issuer may be missing: fs.ErrNotExist.
+	EdgeCA, TrustBundle, Identity, EST, LocalCA func(config.Config) ([]Certificate, error)
+	// Pairs tells for every certificate in files whether its key belongs to it.
+	Pairs func(context.Context, config.Config) error
 	// ClockOffset is how far a time server's clock is ahead.
 	ClockOffset func(ctx context.Context, server string) (time.Duration, error)
 	// HostConnect opens a TLS connection from the host, ModuleConnect from the
@@ -158,5 +161,5 @@ func (s *state) hub() string {
 	if s.HubName != "" {
 		return s.HubName
 	}
-	return s.cfg.Device.Gateway
+	return s.cfg.Device.Gateway // empty until the device is provisioned
 }

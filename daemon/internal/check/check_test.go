@@ -39,6 +39,9 @@ func healthy() check.Options {
 	cfg := config.Default()
 	cfg.Hostname, cfg.TrustBundleCert = "gw", "/certs/bundle"
 	cfg.Device = config.Device{HubName: "hub.test", Gateway: "hub.test", DeviceID: "edge1"}
+	cfg.Provisioning = config.Provisioning{Source: "dps", GlobalEndpoint: "https://dps.test:444"}
+	cfg.Identity = config.Identity{Method: config.X509, Cert: "/certs/id"}
+	cfg.Issuance.LocalCA.Cert = "/certs/local"
 	const day = 24 * time.Hour
 	connect := func(context.Context, config.Config, string, int) error { return nil }
 	return check.Options{TimeServer: "time.test:123", Probes: check.Probes{
@@ -52,6 +55,16 @@ func healthy() check.Options {
 		EdgeCA: func(config.Config) ([]check.Certificate, error) {
 			return []check.Certificate{cert("ca", -day, 60*day)}, nil
 		},
+		Identity: func(config.Config) ([]check.Certificate, error) {
+			return []check.Certificate{cert("id", -day, 60*day), cert("its issuer", -day, -day)}, nil
+		},
+		EST: func(config.Config) ([]check.Certificate, error) {
+			return []check.Certificate{cert("est", -day, 60*day)}, nil
+		},
+		LocalCA: func(config.Config) ([]check.Certificate, error) {
+			return []check.Certificate{cert("local", -day, 60*day)}, nil
+		},
+		Pairs: func(context.Context, config.Config) error { return nil },
 		TrustBundle: func(config.Config) ([]check.Certificate, error) {
 			return []check.Certificate{cert("root", -day, 60*day)}, nil
 		},
@@ -147,10 +160,48 @@ func TestFaultsAreFound(t *testing.T) {
 		{"CA of tomorrow", func(o *check.Options) { o.EdgeCA = certs(cert("ca", day, 9*day)) },
 			map[string]check.Result{"edge-ca-certificate-expiry": check.Error}, "not valid before"},
 		{"no CA yet", func(o *check.Options) {
+			with(func(c *config.Config) { c.EdgeCA.Method = config.SelfSigned })(o)
 			o.EdgeCA = func(config.Config) ([]check.Certificate, error) { return nil, fs.ErrNotExist }
 		}, map[string]check.Result{"edge-ca-certificate-expiry": check.Skipped}, "not made"},
+		{"CA is not issued", func(o *check.Options) {
+			with(func(c *config.Config) { c.EdgeCA.Method = config.EST })(o)
+			o.EdgeCA = func(config.Config) ([]check.Certificate, error) { return nil, fs.ErrNotExist }
+		}, map[string]check.Result{"edge-ca-certificate-expiry": check.Error}, "no edge CA has been issued"},
+		{"identity certificate expired", func(o *check.Options) { o.Identity = certs(cert("id", -9*day, -day)) },
+			map[string]check.Result{"identity-certificate-expiry": check.Error}, `"id" in /certs/id has expired`},
+		{"identity certificate is not issued", func(o *check.Options) {
+			with(func(c *config.Config) { c.Identity.Issue.Method = config.EST })(o)
+			o.Identity = func(config.Config) ([]check.Certificate, error) { return nil, fs.ErrNotExist }
+		}, map[string]check.Result{"identity-certificate-expiry": check.Error}, "no identity certificate has been issued"},
+		{"symmetric key", with(func(c *config.Config) { c.Identity = config.Identity{Method: config.SAS} }),
+			map[string]check.Result{"identity-certificate-expiry": check.Skipped}, "does not authenticate with a certificate"},
+		{"bootstrap certificate ends soon", func(o *check.Options) { o.EST = certs(cert("est", -9*day, day)) },
+			map[string]check.Result{"est-identity-and-bootstrap-certificate-expiry": check.Warning}, `"est"`},
+		{"no EST", func(o *check.Options) { o.EST = certs() },
+			map[string]check.Result{"est-identity-and-bootstrap-certificate-expiry": check.Skipped}, "no certificate is used"},
+		{"local CA expired", func(o *check.Options) { o.LocalCA = certs(cert("local", -9*day, -day)) },
+			map[string]check.Result{"local-ca-certificate-expiry": check.Error}, `"local"`},
+		{"no local CA", with(func(c *config.Config) { c.Issuance.LocalCA.Cert = "" }),
+			map[string]check.Result{"local-ca-certificate-expiry": check.Skipped}, "no local CA"},
+		{"key of another certificate", func(o *check.Options) {
+			o.Pairs = func(context.Context, config.Config) error { return errors.New("/certs/id: key does not belong") }
+		}, map[string]check.Result{"certs-match-private-keys": check.Error}, "does not belong"},
+		{"provisioned by hand", with(func(c *config.Config) { c.Provisioning = config.Provisioning{Source: "manual"} }),
+			map[string]check.Result{"host-connect-dps-endpoint": check.Skipped}, "by hand"},
+		{"provisioning service is away", func(o *check.Options) {
+			o.HostConnect = func(_ context.Context, _ config.Config, host string, _ int) error {
+				if host == "dps.test" {
+					return down
+				}
+				return nil
+			}
+		}, map[string]check.Result{"host-connect-dps-endpoint": check.Error}, "dps.test port 444: connection refused"},
+		{"not provisioned yet", with(func(c *config.Config) { c.Device = config.Device{} }), map[string]check.Result{
+			"host-connect-iothub-https": check.Skipped, "host-connect-iothub-mqtt": check.Skipped,
+			"container-connect-upstream-https": check.Skipped, "container-connect-upstream-mqtt": check.Skipped,
+		}, "not provisioned yet"},
 		{"operator's CA is missing", func(o *check.Options) {
-			with(func(c *config.Config) { c.EdgeCA.Cert = "/certs/mine" })(o)
+			with(func(c *config.Config) { c.EdgeCA.KeyPair.Cert = "/certs/mine" })(o)
 			o.EdgeCA = func(config.Config) ([]check.Certificate, error) { return nil, fs.ErrNotExist }
 		}, map[string]check.Result{"edge-ca-certificate-expiry": check.Error}, "does not exist"},
 		{"no bundle", with(func(c *config.Config) { c.TrustBundleCert = "" }), map[string]check.Result{"certs-read": check.Skipped}, "trust_bundle_cert"},
@@ -164,6 +215,9 @@ func TestFaultsAreFound(t *testing.T) {
 		}, map[string]check.Result{"certs-read": check.Error}, "not PEM"},
 		{"firewall at one port", func(o *check.Options) {
 			o.HostConnect = func(_ context.Context, _ config.Config, host string, port int) error {
+				if host == "dps.test" && port == 444 {
+					return nil
+				}
 				if host != "hub.test" || port == 8883 {
 					return down
 				}
@@ -271,7 +325,7 @@ func TestReports(t *testing.T) {
 		verbose, strict bool
 		errors          int
 	}{
-		"text": {false, false, 2}, "text_verbose": {true, false, 2}, "text_strict": {false, true, 3},
+		"text": {false, false, 3}, "text_verbose": {true, false, 3}, "text_strict": {false, true, 4},
 	} {
 		var out bytes.Buffer
 		text := check.Text{Out: &out, Verbose: c.verbose, Tally: check.Tally{WarningsAreErrors: c.strict}}
@@ -288,7 +342,7 @@ func TestReports(t *testing.T) {
 	if err := errors.Join(check.Run(t.Context(), mixed(), doc.Add), doc.Write(&out)); err != nil {
 		t.Fatal(err)
 	}
-	if doc.Errors != 2 || doc.Warnings != 1 || doc.NotTaken != 3 {
+	if doc.Errors != 3 || doc.Warnings != 1 || doc.NotTaken != 3 {
 		t.Errorf("%+v", doc.Tally)
 	}
 	golden(t, "json", out.Bytes())

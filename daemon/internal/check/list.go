@@ -5,7 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/url"
+	"strconv"
 	"time"
+
+	"github.com/breakwater-iot/breakwater/daemon/internal/config"
 )
 
 const configID = "aziot-edged-config-well-formed"
@@ -20,8 +24,13 @@ func List() []Check {
 		{"cni-plugins", Configuration, "network plugins are installed", plugins},
 		{"connect-management-uri", Configuration, "daemon answers at its management socket", management},
 		{"host-local-time", Configuration, "clock of the device is right", localTime},
+		{"identity-certificate-expiry", Configuration, "identity certificate is valid", identityCertificate},
+		{"est-identity-and-bootstrap-certificate-expiry", Configuration, "certificates for the EST server are valid", estCertificates},
+		{"local-ca-certificate-expiry", Configuration, "local CA certificate is valid", localCA},
 		{"edge-ca-certificate-expiry", Configuration, "edge CA certificate is valid", edgeCA},
 		{"certs-read", Configuration, "trust bundle can be read and is valid", trustBundle},
+		{"certs-match-private-keys", Configuration, "certificates match their keys", pairs},
+		{"host-connect-dps-endpoint", Connectivity, "host can connect to the provisioning service", fromHostToDPS},
 		{"host-connect-iothub-https", Connectivity, "host can connect to the hub at port 443", fromHost(443)},
 		{"host-connect-iothub-mqtt", Connectivity, "host can connect to the hub at port 8883", fromHost(8883)},
 		{"container-connect-upstream-https", Connectivity, "module network can connect to the hub at port 443", fromModule(443)},
@@ -127,13 +136,59 @@ const soon = 7 * 24 * time.Hour
 
 func edgeCA(_ context.Context, s *state) Outcome {
 	certs, err := s.EdgeCA(*s.cfg)
-	if errors.Is(err, fs.ErrNotExist) && s.cfg.EdgeCA.Cert == "" {
-		return skipped("the daemon has not made an edge CA yet")
+	if errors.Is(err, fs.ErrNotExist) && s.cfg.EdgeCA.KeyPair.Cert == "" {
+		if s.cfg.EdgeCA.Method == config.SelfSigned {
+			return skipped("the daemon has not made an edge CA yet")
+		}
+		return failed("no edge CA has been issued yet: modules get no certificates")
 	}
 	if err != nil {
 		return failed("edge CA: %v", err)
 	}
 	return s.expiry(certs, "edge CA certificate")
+}
+
+func identityCertificate(_ context.Context, s *state) Outcome {
+	if s.cfg.Identity.Method != config.X509 {
+		return skipped("the device does not authenticate with a certificate")
+	}
+	certs, err := s.Identity(*s.cfg)
+	if errors.Is(err, fs.ErrNotExist) && s.cfg.Identity.Issue.Method != "" {
+		return failed("no identity certificate has been issued yet")
+	}
+	if err != nil {
+		return failed("identity certificate: %v", err)
+	}
+	return s.expiry(certs[:min(1, len(certs))], "identity certificate")
+}
+
+func estCertificates(_ context.Context, s *state) Outcome {
+	certs, err := s.EST(*s.cfg)
+	if err != nil {
+		return failed("certificate for the EST server: %v", err)
+	}
+	if len(certs) == 0 {
+		return skipped("no certificate is used to get others")
+	}
+	return s.expiry(certs, "certificate for the EST server")
+}
+
+func localCA(_ context.Context, s *state) Outcome {
+	if s.cfg.Issuance.LocalCA.Cert == "" {
+		return skipped("no local CA is configured")
+	}
+	certs, err := s.LocalCA(*s.cfg)
+	if err != nil {
+		return failed("local CA: %v", err)
+	}
+	return s.expiry(certs, "local CA certificate")
+}
+
+func pairs(ctx context.Context, s *state) Outcome {
+	if err := s.Pairs(ctx, *s.cfg); err != nil {
+		return Outcome{Error, lines(err)}
+	}
+	return ok()
 }
 
 func trustBundle(_ context.Context, s *state) Outcome {
@@ -174,8 +229,35 @@ func (s *state) expiry(certs []Certificate, what string) Outcome {
 	return out
 }
 
+func fromHostToDPS(ctx context.Context, s *state) Outcome {
+	p := s.cfg.Provisioning
+	if p.Source != "dps" {
+		return skipped("the device is provisioned by hand")
+	}
+	u, err := url.Parse(p.GlobalEndpoint)
+	if err != nil {
+		return failed("%v", err)
+	}
+	port := 443
+	if text := u.Port(); text != "" {
+		if port, err = strconv.Atoi(text); err != nil {
+			return failed("%s: %v", p.GlobalEndpoint, err)
+		}
+	}
+	if err := s.HostConnect(ctx, *s.cfg, u.Hostname(), port); err != nil {
+		return failed("%s port %d: %v", u.Hostname(), port, err)
+	}
+	return ok()
+}
+
+// unprovisioned is why nothing can be said of the hub.
+const unprovisioned = "the device is not provisioned yet"
+
 func fromHost(port int) func(context.Context, *state) Outcome {
 	return func(ctx context.Context, s *state) Outcome {
+		if s.hub() == "" {
+			return skipped(unprovisioned)
+		}
 		if err := s.HostConnect(ctx, *s.cfg, s.hub(), port); err != nil {
 			return failed("%s port %d: %v", s.hub(), port, err)
 		}
@@ -185,6 +267,9 @@ func fromHost(port int) func(context.Context, *state) Outcome {
 
 func fromModule(port int) func(context.Context, *state) Outcome {
 	return func(ctx context.Context, s *state) Outcome {
+		if s.hub() == "" {
+			return skipped(unprovisioned)
+		}
 		err := s.ModuleConnect(ctx, *s.cfg, s.hub(), port)
 		if errors.Is(err, ErrNoModule) {
 			return skipped("%v", err)

@@ -1,10 +1,12 @@
 package check
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
@@ -18,9 +20,11 @@ import (
 
 	"github.com/breakwater-iot/breakwater/daemon/internal/config"
 	"github.com/breakwater-iot/breakwater/daemon/internal/containerd"
+	"github.com/breakwater-iot/breakwater/daemon/internal/credential"
 	"github.com/breakwater-iot/breakwater/daemon/internal/daemon"
 	"github.com/breakwater-iot/breakwater/daemon/internal/network"
 	"github.com/breakwater-iot/breakwater/daemon/internal/pki"
+	"github.com/breakwater-iot/breakwater/daemon/internal/provision"
 	managementv1 "github.com/breakwater-iot/breakwater/proto/management/v1"
 )
 
@@ -33,7 +37,14 @@ func Device(path string) Probes {
 			if err != nil {
 				return config.Config{}, fmt.Errorf("name of the machine: %w", err)
 			}
-			return config.Load(path, machine)
+			cfg, err := config.Load(path, machine)
+			if err != nil || cfg.Provisioning.Source != "dps" {
+				return cfg, err
+			}
+			if a, err := provision.ReadFile(provision.File(cfg.HomeDir)); err == nil {
+				cfg.Device = config.Device{HubName: a.Hub, DeviceID: a.DeviceID, Gateway: a.Hub}
+			}
+			return cfg, nil
 		},
 		Hostname: os.Hostname,
 		ConfigChanged: func() (time.Time, error) {
@@ -55,16 +66,69 @@ func Device(path string) Probes {
 		},
 		Uptime: uptime,
 		EdgeCA: func(cfg config.Config) ([]Certificate, error) {
-			if cfg.EdgeCA.Cert != "" {
-				return certificates(cfg.EdgeCA.Cert)
-			}
-			return certificates(filepath.Join(cfg.HomeDir, "certs", "edge_ca.pem"))
+			return certificates(cmp.Or(cfg.EdgeCA.KeyPair.Cert, issued(cfg, "edge_ca")))
 		},
+		Identity: func(cfg config.Config) ([]Certificate, error) {
+			return certificates(cmp.Or(cfg.Identity.Cert, issued(cfg, "device-id")))
+		},
+		EST:           estIdentities,
+		LocalCA:       func(cfg config.Config) ([]Certificate, error) { return certificates(cfg.Issuance.LocalCA.Cert) },
+		Pairs:         matchingPairs,
 		TrustBundle:   func(cfg config.Config) ([]Certificate, error) { return certificates(cfg.TrustBundleCert) },
 		ClockOffset:   clockOffset,
 		HostConnect:   hostConnect,
 		ModuleConnect: moduleConnect,
 	}
+}
+
+// issued is the file of a certificate that the daemon gets from an issuer.
+func issued(cfg config.Config, name string) string {
+	return filepath.Join(cfg.HomeDir, "certs", name+".pem")
+}
+
+// estIdentities reads what EST clients authenticate with; a certificate that is yet
+// to be issued is left out.
+func estIdentities(cfg config.Config) ([]Certificate, error) {
+	var out []Certificate
+	for name, i := range map[string]config.Issue{"device-id": cfg.Identity.Issue, "edge_ca": cfg.EdgeCA.Issue} {
+		for _, file := range []string{i.Cert, i.BootstrapCert} {
+			if file == "" {
+				continue
+			}
+			certs, err := certificates(file)
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, certs[0])
+		}
+		certs, err := certificates(issued(cfg, "est-"+name))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+		if len(certs) > 0 && i.BootstrapCert != "" {
+			out = append(out, certs[0])
+		}
+	}
+	return out, nil
+}
+
+// matchingPairs compares certificates in files with their keys, as far as those are
+// in files too.
+func matchingPairs(ctx context.Context, cfg config.Config) error {
+	var errs []error
+	for _, p := range []config.KeyPair{
+		{Cert: cfg.Identity.Cert, Key: cfg.Identity.CertPK}, cfg.EdgeCA.KeyPair, cfg.Issuance.LocalCA,
+		{Cert: cfg.Identity.Issue.Cert, Key: cfg.Identity.Issue.CertPK}, {Cert: cfg.Identity.Issue.BootstrapCert, Key: cfg.Identity.Issue.BootstrapPK},
+		{Cert: cfg.EdgeCA.Issue.Cert, Key: cfg.EdgeCA.Issue.CertPK}, {Cert: cfg.EdgeCA.BootstrapCert, Key: cfg.EdgeCA.BootstrapPK},
+	} {
+		if p.Cert == "" || p.Key.OnToken() {
+			continue
+		}
+		if _, err := (credential.Keys{}).Certificate(ctx, p.Cert, p.Key); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", p.Cert, err))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 func certificates(file string) ([]Certificate, error) {

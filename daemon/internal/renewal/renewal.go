@@ -61,34 +61,35 @@ type Certificate interface {
 	Renew(ctx context.Context) error
 }
 
-// longestWait bounds a timer, so that a changed clock is noticed within a day.
-const longestWait = 24 * time.Hour
+// longestWait bounds a timer, so that a changed clock is noticed: devices without a
+// battery start in the past.
+const longestWait = time.Hour
 
 // Run renews c whenever it is due, and calls renewed after each success, until ctx
 // ends. Its error is always nil.
 func Run(ctx context.Context, c Certificate, log *slog.Logger, renewed func(context.Context)) error {
-	wait := time.Until(c.RenewAt())
-	for {
-		timer := time.NewTimer(min(max(wait, 0), longestWait))
+	due := c.RenewAt()
+	for ctx.Err() == nil {
+		timer := time.NewTimer(min(max(time.Until(due), 0), longestWait))
 		select {
 		case <-ctx.Done():
 			timer.Stop()
-			return nil
+			continue
 		case <-timer.C:
 		}
-		if wait = time.Until(c.RenewAt()); wait > 0 {
+		if time.Until(due) > 0 {
 			continue
 		}
-		err := c.Renew(ctx)
-		if ctx.Err() != nil {
-			return nil
+		switch err := c.Renew(ctx); {
+		case err == nil:
+			due = c.RenewAt()
+			renewed(ctx)
+		case ctx.Err() == nil:
+			retry := c.RetryAfter()
+			// Round takes the monotonic part off, which does not see a changed clock.
+			due = time.Now().Round(0).Add(retry)
+			log.ErrorContext(ctx, "certificate not renewed", "error", err, "retry", retry)
 		}
-		if err != nil {
-			wait = c.RetryAfter()
-			log.ErrorContext(ctx, "certificate not renewed", "error", err, "retry", wait)
-			continue
-		}
-		wait = time.Until(c.RenewAt())
-		renewed(ctx)
 	}
+	return nil
 }

@@ -64,3 +64,45 @@ func TestCertificateThatHasEndedIsRefused(t *testing.T) {
 		t.Error("no error")
 	}
 }
+
+func TestClockThatIsSetLater(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		// The device starts in 1970 and learns the time after some minutes.
+		var offset, issued atomic.Int64
+		offset.Store(int64(time.Since(time.Unix(0, 0))))
+		now := func() time.Time { return time.Now().Round(0).Add(-time.Duration(offset.Load())) }
+		var life atomic.Int64
+		life.Store(int64(30 * 24 * time.Hour))
+		issue := func(context.Context) (tls.Certificate, time.Time, error) {
+			issued.Add(1)
+			return tls.Certificate{}, now().Add(time.Duration(life.Load())), nil
+		}
+		h, err := servercert.NewAt(t.Context(), issue, slog.New(slog.DiscardHandler), now)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- h.Run(ctx) }()
+		time.Sleep(10 * time.Minute)
+		offset.Store(0)
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		if n := issued.Load(); n != 2 {
+			t.Errorf("%d certificates after the clock was set", n)
+		}
+		// A CA that is about to end does not lead to a certificate every moment.
+		life.Store(int64(time.Second))
+		time.Sleep(25 * 24 * time.Hour)
+		issued.Store(0)
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		if n := issued.Load(); n > 61 {
+			t.Errorf("%d certificates in an hour", n)
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
