@@ -19,17 +19,26 @@ import (
 // device registers anew.
 func (d *Service) assign(ctx context.Context, c claim, a *admission, old *record) (rest.RegistrationState, error) {
 	policy := a.enrollment.terms.ReprovisionPolicy
-	again := old != nil && old.Enrollment == a.enrollment.key() && old.State.Status == rest.RegistrationAssigned &&
-		old.State.DeviceID == a.device(old.State.RegistrationID)
-	if again && !policy.UpdateHubAssignment {
+	again := old != nil && old.Enrollment == a.enrollment.key() && old.Device == a.device(old.State.RegistrationID)
+	if again && !policy.UpdateHubAssignment && old.State.Status == rest.RegistrationAssigned {
 		return old.State, nil
 	}
 	s := d.newState(c, old)
+	if a.initial = a.enrollment.terms.InitialTwin; a.enrollment.terms.AllocationPolicy == rest.AllocateCustom {
+		decided, err := d.allocate(ctx, c, a)
+		if err != nil {
+			return d.failed(c, old, err)
+		}
+		s.Payload = decided.Payload
+		if decided.InitialTwin != nil {
+			a.initial = decided.InitialTwin
+		}
+	}
 	s.Status, s.AssignedHub, s.DeviceID = rest.RegistrationAssigned, d.o.HubName, a.device(s.RegistrationID)
 	describeAttestation(&s, a)
 	var err error
 	switch {
-	case again && policy.MigrateDeviceData:
+	case again && (policy.MigrateDeviceData || !policy.UpdateHubAssignment):
 		s.Substatus, err = d.migrate(ctx, s.DeviceID, a)
 	case again:
 		s.Substatus = rest.AssignedReset
@@ -41,16 +50,22 @@ func (d *Service) assign(ctx context.Context, c claim, a *admission, old *record
 	if err == nil && a.tpm != nil {
 		err = d.wrapInto(&s, a)
 	}
+	if err != nil {
+		return d.failed(c, old, err)
+	}
+	return s, nil
+}
+
+// failed is the state of a registration that came to nothing, or the error itself if
+// it is not the device's or the enrollment's.
+func (d *Service) failed(c claim, old *record, err error) (rest.RegistrationState, error) {
 	var refused *registry.Error
 	var invalidTwin *twin.InvalidError
-	switch {
-	case errors.As(err, &refused), errors.As(err, &invalidTwin), errors.Is(err, twin.ErrTooLarge):
-		failed := d.newState(c, old)
-		failed.Status, failed.ErrorCode, failed.ErrorMessage = rest.RegistrationFailed, codeNotAssigned, err.Error()
-		return failed, nil
-	case err != nil:
-		return s, fmt.Errorf("assign %s: %w", c.id, err)
+	if !errors.As(err, &refused) && !errors.As(err, &invalidTwin) && !errors.As(err, new(allocationError)) && !errors.Is(err, twin.ErrTooLarge) {
+		return rest.RegistrationState{}, fmt.Errorf("assign %s: %w", c.id, err)
 	}
+	s := d.newState(c, old)
+	s.Status, s.ErrorCode, s.ErrorMessage = rest.RegistrationFailed, codeNotAssigned, err.Error()
 	return s, nil
 }
 
@@ -87,11 +102,10 @@ func (d *Service) admit(ctx context.Context, device string, a *admission) error 
 	if _, err := d.putDevice(ctx, device, a); err != nil {
 		return err
 	}
-	initial := a.enrollment.terms.InitialTwin
-	if len(initial) == 0 {
+	if len(a.initial) == 0 {
 		return nil
 	}
-	change, err := twin.ParseChange(initial)
+	change, err := twin.ParseChange(a.initial)
 	if err != nil {
 		return err
 	}

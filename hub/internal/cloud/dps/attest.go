@@ -2,6 +2,7 @@ package dps
 
 import (
 	"crypto/x509"
+	"encoding/json"
 	"strings"
 
 	"github.com/breakwater-iot/breakwater/proto/iothub/rest"
@@ -22,6 +23,8 @@ type admission struct {
 	// root and tpm are the keys of the device's TPM, if it has shown one.
 	root storageKey
 	tpm  *tpmKeys
+	// initial is the twin of a device that is new.
+	initial json.RawMessage
 }
 
 // device is the id that the device gets in the hub.

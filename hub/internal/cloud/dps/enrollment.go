@@ -1,7 +1,6 @@
 package dps
 
 import (
-	"bytes"
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
@@ -141,10 +140,9 @@ func (e *enrollment) completePolicies() error {
 	if len(t.ParentScopes) > 1 {
 		return invalid("a device has one parent at most")
 	}
-	if len(t.InitialTwin) > 0 && bytes.Equal(t.InitialTwin, []byte("null")) {
+	if isNull(t.InitialTwin) {
 		t.InitialTwin = nil
-	}
-	if len(t.InitialTwin) > 0 {
+	} else {
 		if _, err := twin.ParseChange(t.InitialTwin); err != nil {
 			return invalid("initialTwin: %v", err)
 		}
@@ -153,9 +151,9 @@ func (e *enrollment) completePolicies() error {
 }
 
 // completeAllocation checks how the hub is chosen. There is one hub, so every policy
-// chooses it.
+// chooses it; a custom one may refuse.
 func completeAllocation(t *rest.EnrollmentTerms) error {
-	policies := []string{rest.AllocateHashed, rest.AllocateStatic, rest.AllocateLatency}
+	policies := []string{rest.AllocateHashed, rest.AllocateStatic, rest.AllocateLatency, rest.AllocateCustom}
 	if t.AllocationPolicy == "" {
 		t.AllocationPolicy = rest.AllocateHashed
 	}
@@ -164,6 +162,9 @@ func completeAllocation(t *rest.EnrollmentTerms) error {
 		return invalid("allocationPolicy %.40q is not supported", t.AllocationPolicy)
 	}
 	t.AllocationPolicy = policies[i]
+	if t.AllocationPolicy == rest.AllocateCustom {
+		return checkHook(t.Custom)
+	}
 	return nil
 }
 

@@ -61,6 +61,12 @@ func (d *Service) register(ctx context.Context, c claim) (rest.RegistrationOpera
 		return rest.RegistrationOperation{}, err
 	}
 	r := &record{Enrollment: a.enrollment.key(), TPM: a.tpm, Operation: newOperation(), Ready: d.o.Now().Add(d.o.AssignDelay), State: state}
+	switch {
+	case state.Status == rest.RegistrationAssigned:
+		r.Device = state.DeviceID
+	case old != nil && old.Enrollment == r.Enrollment:
+		r.Device = old.Device
+	}
 	if err := d.save(ctx, r); err != nil {
 		return rest.RegistrationOperation{}, err
 	}

@@ -9,6 +9,7 @@ import (
 	"hash/maphash"
 	"log/slog"
 	"maps"
+	"net/http"
 	"slices"
 	"strings"
 	"sync"
@@ -51,6 +52,7 @@ type Service struct {
 	enrollments   store.Bucket
 	registrations store.Bucket
 	secret        sas.Key // see proofKey
+	hooks         *http.Client
 	seed          maphash.Seed
 	// shards serialise what is done for one registration.
 	shards [64]sync.Mutex
@@ -77,7 +79,7 @@ func Open(s *store.Store, o Options) (*Service, error) {
 		return nil, fmt.Errorf("id scope: %w", err)
 	}
 	d := &Service{o: o, log: o.Logger, store: s, enrollments: s.Bucket("dps.enrollments"),
-		registrations: s.Bucket("dps.registrations"), seed: maphash.MakeSeed(), byKey: map[string]*enrollment{}}
+		registrations: s.Bucket("dps.registrations"), seed: maphash.MakeSeed(), hooks: hookClient(), byKey: map[string]*enrollment{}}
 	err := d.enrollments.Scan("", func(key string, value []byte) error {
 		e, err := decodeEnrollment(key, value)
 		if err != nil {
@@ -93,6 +95,15 @@ func Open(s *store.Store, o Options) (*Service, error) {
 		return nil, fmt.Errorf("provisioning service: %w", err)
 	}
 	return d, nil
+}
+
+// hookClient calls web hooks of custom allocation. It keeps no connections, so that
+// the service has nothing to close.
+func hookClient() *http.Client {
+	return &http.Client{
+		Transport:     &http.Transport{Proxy: http.ProxyFromEnvironment, DisableKeepAlives: true, TLSHandshakeTimeout: hookTimeout / 2},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
 }
 
 // openSecret reads the secret of the service, or makes it.
@@ -241,11 +252,14 @@ func (d *Service) lock(id string) (release func()) {
 // record is a registration as it is stored.
 type record struct {
 	// Enrollment is the key of the enrollment that let the device in.
-	Enrollment string                 `json:"enrollment"`
-	Operation  string                 `json:"operation"`
-	Ready      time.Time              `json:"ready"` // until then it is shown as being assigned
-	State      rest.RegistrationState `json:"state"`
-	TPM        *tpmKeys               `json:"tpm,omitempty"` // of the device, for later questions
+	Enrollment string `json:"enrollment"`
+	// Device is what the enrollment has assigned before, whatever came after; "" if
+	// nothing.
+	Device    string                 `json:"device,omitempty"`
+	Operation string                 `json:"operation"`
+	Ready     time.Time              `json:"ready"` // until then it is shown as being assigned
+	State     rest.RegistrationState `json:"state"`
+	TPM       *tpmKeys               `json:"tpm,omitempty"` // of the device, for later questions
 }
 
 // load reads a registration; nil if there is none.
