@@ -83,7 +83,7 @@ func (s *Session) attach(p *wire.Attach) {
 		c.fail(wire.Errorf(wire.CondFramingError, "handle %d, allowed are %d", p.Handle, c.o.HandleMax))
 		return
 	}
-	if s.handles[p.Handle] != nil {
+	if old := s.handles[p.Handle]; old != nil && !s.reuse(old) {
 		s.End(wire.Errorf(wire.CondHandleInUse, "handle %d", p.Handle))
 		return
 	}
@@ -130,6 +130,22 @@ func (s *Session) attach(p *wire.Attach) {
 	}
 	s.names[key] = l
 	c.emit(Event{Kind: EventAttach, Session: s, Link: l})
+}
+
+// reuse frees the handle of a link that we have detached and the client has not
+// yet. go-amqp frees the handle when our detach comes and may attach another link
+// with it before it answers; that answer is not about the new link then. It tells
+// whether the handle is free.
+func (s *Session) reuse(old *Link) bool {
+	if old.state != linkDetaching || s.late[old.remote] {
+		return false
+	}
+	if s.late == nil {
+		s.late = make(map[uint32]bool)
+	}
+	s.late[old.remote] = true
+	s.release(old)
+	return true
 }
 
 // AttachReply is how a link is accepted. Nil Source and Target echo those of
@@ -250,6 +266,10 @@ func (l *Link) Detach(err *wire.Error) {
 }
 
 func (s *Session) onDetach(p *wire.Detach) {
+	if s.late[p.Handle] { // of the link that had the handle before
+		delete(s.late, p.Handle)
+		return
+	}
 	l := s.handles[p.Handle]
 	if l == nil {
 		s.End(wire.Errorf(wire.CondUnattachedHandle, "detach of handle %d", p.Handle))

@@ -332,3 +332,35 @@ func TestFlowIsEchoed(t *testing.T) {
 		t.Fatalf("%+v", f)
 	}
 }
+
+// go-amqp attaches anew before it answers the detach of the link before.
+func TestAHandleIsFreeOnceItsLinkIsDetached(t *testing.T) {
+	p := open(t, engine.Options{})
+	for round := range 3 {
+		l := p.receiverLink(0, wire.Attach{}, 5)
+		l.Detach(nil)
+		p.event(engine.EventDetach)
+		p.next()
+		fresh := p.receiverLink(0, wire.Attach{Name: fmt.Sprint("fresh", round)}, 5)
+		p.send(0, &wire.Detach{Closed: true}, "") // of the old one
+		p.quiet()
+		p.transfer(0, uint32(round), "x")
+		if d := p.event(engine.EventDelivery).Delivery; d.Link() != fresh {
+			t.Fatal("delivery on another link")
+		}
+		p.send(0, &wire.Detach{Closed: true}, "")
+		p.event(engine.EventDetach)
+		if f, ok := p.next().p.(*wire.Detach); !ok || f.Error != nil {
+			t.Fatalf("%+v", f)
+		}
+	}
+	// Only one answer may be owed.
+	p.receiverLink(0, wire.Attach{}, 5).Detach(nil)
+	p.event(engine.EventDetach)
+	p.next()
+	p.receiverLink(0, wire.Attach{Name: "a"}, 5).Detach(nil)
+	p.event(engine.EventDetach)
+	p.next()
+	p.send(0, &wire.Attach{Name: "b"}, "")
+	p.ended(wire.CondHandleInUse)
+}

@@ -23,7 +23,8 @@ type Session struct {
 	handles   map[uint32]*Link // by the client's handle
 	locals    []*Link          // by our handle; nil: free
 	names     map[linkName]*Link
-	handleMax uint32 // the client's
+	handleMax uint32          // the client's
+	late      map[uint32]bool // the client's handles whose next detach is of an earlier link
 
 	incoming map[uint32]*Delivery // not settled
 	outgoing map[uint32]*Outgoing // not settled
