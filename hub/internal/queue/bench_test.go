@@ -114,7 +114,7 @@ func TestBacklogCostsLittle(t *testing.T) {
 	closing := time.Now()
 	_ = s.Close()
 	closed := time.Since(closing)
-	s, q, full := start(dir)
+	_, q, full := start(dir)
 	if q.Len("e", queue.DefaultPriority) != n {
 		t.Fatalf("%d messages", q.Len("e", queue.DefaultPriority))
 	}

@@ -41,7 +41,7 @@ type File interface {
 	Size() (int64, error)
 }
 
-// ErrInUse: another program has the folder.
+// ErrInUse means that another program has the folder.
 var ErrInUse = errors.New("log is in use by a running program")
 
 // Dir is a folder of the operating system. It is made if it is not there, and locked.

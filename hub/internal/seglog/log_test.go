@@ -338,7 +338,6 @@ type world struct {
 	o      *owner
 	synced map[uint32]uint64 // offsets below were synced
 	done   map[uint32]map[uint64]bool
-	sizes  map[string]bool
 }
 
 func (w *world) open() error {

@@ -272,15 +272,12 @@ func (r *reading) loadEntries() error {
 		return nil
 	}
 	list, err := r.x.readEntries()
-	if err == nil && len(list) == 0 {
-		err = fmt.Errorf("%w: empty index", ErrDamaged)
-	}
-	if err != nil && !errors.Is(err, ErrDamaged) {
-		return fmt.Errorf("read index of %s: %w", r.x.seg.name, err)
-	}
-	if err != nil { // go through all frames
+	switch {
+	case errors.Is(err, ErrDamaged) || err == nil && len(list) == 0: // go through all frames
 		r.entries, r.every = []entry{{r.x.first(), headSize}}, 0
 		return nil
+	case err != nil:
+		return fmt.Errorf("read index of %s: %w", r.x.seg.name, err)
 	}
 	i := slices.IndexFunc(list, func(e entry) bool { return e.first > r.lo })
 	if i < 0 {

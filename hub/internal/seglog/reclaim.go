@@ -28,7 +28,7 @@ func (j *janitor) start(l *Log) {
 			case <-j.wake:
 			}
 			if err := l.reclaim(); err != nil {
-				l.fail(err)
+				_ = l.fail(err) // everybody hears of it
 			}
 		}
 	})
