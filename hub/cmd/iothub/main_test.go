@@ -240,8 +240,8 @@ func TestUnreachableHub(t *testing.T) {
 	}
 }
 
-// send sends one message as a device, with a client that is not ours.
-func (h *hub) send(login, body string) {
+// connect connects a device, with a client that is not ours.
+func (h *hub) connect(login string, more ...func(*paho.ClientOptions)) paho.Client {
 	h.t.Helper()
 	device, err := connstr.Parse(login)
 	if err != nil {
@@ -257,19 +257,33 @@ func (h *hub) send(login, body string) {
 	}
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(raw)
-	c := paho.NewClient(paho.NewClientOptions().AddBroker("ssl://" + h.mqtt).SetClientID(device.DeviceID).
+	o := paho.NewClientOptions().AddBroker("ssl://" + h.mqtt).SetClientID(device.DeviceID).
 		SetUsername(device.HostName + "/" + device.DeviceID + "/?api-version=2021-04-12").SetPassword(token).
-		SetProtocolVersion(4).SetAutoReconnect(false).SetTLSConfig(&tls.Config{RootCAs: roots, ServerName: device.HostName}))
-	for _, step := range []func() paho.Token{
-		c.Connect,
-		func() paho.Token {
-			return c.Publish("devices/"+device.DeviceID+"/messages/events/k=v&%24.ct=application%2Fjson", 1, false, body)
-		},
-	} {
-		if t := step(); !t.WaitTimeout(patience) || t.Error() != nil {
-			h.t.Fatal(t.Error())
-		}
+		SetProtocolVersion(4).SetAutoReconnect(false).SetTLSConfig(&tls.Config{RootCAs: roots, ServerName: device.HostName})
+	for _, f := range more {
+		f(o)
 	}
+	c := paho.NewClient(o)
+	h.wait(c.Connect())
+	return c
+}
+
+func (h *hub) wait(token paho.Token) {
+	h.t.Helper()
+	if !token.WaitTimeout(patience) || token.Error() != nil {
+		h.t.Fatal(token.Error())
+	}
+}
+
+// send sends one message as a device.
+func (h *hub) send(login, body string) {
+	h.t.Helper()
+	device, err := connstr.Parse(login)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	c := h.connect(login)
+	h.wait(c.Publish("devices/"+device.DeviceID+"/messages/events/k=v&%24.ct=application%2Fjson", 1, false, body))
 	c.Disconnect(0)
 }
 
@@ -301,5 +315,51 @@ func TestMonitorFollowsOverARestartAndPrintsNothingTwice(t *testing.T) {
 	if err := json.Unmarshal([]byte(h.must("monitor", "--since", "1", "--no-follow", "--output", "json")), &e); err != nil ||
 		e.Event.Origin != "d" || string(e.Event.Payload) != `{"n":2}` {
 		t.Errorf("%+v, %v", e, err)
+	}
+}
+
+func TestMessagesToADevice(t *testing.T) {
+	h := startHub(t)
+	login := h.must("device", "create", "d")
+	if out := h.must("message", "send", "d", "--body", "hello", "--id", "m1", "--ack", "full", "--property", "a=b;c=d", "--property", "e=",
+		"--content-type", "text/plain", "--ttl", "5m"); out != "" {
+		t.Errorf("printed %q", out)
+	}
+	h.must("message", "send", "d", "--body", "-", "--ack", "negative", "--correlation-id", "c")
+	got := newOutput()
+	c := h.connect(login, func(o *paho.ClientOptions) { o.SetCleanSession(false) })
+	h.wait(c.Subscribe("devices/d/messages/devicebound/#", 1, func(_ paho.Client, m paho.Message) {
+		_, _ = got.Write([]byte(m.Topic() + " " + string(m.Payload()) + "\n"))
+	}))
+	got.waitFor(t, "stdin")
+	c.Disconnect(250)
+	for _, want := range []string{"%24.mid=m1&", "%24.ct=text%2Fplain", "iothub-ack=full", "&a=b%3Bc%3Dd", "&e=", "%24.exp=", " hello\n", "%24.cid=c", ` {"from":"stdin"}`} {
+		if !strings.Contains(got.String(), want) {
+			t.Errorf("no %s in %s", want, got)
+		}
+	}
+	feedback := ""
+	for deadline := time.Now().Add(patience); feedback == "" && time.Now().Before(deadline); {
+		feedback = h.must("message", "feedback")
+	}
+	var record rest.FeedbackRecord
+	if err := json.Unmarshal([]byte(feedback), &record); err != nil || record.OriginalMessageID != "m1" || record.StatusCode != "Success" || record.DeviceID != "d" {
+		t.Errorf("feedback %q, %v", feedback, err)
+	}
+	if again := h.must("message", "feedback"); again != "" {
+		t.Errorf("feedback again: %s", again)
+	}
+	h.must("message", "send", "d", "--body", "x")
+	if out := h.must("message", "purge", "d"); !strings.Contains(out, `"totalMessagesPurged": 1`) {
+		t.Errorf("purge: %s", out)
+	}
+	for code, args := range map[int][]string{
+		exitRefused: {"message", "send", "none", "--body", "x"},
+		exitUsage:   {"message", "send", "d", "--body", "x", "--ack", "some"},
+		exitFailed:  {"message", "send", "d", "--body", "@/does/not/exist"},
+	} {
+		if _, errOut, got := h.do(args...); got != code {
+			t.Errorf("%v: exit %d: %s", args, got, errOut)
+		}
 	}
 }
