@@ -105,6 +105,7 @@ func (s *softTPM) decrypt(key, b []byte) []byte {
 		s.t.Fatal(err)
 	}
 	out := make([]byte, len(b))
+	//nolint:staticcheck // the mode that TPMs use
 	cipher.NewCFBDecrypter(block, make([]byte, aes.BlockSize)).XORKeyStream(out, b)
 	return out
 }
