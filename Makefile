@@ -18,7 +18,7 @@ setup: ## Install what this machine lacks (as root; Debian packages and npm pack
 .PHONY: build
 build: ## Build the programs into bin/.
 	@mkdir -p bin
-	@go build -trimpath -o bin/ ./agent/cmd/... ./daemon/cmd/... ./hub/cmd/... ./deploy/cmd/... ./e2e/cmd/...
+	@go build -trimpath -tags grpcnotrace -o bin/ ./agent/cmd/... ./daemon/cmd/... ./hub/cmd/... ./deploy/cmd/... ./e2e/cmd/...
 
 .PHONY: run
 run: setup build ## Run a cloud, an edge device and a leaf here (FOR=90s: end by itself).

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/breakwater-iot/breakwater/agent/internal/edged"
+	"github.com/breakwater-iot/breakwater/agent/internal/footprint"
 	"github.com/breakwater-iot/breakwater/agent/internal/method"
 	"github.com/breakwater-iot/breakwater/agent/internal/metrics"
 	"github.com/breakwater-iot/breakwater/agent/internal/reconcile"
@@ -146,6 +147,12 @@ func serve(ctx context.Context, s settings.Settings, p parts, log *slog.Logger) 
 	g.Go(func() error { return expected(outer, p.mirror.Run(outer)) })
 	g.Go(func() error { return expected(inner, p.daemon.Watch(inner, log, p.loop.Wake)) })
 	g.Go(func() error { return p.methods.Run(inner) })
+	g.Go(func() error {
+		if err := footprint.Run(inner); err != nil {
+			log.Warn("memory is not given back", "error", err)
+		}
+		return nil
+	})
 	if s.Metrics.Enabled {
 		g.Go(func() error {
 			p.metrics.Serve(inner, s.Metrics.Address, s.Metrics.Path, log)

@@ -268,6 +268,10 @@ type workload struct {
 	s *Server
 }
 
+func (workload) GetTrustBundle(context.Context, *workloadv1.GetTrustBundleRequest) (*workloadv1.TrustBundle, error) {
+	return &workloadv1.TrustBundle{}, nil
+}
+
 func (w workload) Encrypt(ctx context.Context, r *workloadv1.EncryptRequest) (*workloadv1.EncryptResponse, error) {
 	b, err := w.s.Sealer.Seal(ctx, r.GetPlaintext(), r.GetInitializationVector())
 	return &workloadv1.EncryptResponse{Ciphertext: b}, fail(err)
