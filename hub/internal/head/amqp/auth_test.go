@@ -292,6 +292,18 @@ func TestOnBehalfOf(t *testing.T) {
 	}
 }
 
+func TestTheModelMayComeWithALaterLink(t *testing.T) {
+	b := newBackend()
+	h := start(t, b, cloud)
+	p := h.login(dev)
+	p.receiver("/devices/d1/messages/devicebound", nil)
+	s := receive(t, "session", b.sessions)
+	p.sender("/devices/d1/messages/events", &goamqp.SenderOptions{Properties: map[string]any{"com.microsoft:model-id": "dtmi:x;1"}})
+	if l := receive(t, "renewal", s.renewed); l.ModelID != "dtmi:x;1" || l.Token != s.login.Token {
+		t.Errorf("model %q", l.ModelID)
+	}
+}
+
 func TestHundredDevicesOnOneConnection(t *testing.T) {
 	b := newBackend()
 	h := start(t, b, cloud)

@@ -53,7 +53,9 @@ func newClient(c *conn, id iothub.Identity, cr credential, properties wire.Map) 
 func (c *client) connect() {
 	ctx, cancel := context.WithTimeout(c.ctx, c.conn.srv.opts.AuthTimeout)
 	defer cancel()
+	c.mu.Lock()
 	login := c.login
+	c.mu.Unlock()
 	session, err := c.conn.srv.opts.Backend.Connect(ctx, login, c)
 	if err != nil {
 		c.log.Info("amqp client refused", "err", err)
@@ -72,10 +74,15 @@ func (c *client) connect() {
 	for _, a := range waiting {
 		c.accept(a)
 	}
+	more := c.login.ModelID != login.ModelID
 	c.mu.Unlock()
 	c.log.Info("amqp client connected", "protocol", login.Protocol, "product", login.Product)
-	if token := c.conn.token(c.owner); login.Token != "" && token != "" && token != login.Token {
-		c.renew(token) // it came while the Backend was asked
+	token := c.conn.token(c.owner)
+	if login.Token == "" || token == "" {
+		token = login.Token
+	}
+	if more || token != login.Token {
+		c.renew(token) // what came while the Backend was asked
 	}
 }
 
@@ -84,6 +91,13 @@ func (c *client) connect() {
 func (c *client) attach(a *attach) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if model := a.Client().Properties.Text(propModelID); model != "" && c.login.ModelID == "" && !c.ended {
+		// Only links for sending carry it, and another one may have come first.
+		c.login.ModelID = model
+		if token := c.login.Token; c.session != nil {
+			c.conn.spawn(func() { c.renew(token) })
+		}
+	}
 	switch {
 	case c.ended:
 		return false
