@@ -66,6 +66,8 @@ func (d *daemon) hold(ctx context.Context, name string, issue config.Issue, key 
 // the key that the config names, else one of its own on the token for new keys.
 func (d *daemon) tokenKey(name string, key config.KeyURI) func(context.Context) (crypto.Signer, error) {
 	switch {
+	case key.OnToken() && d.Token != nil:
+		return func(ctx context.Context) (crypto.Signer, error) { return d.Token.Generate(ctx, string(key), "") }
 	case key != "":
 		return func(ctx context.Context) (crypto.Signer, error) { return d.keys.Signer(ctx, key) }
 	case d.Config.Keys.BaseSlot != "" && d.Token != nil:

@@ -58,8 +58,8 @@ type Options struct {
 // Token is a PKCS#11 token; *pkcs11.Token is one.
 type Token interface {
 	credential.Token
-	// Generate returns the RSA key of that name on the token of the URI, and makes it
-	// if there is none.
+	// Generate returns the RSA key of that name on the token of the URI, or without a
+	// name the URI's own, and makes it if there is none.
 	Generate(ctx context.Context, uri, name string) (crypto.Signer, error)
 }
 

@@ -297,14 +297,25 @@ expiry_days = 30`, c.URL, cert, key)
 // exists waits for a file that is made in the background.
 func (d *device) exists(t *testing.T, path string) {
 	t.Helper()
+	d.eventually(t, path, func() bool {
+		_, err := os.Stat(filepath.Join(d.dir, path))
+		return err == nil
+	})
+}
+
+// logs waits for a text in the log.
+func (d *device) logs(t *testing.T, text string) {
+	t.Helper()
+	d.eventually(t, text, func() bool { return strings.Contains(d.log.String(), text) })
+}
+
+func (d *device) eventually(t *testing.T, what string, is func() bool) {
+	t.Helper()
 	deadline := time.After(20 * time.Second)
-	for {
-		if _, err := os.Stat(filepath.Join(d.dir, path)); err == nil {
-			return
-		}
+	for !is() {
 		select {
 		case <-deadline:
-			t.Fatalf("%s is never made:\n%s", path, &d.log)
+			t.Fatalf("never: %s\n%s", what, &d.log)
 		case <-time.After(20 * time.Millisecond):
 		}
 	}

@@ -49,6 +49,13 @@ func TestKeysOnSoftHSM(t *testing.T) {
 		t.Errorf("made twice: %v", err)
 	}
 	checkSigner(t, first)
+	named, err := token.Generate(t.Context(), "pkcs11:token=edge;object=mine;id=%07?pin-value=1234", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again, err := token.Signer(t.Context(), "pkcs11:token=edge;id=%07"); err != nil || !named.Public().(*rsa.PublicKey).Equal(again.Public()) {
+		t.Errorf("key of a URI: %v", err)
+	}
 	for uri, want := range map[string]string{
 		"pkcs11:token=edge;object=none": "no such key", "pkcs11:token=other;object=rsa%20key": "no such token", "pkcs11:token=edge": "names no object",
 	} {

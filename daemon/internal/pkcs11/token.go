@@ -140,13 +140,16 @@ func (t *Token) Signer(ctx context.Context, uri string) (crypto.Signer, error) {
 }
 
 // Generate returns the RSA key of that name on the token of a URI, and makes it if
-// there is none. It cannot be read out of the token.
+// there is none. Without a name it is the key of the URI. It cannot be read out of the
+// token.
 func (t *Token) Generate(ctx context.Context, uri, name string) (crypto.Signer, error) {
 	key, err := ParseURI(uri)
 	if err != nil {
 		return nil, err
 	}
-	key.Object, key.ID = name, nil
+	if name != "" {
+		key.Object, key.ID = name, nil
+	}
 	return t.signer(ctx, OpGenerate, key)
 }
 

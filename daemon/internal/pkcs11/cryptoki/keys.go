@@ -122,9 +122,12 @@ func (m *module) generate(session p11.SessionHandle, u pkcs11.URI) ([]byte, erro
 	if !errors.Is(err, errNoKey) {
 		return der, err
 	}
-	id := make([]byte, 16)
-	if _, err := rand.Read(id); err != nil {
-		return nil, err
+	id := u.ID
+	if len(id) == 0 {
+		id = make([]byte, 16)
+		if _, err := rand.Read(id); err != nil {
+			return nil, err
+		}
 	}
 	both := []*p11.Attribute{
 		p11.NewAttribute(p11.CKA_TOKEN, true), p11.NewAttribute(p11.CKA_LABEL, u.Object), p11.NewAttribute(p11.CKA_ID, id),
