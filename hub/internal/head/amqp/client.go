@@ -154,14 +154,26 @@ func (c *client) renew(token string) {
 // links. The session is closed when they are gone. It returns at once; only the first
 // call counts.
 func (c *client) end(reason error, why *wire.Error) (first bool) {
+	links, first := c.finish(reason, why)
+	for _, l := range links {
+		if l != nil {
+			l.detach(why)
+		}
+	}
+	return first
+}
+
+// finish is end without the detaching of the links, which it returns: they are left to
+// end with the connection, or to the caller.
+func (c *client) finish(reason error, why *wire.Error) (links [kinds]*link, first bool) {
 	c.mu.Lock()
 	if c.ended {
 		c.mu.Unlock()
-		return false
+		return links, false
 	}
 	c.ended = true
-	session, links, waiting := c.session, c.links, c.waiting
-	c.waiting = nil
+	session, waiting := c.session, c.waiting
+	links, c.waiting = c.links, nil
 	c.conn.spawn(func() {
 		c.busy.Wait()
 		c.methods.close()
@@ -173,18 +185,13 @@ func (c *client) end(reason error, why *wire.Error) (first bool) {
 	c.mu.Unlock()
 	c.cancel()
 	c.conn.forget(c)
-	for _, l := range links {
-		if l != nil {
-			l.detach(why)
-		}
-	}
 	for _, a := range waiting {
 		if why == nil {
 			why = wire.Errorf(wire.CondDetachForced, "the client has ended")
 		}
 		a.Refuse(why)
 	}
-	return true
+	return links, true
 }
 
 func errText(err error) string {
@@ -195,18 +202,29 @@ func errText(err error) string {
 }
 
 // Disconnect implements head.Client. Other identities on the connection stay, and
-// with them the connection.
+// with them the connection. Without others the connection is closed and not first the
+// links: the SDK for Node answers a detached link by detaching $cbs, and waits for
+// the answer to that for ever if the connection is closed meanwhile.
 func (c *client) Disconnect(reason error) {
 	why := wireError(reason)
-	if !c.end(reason, why) {
+	if errors.Is(reason, head.ErrExpired) {
+		if c.end(reason, why) {
+			c.conn.expired(c)
+		}
 		return
 	}
-	if errors.Is(reason, head.ErrExpired) {
-		c.conn.expired(c)
+	links, first := c.finish(reason, why)
+	if !first {
 		return
 	}
 	if c.conn.alone(c.owner) {
 		c.conn.amqp.Close(wire.Errorf(wire.CondConnectionForced, "%s", why.Description))
+		return
+	}
+	for _, l := range links {
+		if l != nil {
+			l.detach(why)
+		}
 	}
 }
 
