@@ -36,14 +36,14 @@ func beginFaulty(ctx context.Context, o Options, name string) (*faulty, error) {
 func (f *faulty) end() error { return errors.Join(f.disk.Unmount(), f.rig.Close()) }
 
 // Fault runs the cycles on a fault disk: every one ends with a power cut, and some
-// of them meet a disk that gets low on space, or one that breaks, before.
+// of them meet a disk that gets low on space or has none left, or one that breaks,
+// before.
 func Fault(ctx context.Context, o Options) (Result, error) {
-	return run(ctx, o, "fault", faultdisk.Low, faultdisk.Broken)
+	return run(ctx, o, "fault", faultdisk.Low, faultdisk.Broken, faultdisk.Full, faultdisk.Quota)
 }
 
-// NoSpace is Fault on a disk that is full from one moment to the next, so that even
-// the space that the hub keeps free for the database is gone. See
-// docs/known-limits.md: the database may then lose tables.
+// NoSpace is Fault with no other faults than a disk that is full from one moment to the
+// next, whether it says so or not.
 func NoSpace(ctx context.Context, o Options) (Result, error) {
 	return run(ctx, o, "nospace", faultdisk.Full, faultdisk.Quota)
 }
@@ -122,12 +122,25 @@ func (f *faulty) faultCycle(ctx context.Context, fault faultdisk.Fault) error {
 		}
 		return f.mustHaveFailed(hub)
 	case faultdisk.Full, faultdisk.Quota:
-		// What it needs no new space for it may still do.
+		// What it needs no new space for it may still do. Its database may fail by it,
+		// and then it must end.
 		select {
 		case <-hub.Done():
 			return f.mustHaveFailed(hub)
 		case <-time.After(time.Duration(f.rand.IntN(1500)) * time.Millisecond):
 		}
+		if f.rand.IntN(2) == 0 {
+			return nil // a power cut before there is space again
+		}
+		f.disk.SetFault(faultdisk.None)
+		err := f.moreAcked(ctx, hub, 100, goOnLimit)
+		if errors.Is(err, errHubEnded) {
+			return f.mustHaveFailed(hub)
+		}
+		if err != nil {
+			return f.withLog(fmt.Errorf("after there was space again: %w", err))
+		}
+		f.result.HubRefused++
 	case faultdisk.Low:
 		if err := f.isRefused(ctx, hub); err != nil {
 			return f.withLog(err)

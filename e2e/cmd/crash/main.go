@@ -21,7 +21,7 @@ type options struct {
 	Dir     string `help:"Folder for data and logs (a new one by default, which is removed when all is well)."`
 	Cycles  int    `default:"200" help:"How often to kill on a real disk; as many cycles on a fault disk follow."`
 	Seed    uint64 `help:"Of the random choices (the time by default)."`
-	NoSpace bool   `help:"Only cycles on a disk that is full from one moment to the next (docs/known-limits.md)."`
+	NoSpace bool   `help:"Only cycles on a disk that is full from one moment to the next."`
 	Names   string `default:"ordered" enum:"ordered,own,strict" help:"When new file names are durable: after any sync (ordered: ext4, XFS), a sync of the file (own: btrfs) or of its folder only (strict)."`
 }
 
