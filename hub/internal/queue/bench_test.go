@@ -129,7 +129,7 @@ func TestBacklogCostsLittle(t *testing.T) {
 	}
 }
 
-func residentKiB(t *testing.T) int {
+func residentKiB(t testing.TB) int {
 	debug.FreeOSMemory()
 	runtime.GC()
 	b, err := os.ReadFile("/proc/self/status")
@@ -146,4 +146,40 @@ func residentKiB(t *testing.T) int {
 		}
 	}
 	return out
+}
+
+// BenchmarkMillionQueued stores a million messages, opens them anew, and delivers
+// them: what they take of disk and memory, and how long a start takes beside one with
+// no messages.
+func BenchmarkMillionQueued(b *testing.B) {
+	const n = 1_000_000
+	for b.Loop() {
+		p := openStore(b, b.TempDir())
+		newQueue(b, p, queue.Options{})
+		_ = p.Close()
+		began := time.Now()
+		q := newQueue(b, p, queue.Options{})
+		empty := time.Since(began)
+		before := residentKiB(b)
+		fill(b, q, n)
+		b.ReportMetric(float64(residentKiB(b)-before)/1024, "MiB-more")
+		b.ReportMetric(float64(q.Usage().Bytes)/n, "disk-B/msg")
+		_ = p.Close()
+		began = time.Now()
+		q = newQueue(b, p, queue.Options{})
+		b.ReportMetric(float64(time.Since(began).Microseconds()), "µs-start")
+		b.ReportMetric(float64(empty.Microseconds()), "µs-start-empty")
+		r := q.Reader("e")
+		began = time.Now()
+		for left := n; left > 0; {
+			list, err := r.Read(queue.DefaultPriority, 256, 1<<20)
+			if err != nil || len(list) == 0 {
+				b.Fatalf("%d messages left, %v", left, err)
+			}
+			left -= len(list)
+			r.Settle(list...)
+		}
+		b.ReportMetric(n/time.Since(began).Seconds(), "drained/s")
+		_ = p.Close()
+	}
 }
