@@ -237,3 +237,33 @@ func TestPropertiesThatHTTPCannotCarryAreLeftOut(t *testing.T) {
 		t.Errorf("%d %q %v", resp.StatusCode, body, resp.Header)
 	}
 }
+
+func TestModuleOfItsOwnSendsAndReceives(t *testing.T) {
+	s := start(t)
+	device := s.device("d1")
+	id := iothub.ModuleIdentity("d1", "m#1")
+	m := must[rest.Module](t)(s.owner().PutModule(t.Context(), rest.Module{DeviceID: "d1", ModuleID: id.Module}, rest.MustNotExist))
+	token := s.token(id, m.Authentication)
+	const path = "/devices/d1/modules/m%231/messages/"
+	for _, token := range []string{token, device} { // the device's key speaks for its modules
+		if resp, body := s.call("POST", path+"events"+version, token, "x"); resp.StatusCode != http.StatusNoContent {
+			t.Errorf("%d %s", resp.StatusCode, body)
+		}
+	}
+	if got := s.stored(); !slices.Equal(got, []string{"d1/m#1 [] [] x", "d1/m#1 [] [] x"}) {
+		t.Errorf("stored %q", got)
+	}
+	if err := s.owner().SendMessage(t.Context(), id, &iothub.Message{Body: []byte("hello")}); err != nil {
+		t.Fatal(err)
+	}
+	if lock, _ := s.receiveMessage(device, "/devices/d1/messages/devicebound"); lock != "" {
+		t.Error("the device got what is for its module")
+	}
+	lock, got := s.receiveMessage(token, path+"devicebound")
+	if got != " 1 0 /devices/d1/modules/m%231/messages/deviceBound  hello" {
+		t.Errorf("got %q", got)
+	}
+	if resp, body := s.call("DELETE", path+"devicebound/"+lock+version, token, ""); resp.StatusCode != http.StatusNoContent {
+		t.Errorf("%d %s", resp.StatusCode, body)
+	}
+}
