@@ -44,7 +44,8 @@ const (
 // world is a hub with its provisioning service behind real TLS. Its clock stands
 // still until it is moved.
 type world struct {
-	t        *testing.T
+	t        testing.TB
+	service  *dps.Service
 	dir      string
 	store    *store.Store
 	hub      *cloud.Hub
@@ -59,7 +60,7 @@ type world struct {
 func (w *world) now() time.Time       { return w.started.Add(time.Duration(w.moved.Load())) }
 func (w *world) move(d time.Duration) { w.moved.Add(int64(d)) }
 
-func start(t *testing.T) *world {
+func start(t testing.TB) *world {
 	t.Helper()
 	w := &world{t: t, dir: t.TempDir(), started: time.Now(), log: new(bytes.Buffer)}
 	w.open()
@@ -85,12 +86,12 @@ func (w *world) open() {
 	if w.hub, err = cloud.Open(w.store, cloud.Options{Hosts: []string{host}, Policies: w.policies, Now: w.now}); err != nil {
 		w.t.Fatal(err)
 	}
-	service, err := dps.Open(w.store, dps.Options{Hub: w.hub, HubName: host, AssignDelay: time.Second, Now: w.now,
+	w.service, err = dps.Open(w.store, dps.Options{Hub: w.hub, HubName: host, AssignDelay: time.Second, Now: w.now,
 		Logger: slog.New(slog.NewTextHandler(w.log, nil))})
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	w.https = httptest.NewUnstartedServer(service.Handler(api.New(w.hub, api.Options{})))
+	w.https = httptest.NewUnstartedServer(w.service.Handler(api.New(w.hub, api.Options{})))
 	w.https.TLS = certificates.TLS()
 	w.https.StartTLS()
 }

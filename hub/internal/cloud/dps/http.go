@@ -1,6 +1,7 @@
 package dps
 
 import (
+	"context"
 	"crypto/rand"
 	"encoding/base64"
 	"encoding/hex"
@@ -131,10 +132,14 @@ func writeOperation(w http.ResponseWriter, op rest.RegistrationOperation) {
 	writeJSON(w, status, op)
 }
 
-// fail answers with an error. What is no refusal is logged and becomes 500, or 503
-// when the disk is full.
+// fail answers with an error.
 func (d *Service) fail(w http.ResponseWriter, r *http.Request, err error) {
-	e := d.classify(r, err)
+	e := d.judge(r.Context(), err, "method", r.Method, "path", r.URL.Path, "remote", r.RemoteAddr)
+	writeJSON(w, e.Status, d.problem(e))
+}
+
+// problem is the document of a refusal.
+func (d *Service) problem(e *Error) any {
 	doc := struct {
 		rest.ProvisioningError
 		AuthenticationKey string `json:"authenticationKey,omitempty"`
@@ -144,25 +149,28 @@ func (d *Service) fail(w http.ResponseWriter, r *http.Request, err error) {
 	if len(e.challenge) > 0 {
 		doc.AuthenticationKey, doc.KeyName = base64.StdEncoding.EncodeToString(e.challenge), keyName
 	}
-	writeJSON(w, e.Status, doc)
+	return doc
 }
 
-func (d *Service) classify(r *http.Request, err error) *Error {
+// judge turns an error into a refusal. What is none is logged, with about, and
+// becomes 500, or 503 when the disk is full.
+func (d *Service) judge(ctx context.Context, err error, about ...any) *Error {
 	var refusal *Error
 	var body *http.MaxBytesError
+	log := d.log.With(about...)
 	switch {
 	case errors.As(err, &refusal):
 		return refusal
 	case errors.As(err, &body):
 		err = refuse(codeTooLarge, "the body is too large")
 	case errors.Is(err, access.ErrRefused):
-		d.log.Info("request refused", "method", r.Method, "path", r.URL.Path, "remote", r.RemoteAddr, "error", err)
+		log.Info("request refused", "error", err)
 		err = errUnauthorized()
-	case r.Context().Err() != nil, errors.Is(err, store.ErrFull), errors.Is(err, store.ErrClosed):
-		d.log.Warn("request not carried out", "method", r.Method, "path", r.URL.Path, "error", err)
+	case ctx.Err() != nil, errors.Is(err, store.ErrFull), errors.Is(err, store.ErrClosed):
+		log.Warn("request not carried out", "error", err)
 		err = refuse(codeTryAgain, "try again later")
 	default:
-		d.log.Error("request failed", "method", r.Method, "path", r.URL.Path, "error", err)
+		log.Error("request failed", "error", err)
 		err = refuse(codeInternal, "internal error")
 	}
 	errors.As(err, &refusal)

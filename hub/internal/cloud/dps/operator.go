@@ -182,7 +182,7 @@ func (d *Service) bulk(o *operation) error {
 			err = d.bulkOne(o, strings.ToLower(in.Mode), doc, raw)
 		}
 		if err != nil {
-			e := d.classify(o.Request, err)
+			e := d.judge(o.Context(), err, "enrollment", doc.RegistrationID)
 			errs = append(errs, failure{doc.RegistrationID, e.Code, e.Text})
 		}
 	}

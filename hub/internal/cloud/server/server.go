@@ -77,18 +77,18 @@ func writeLogin(c Config, policies access.Policies) error {
 }
 
 func serve(ctx context.Context, c Config, s *store.Store, hub *cloud.Hub, certificates *pki.Server, sessions *sessionStore) error {
-	devices, err := mqtt.New(mqtt.Options{Backend: hub, Flavor: mqtt.Cloud, TLS: certificates.TLS(), Sessions: sessions,
+	provisioning, err := dps.Open(s, dps.Options{Hub: hub, HubName: c.HostName, IDScope: c.IDScope, AssignDelay: c.AssignDelay,
+		Logger: c.Logger.With("component", "dps")})
+	if err != nil {
+		return err
+	}
+	devices, err := mqtt.New(mqtt.Options{Backend: hub, Flavor: mqtt.Cloud, TLS: certificates.TLS(), Sessions: sessions, Other: provisioning,
 		Logger: c.Logger.With("component", "mqtt")})
 	if err != nil {
 		return err
 	}
 	links, err := amqp.New(amqp.Options{Backend: hub, Services: hub, Flavor: amqp.Cloud, TLS: certificates.TLS(),
 		Logger: c.Logger.With("component", "amqp")})
-	if err != nil {
-		return err
-	}
-	provisioning, err := dps.Open(s, dps.Options{Hub: hub, HubName: c.HostName, IDScope: c.IDScope, AssignDelay: c.AssignDelay,
-		Logger: c.Logger.With("component", "dps")})
 	if err != nil {
 		return err
 	}

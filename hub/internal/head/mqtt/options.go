@@ -37,6 +37,9 @@ type Options struct {
 	// connections are used as they are.
 	TLS *tls.Config
 
+	// Other, if not nil, takes the connections that are its own.
+	Other Other
+
 	// Sessions keeps subscriptions of clients with clean session 0; in memory by
 	// default.
 	Sessions SessionStore

@@ -151,6 +151,10 @@ func (s *Server) ServeWebSocket(ctx context.Context, nc net.Conn, peer []*x509.C
 func (s *Server) serve(ctx context.Context, nc net.Conn, t Transport) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	nc, done := s.divert(ctx, nc, t.Peer)
+	if done {
+		return
+	}
 	c := newClient(ctx, s, nc, t)
 	unwatch := context.AfterFunc(ctx, func() { c.stop(head.ErrShutdown) })
 	defer unwatch()
