@@ -122,6 +122,7 @@ func (s *Session) attach(p *wire.Attach) {
 		s.locals = append(s.locals, nil)
 	}
 	s.locals[local], s.handles[p.Handle] = l, l
+	s.used = max(s.used, p.Handle+1)
 	c.links++
 	c.linkCost += l.cost
 	if refusal != nil {

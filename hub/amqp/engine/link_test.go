@@ -333,6 +333,19 @@ func TestFlowIsEchoed(t *testing.T) {
 	}
 }
 
+func TestCreditForALinkThatHasJustGoneIsIgnored(t *testing.T) {
+	p := open(t, engine.Options{})
+	p.senderLink(0, wire.Attach{}, 5)
+	p.send(0, &wire.Detach{Closed: true}, "")
+	p.event(engine.EventDetach)
+	p.next()
+	p.credit(0, 0, 10)
+	p.noEvent()
+	p.quiet()
+	p.credit(1, 0, 10) // never was one
+	p.ended(wire.CondUnattachedHandle)
+}
+
 // go-amqp attaches anew before it answers the detach of the link before.
 func TestAHandleIsFreeOnceItsLinkIsDetached(t *testing.T) {
 	p := open(t, engine.Options{})

@@ -24,6 +24,7 @@ type Session struct {
 	locals    []*Link          // by our handle; nil: free
 	names     map[linkName]*Link
 	handleMax uint32          // the client's
+	used      uint32          // handles from here on were never the client's
 	late      map[uint32]bool // the client's handles whose next detach is of an earlier link
 
 	incoming map[uint32]*Delivery // not settled
@@ -199,7 +200,10 @@ func (s *Session) onFlow(p *wire.Flow) {
 	}
 	l := s.handles[p.Handle.V]
 	if l == nil {
-		s.End(wire.Errorf(wire.CondUnattachedHandle, "flow for handle %d", p.Handle.V))
+		// go-amqp may give credit on a link that it has just detached.
+		if p.Handle.V >= s.used {
+			s.End(wire.Errorf(wire.CondUnattachedHandle, "flow for handle %d", p.Handle.V))
+		}
 		return
 	}
 	l.onFlow(p)
