@@ -151,8 +151,8 @@ func (c *client) renew(token string) {
 }
 
 // end ends the client for a reason, nil after an orderly goodbye, and detaches its
-// links. The session is closed when they are gone. It returns at once; only the first
-// call counts.
+// links, or closes a connection that nobody else uses. The session is closed when the
+// links are gone. It returns at once; only the first call counts.
 func (c *client) end(reason error, why *wire.Error) (first bool) {
 	links, first := c.finish(reason, why)
 	for _, l := range links {
@@ -201,8 +201,7 @@ func errText(err error) string {
 	return err.Error()
 }
 
-// Disconnect implements head.Client. Other identities on the connection stay, and
-// with them the connection. Without others the connection is closed and not first the
+// Disconnect implements head.Client. Other identities on the connection stay. Without others the connection is closed and not first the
 // links: the SDK for Node answers a detached link by detaching $cbs, and waits for
 // the answer to that for ever if the connection is closed meanwhile.
 func (c *client) Disconnect(reason error) {
