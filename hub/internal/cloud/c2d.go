@@ -11,6 +11,9 @@ import (
 	"github.com/breakwater-iot/breakwater/proto/iothub"
 )
 
+// errUnsettled ends an MQTT connection so that its messages can come again.
+var errUnsettled = errors.New("the client does not acknowledge its messages")
+
 // Messages returns the cloud-to-device queues, for what devices and services do with
 // messages that are there.
 func (h *Hub) Messages() *c2d.Queues { return h.messages }
@@ -61,6 +64,9 @@ func (s *session) subscribeMessages() {
 			OnlyNew:       mqtt && s.login.CleanSession,
 			AbandonPauses: mqtt,
 			Deliver:       s.deliver,
+		}
+		if mqtt {
+			o.Stuck = func() { s.disconnect(errUnsettled) }
 		}
 		if c, ok := s.client.(head.Windowed); ok {
 			o.Window = func() int { return s.window(c) }

@@ -290,6 +290,50 @@ func TestWindowOfTheClient(t *testing.T) {
 	})
 }
 
+func TestClientThatSettlesNothingIsStuck(t *testing.T) {
+	now := time.Date(2026, 11, 23, 4, 0, 0, 0, time.UTC)
+	q := open(t, openStore(t), c2d.Options{Now: func() time.Time { return now }})
+	for i := range 20 {
+		send(t, q, dev, message(fmt.Sprint(i)))
+	}
+	out := make(chan handed, 100)
+	stuck := 0
+	s := q.Subscribe(dev, c2d.SubscribeOptions{Stuck: func() { stuck++ },
+		Deliver: func(m *iothub.Message, settled func(head.Outcome)) { out <- handed{m, settled} }})
+	defer q.Drain()
+	defer s.Close()
+	var first handed
+	for i := range c2d.Window {
+		select {
+		case h := <-out:
+			if i == 0 {
+				first = h
+			}
+		case <-time.After(patience):
+			t.Fatalf("only %d handed out", i)
+		}
+	}
+	now = now.Add(50 * time.Second)
+	first.settled(head.Complete)
+	select {
+	case first = <-out: // its lock is younger
+	case <-time.After(patience):
+		t.Fatal("no other is handed out")
+	}
+	now = now.Add(20 * time.Second)
+	if q.Sweep(); stuck != 0 {
+		t.Error("stuck although one was settled in time")
+	}
+	now = now.Add(time.Minute)
+	if q.Sweep(); stuck != 1 {
+		t.Errorf("stuck %d times", stuck)
+	}
+	first.settled(head.Complete)
+	if got := q.Depth(dev); got != 18 {
+		t.Errorf("%d left", got)
+	}
+}
+
 func TestSendersAtTheSameTimeFillTheQueueAndNoMore(t *testing.T) {
 	q := open(t, openStore(t), c2d.Options{})
 	results := make(chan error, 100)

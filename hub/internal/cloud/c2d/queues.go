@@ -133,6 +133,7 @@ type lock struct {
 	token string
 	until time.Time
 	sub   *Subscription // nil for Receive
+	late  bool          // it ran out before the subscriber settled; guarded by Queues.mu
 }
 
 // at is when something happens to the entry by itself.
@@ -190,12 +191,16 @@ func (q *Queues) sweep() time.Time {
 	now := q.o.Now()
 	var removed []removal
 	var released []*entry
+	var stuck []func()
 	q.mu.Lock()
 	for len(q.due) > 0 && !q.due[0].at().After(now) {
 		e := q.due[0]
 		if e.lock == nil {
 			removed = append(removed, q.removeLocked(e, Expired))
 			continue
+		}
+		if s := e.lock.sub; s != nil && s.lateLocked(e.lock) {
+			stuck = append(stuck, s.o.Stuck)
 		}
 		q.releaseLocked(e)
 		released = append(released, e)
@@ -209,6 +214,9 @@ func (q *Queues) sweep() time.Time {
 	q.saveRemovals(removed, q.logged)
 	for _, e := range released {
 		q.saveCounts(e)
+	}
+	for _, f := range stuck {
+		f()
 	}
 	if f := q.feedback.sweep(now); !f.IsZero() && (next.IsZero() || f.Before(next)) {
 		next = f

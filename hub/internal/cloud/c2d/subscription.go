@@ -22,6 +22,10 @@ type SubscribeOptions struct {
 	// Window, if not nil, is how many messages the client takes at a time now. When
 	// that grows Resume must be called.
 	Window func() int
+	// Stuck, if not nil, is called when as many messages as may be unsettled are, all
+	// for longer than LockTimeout. Nothing more can be handed out then before the
+	// client settles, which in a protocol without abandon may be never.
+	Stuck func()
 	// Deliver hands a message to the client. settled is called exactly once, maybe
 	// before Deliver returns.
 	Deliver func(m *iothub.Message, settled func(head.Outcome))
@@ -41,6 +45,7 @@ type Subscription struct {
 
 	// Guarded by Queues.mu.
 	unsettled int
+	late      int  // those of unsettled whose lock has run out
 	limit     int  // of unsettled, as last heard of Window
 	running   bool // there is a goroutine that hands out
 	paused    bool
@@ -161,6 +166,13 @@ func (s *Subscription) next(qu *queue) (e *entry, l *lock, deliveries, epoch int
 	return e, q.lockLocked(e, s), e.deliveries, s.epoch
 }
 
+// lateLocked notes that a lock has run out, and tells whether Stuck is to be called.
+func (s *Subscription) lateLocked(l *lock) bool {
+	l.late = true
+	s.late++
+	return s.late == window && !s.closed && s.o.Stuck != nil
+}
+
 // settled takes the outcome of a delivery that began in an epoch.
 func (s *Subscription) settled(e *entry, l *lock, o head.Outcome, epoch int) {
 	q := s.q
@@ -169,6 +181,9 @@ func (s *Subscription) settled(e *entry, l *lock, o head.Outcome, epoch int) {
 	counted := false
 	q.mu.Lock()
 	s.unsettled--
+	if l.late {
+		s.late--
+	}
 	if pause && epoch == s.epoch {
 		s.paused = true
 	}
