@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -56,7 +57,7 @@ func TestAgent(t *testing.T) {
 	}{
 		{"logs and the support bundle are uploaded", p.uploads},
 		{"a safe deployment that does not become healthy is taken back", p.takenBack},
-		{"one that does is accepted", p.accepted},
+		{"one that does is accepted, a new agent in it that gives up root", p.accepted},
 	} {
 		if !t.Run(step.name, step.run) {
 			t.FailNow()
@@ -183,7 +184,7 @@ func (p *path) uploads(t *testing.T) {
 }
 
 // safely deploys the manifest in force, changed, with the demand for safety.
-func (p *path) safely(t *testing.T, ctx context.Context, change func(modules map[string]any)) {
+func (p *path) safely(t *testing.T, ctx context.Context, agentEnv map[string]any, change func(modules map[string]any)) {
 	t.Helper()
 	if p.manifest == nil {
 		raw, err := os.ReadFile(p.Manifest)
@@ -200,6 +201,9 @@ func (p *path) safely(t *testing.T, ctx context.Context, change func(modules map
 		agent["env"].(map[string]any)[k] = map[string]any{"value": v}
 	}
 	change(d["modules"].(map[string]any))
+	if agentEnv != nil {
+		maps.Copy(agent["env"].(map[string]any), agentEnv)
+	}
 	if err := p.Deploy(ctx, p.write(t, p.manifest)); err != nil {
 		t.Fatal(err)
 	}
@@ -226,7 +230,7 @@ func (p *path) safeState(ctx context.Context) (state, reason string, err error) 
 func (p *path) takenBack(t *testing.T) {
 	ctx := p.within(t, 90*time.Second)
 	before := p.pids(t)
-	p.safely(t, ctx, func(modules map[string]any) {
+	p.safely(t, ctx, nil, func(modules map[string]any) {
 		// A program that ends at once: it lacks what it needs in this place.
 		modules["filter"].(map[string]any)["settings"].(map[string]any)["image"] = "localhost:5000/breakwater/edgeagent:dev"
 		modules["second"] = map[string]any{
@@ -263,7 +267,8 @@ func (p *path) takenBack(t *testing.T) {
 func (p *path) accepted(t *testing.T) {
 	ctx := p.within(t, time.Minute)
 	before := p.pids(t)
-	p.safely(t, ctx, func(modules map[string]any) {
+	user := map[string]any{"EDGEAGENTUSER_ID": map[string]any{"value": "13622"}}
+	p.safely(t, ctx, user, func(modules map[string]any) {
 		filter := modules["filter"].(map[string]any)
 		filter["settings"].(map[string]any)["image"] = "localhost:5000/breakwater/filter:dev"
 		filter["version"] = "2.0"
@@ -281,12 +286,18 @@ func (p *path) accepted(t *testing.T) {
 	if len(report.Modules) != 3 {
 		t.Errorf("modules %+v", report.Modules)
 	}
-	p.onlyChanged(t, before, "filter")
+	if p.pids(t)["edgeAgent"] == before["edgeAgent"] {
+		t.Error("the agent was not replaced")
+	}
 	for name, pid := range p.pids(t) {
 		if text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid)); err == nil {
 			for line := range strings.Lines(string(text)) {
+				fields := strings.Fields(line)
 				if strings.HasPrefix(line, "Rss") {
-					t.Logf("%s %s", name, strings.Join(strings.Fields(line), " "))
+					t.Logf("%s %s", name, strings.Join(fields, " "))
+				}
+				if name == "edgeAgent" && (fields[0] == "Uid:" || fields[0] == "Gid:") && strings.Join(fields[1:], " ") != "13622 13622 13622 13622" {
+					t.Errorf("the agent runs with %q", fields)
 				}
 			}
 		}

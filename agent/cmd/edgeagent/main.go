@@ -30,6 +30,7 @@ import (
 
 	"github.com/breakwater-iot/breakwater/agent/internal/agent"
 	"github.com/breakwater-iot/breakwater/agent/internal/cloud"
+	"github.com/breakwater-iot/breakwater/agent/internal/privilege"
 	"github.com/breakwater-iot/breakwater/agent/internal/quality"
 	"github.com/breakwater-iot/breakwater/agent/internal/report"
 	"github.com/breakwater-iot/breakwater/agent/internal/settings"
@@ -63,11 +64,26 @@ func run(ctx context.Context, args, environ []string, out io.Writer) error {
 	if err != nil {
 		return err
 	}
+	if err := dropRoot(s); err != nil {
+		return err
+	}
 	log := slog.New(slog.NewTextHandler(out, &slog.HandlerOptions{Level: s.LogLevel}))
 	build := buildInfo()
 	log.Info("edgeagent starts", "version", build.Version, "device", s.Host.DeviceID, "hub", s.Host.HubName)
 	defer log.Info("edgeagent ends")
 	return agent.Run(ctx, s, build, cloud.Connect(lookup(environ)), log)
+}
+
+// dropRoot makes the program run as the user that it was given, who gets the storage
+// folder and the daemon's management socket.
+func dropRoot(s settings.Settings) error {
+	if s.UserID == 0 {
+		return nil
+	}
+	if err := os.MkdirAll(s.StorageFolder, 0o700); err != nil {
+		return fmt.Errorf("storage folder: %w", err)
+	}
+	return privilege.Drop(s.UserID, s.StorageFolder, strings.TrimPrefix(s.Host.ManagementURI, "unix://"))
 }
 
 // lookup is os.Getenv for an environment.

@@ -46,6 +46,7 @@ type Settings struct {
 	Metrics           Metrics
 	Quality           Quality
 	Network           *proxy.Dialer // of https_proxy and no_proxy
+	UserID            int           // to run as; 0: as the container's user
 	Warnings          []string
 }
 
@@ -97,6 +98,7 @@ func Parse(environ []string) (Settings, error) {
 		LevelAtMost:       r.choice("LogFilterLevelMode", "equal", "atMost"),
 		PullsFirst:        r.choice("ModuleUpdateMode", "NonBlocking", "WaitForAllPulls"),
 		NoAnalytics:       r.flag("DisableDeviceAnalyticsMetadata", false),
+		UserID:            r.number("EDGEAGENTUSER_ID", 0, 0, 1<<31-1),
 		NoSubscriptions: r.flag("experimentalFeatures__enabled", false) &&
 			r.flag("experimentalFeatures__disableCloudSubscriptions", false),
 	}

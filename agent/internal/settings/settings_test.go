@@ -71,7 +71,7 @@ func TestRefusedSettings(t *testing.T) {
 	for _, kv := range []string{
 		"CoolOffTimeUnitInSeconds=301", "CoolOffTimeUnitInSeconds=x", "MaxRestartCount=-1", "UsePersistentStorage=maybe", "ConfigRefreshFrequencySecs=0",
 		"ModuleUpdateMode=Sometimes", "Mode=kubernetes", "ConfigSource=local", "UpstreamProtocol=Http", "Metrics__Listener__port=0",
-		"DockerRegistryAuth__0__username=u", "IOTEDGE_DEVICEID=", "PerformanceMetricsUpdateFrequency=00:00:04", "MetricsHistogramMaxAge=1h",
+		"DockerRegistryAuth__0__username=u", "IOTEDGE_DEVICEID=", "PerformanceMetricsUpdateFrequency=00:00:04", "EDGEAGENTUSER_ID=-1", "MetricsHistogramMaxAge=1h",
 	} {
 		name, _, _ := strings.Cut(kv, "=")
 		if _, err := settings.Parse(append(base[:len(base):len(base)], kv)); err == nil || !strings.Contains(err.Error(), strings.TrimSuffix(name, "username")) {
