@@ -293,6 +293,12 @@ func TestDeviceKeyFromFile(t *testing.T) {
 	if err != nil || c.Identity.Key.Base64() != secret {
 		t.Fatalf("key from file: %v", err)
 	}
+	if err := os.Chmod(path, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := config.Parse([]byte(text), "m"); err == nil || !strings.Contains(err.Error(), "chmod 0600") {
+		t.Errorf("key that all can read: %v", err)
+	}
 }
 
 func TestFileModeIsChecked(t *testing.T) {

@@ -198,6 +198,11 @@ func (v *validator) symmetric(key string, pk SymmetricKey) {
 }
 
 func (v *validator) keyFile(key, path string) sas.Key {
+	st, err := os.Stat(path)
+	if err == nil && st.Mode().Perm()&0o007 != 0 {
+		v.bad(key, "file holds a key but its mode is %04o: chmod 0600", st.Mode().Perm())
+		return nil
+	}
 	b, err := os.ReadFile(path)
 	if err != nil {
 		v.bad(key, "%v", err)

@@ -2,6 +2,8 @@ package daemon
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -116,7 +118,7 @@ func (d *daemon) payload(ctx context.Context) (json.RawMessage, error) {
 	if strings.HasPrefix(uri, "/") {
 		text, err = os.ReadFile(uri)
 	} else {
-		text, err = fetch(ctx, uri)
+		text, err = fetch(ctx, uri, d.roots)
 	}
 	switch {
 	case err != nil:
@@ -129,14 +131,18 @@ func (d *daemon) payload(ctx context.Context) (json.RawMessage, error) {
 	return text, nil
 }
 
-func fetch(ctx context.Context, uri string) ([]byte, error) {
+func fetch(ctx context.Context, uri string, roots *x509.CertPool) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
+	client := http.Client{Transport: &http.Transport{
+		Proxy: http.ProxyFromEnvironment, DisableKeepAlives: true,
+		TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots},
+	}}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, uri, nil)
 	if err != nil {
 		return nil, err
 	}
-	resp, err := http.DefaultClient.Do(req)
+	resp, err := client.Do(req)
 	if err != nil {
 		return nil, err
 	}

@@ -35,6 +35,7 @@ type cloudDPS struct {
 	refuse   bool
 	calls    int
 	payload  string
+	offer    string // what it serves as a payload
 	peers    []string
 	assigned chan struct{} // gets one for every registration
 }
@@ -64,6 +65,8 @@ func (c *cloudDPS) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		c.peers = append(c.peers, r.TLS.PeerCertificates[0].Subject.CommonName)
 	}
 	switch {
+	case r.URL.Path == "/payload":
+		_, _ = io.WriteString(w, c.offer)
 	case c.down:
 		w.WriteHeader(http.StatusServiceUnavailable)
 	case c.refuse:
@@ -174,6 +177,39 @@ func TestProvisionedByDPSThenOffline(t *testing.T) {
 	}
 	if out := d.log.String(); strings.Contains(out, deviceKey) {
 		t.Error("key in the log")
+	}
+}
+
+func TestPayloadThatCannotBeSentEndsTheStart(t *testing.T) {
+	for name, text := range map[string]string{"no JSON": "x", "huge": `"` + strings.Repeat("x", 64<<10) + `"`} {
+		c := newDPS(t)
+		d := dpsDevice(t, c)
+		if err := os.WriteFile(filepath.Join(d.dir, "payload.json"), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		cfg := d.config(t)
+		unlock, err := daemon.LockHome(cfg.HomeDir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := daemon.Run(t.Context(), d.options(cfg)); err == nil || !strings.Contains(err.Error(), "payload.json is") {
+			t.Errorf("%s: %v", name, err)
+		}
+		unlock()
+	}
+}
+
+func TestPayloadFromAURL(t *testing.T) {
+	c := newDPS(t)
+	d := dpsDevice(t, c)
+	c.set(func() { c.offer = `{"model":"y"}` })
+	d.source = strings.Replace(d.source, "file://"+d.dir+"/payload.json", c.URL+"/payload", 1)
+	stop := d.run(t)
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+	if c.payload != `{"model":"y"}` {
+		t.Errorf("payload %s", c.payload)
 	}
 }
 
