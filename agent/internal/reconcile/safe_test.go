@@ -332,3 +332,24 @@ func TestSafeDeploymentConverges(t *testing.T) {
 		})
 	})
 }
+
+func TestSafeDeploymentReplacesTheAgentToo(t *testing.T) {
+	in(t, desired(1, mod{name: "a", image: "a:1"}), func(r *rig) {
+		r.daemon.BreakImages(broken("a:3"))
+		agent := func(image string) mod {
+			return mod{name: "edgeAgent", image: image, env: map[string]string{
+				"SafeDeployment": "true", "SafeDeploymentTimeoutSecs": "60", "SafeDeploymentSettleSecs": "10",
+			}}
+		}
+		r.push(desired(2, agent("agent:2"), mod{name: "a", image: "a:2"}))
+		r.expect("pull a", "pull edgeAgent", "identity= a", "update edgeAgent", "stop a", "update a", "start a")
+		r.pass(15 * time.Second)
+		r.expectStatus(2, 200)
+		r.push(desired(3, agent("agent:3"), mod{name: "a", image: "a:3"}))
+		r.pass(90 * time.Second)
+		r.expectStatus(2, 500)
+		if r.image("edgeAgent") != "agent:2" || r.image("a") != "a:2" {
+			t.Errorf("agent has %s, a has %s", r.image("edgeAgent"), r.image("a"))
+		}
+	})
+}
