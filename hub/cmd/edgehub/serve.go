@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"strconv"
 	"time"
 
@@ -267,6 +268,7 @@ func (p *program) serveHeads(ctx context.Context) error {
 		return nil
 	case <-p.hub.Configured():
 	}
+	debug.FreeOSMemory() // what the start has used; by itself it would take minutes to go back
 	secure := &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: p.cert.GetCertificate}
 	devices, err := mqtt.New(mqtt.Options{
 		Backend: p.hub, Logger: p.log, Flavor: mqtt.Edge, MaxClients: p.set.MaxClients, TLS: secure,
