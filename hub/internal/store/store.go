@@ -1,7 +1,7 @@
 // Package store is the durable state of a hub: one Badger database, written by one
-// committer that groups whatever waits into one write and one fsync. The queue,
-// the twins, sessions and scope of edgehub and the registry of iothub live in it,
-// each under a prefix of its own.
+// committer that groups whatever waits into one write and one fsync. The twins,
+// sessions and scope of edgehub, and all of iothub, live in it, each under a prefix of
+// its own. The messages of edgehub do not: see package queue.
 //
 // Three surprises:
 //
