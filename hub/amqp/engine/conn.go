@@ -244,8 +244,16 @@ func (c *Conn) Close(err *wire.Error) {
 	}
 	waiting := c.phase == phaseOpenDecision
 	c.cause = err
-	c.endAll(err)
 	c.sendOpen()
+	// The standard ends sessions with their connection. The Node SDK waits for an
+	// end of each all the same, and does not notice the close.
+	for _, s := range c.channels {
+		if s != nil && !s.ending {
+			s.flushRun()
+			c.append(s.local, &wire.End{Error: err})
+		}
+	}
+	c.endAll(err)
 	c.append(0, &wire.Close{Error: err})
 	c.phase, c.closeSent = phaseClosing, c.now
 	if waiting {

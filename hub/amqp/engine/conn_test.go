@@ -198,11 +198,25 @@ func TestTheClientCloses(t *testing.T) {
 	}
 }
 
+func TestSessionsEndBeforeTheirConnection(t *testing.T) {
+	p := open(t, engine.Options{})
+	p.senderLink(0, wire.Attach{}, 0)
+	p.c.Close(wire.Errorf("a:b", "c"))
+	if f, ok := p.next().p.(*wire.End); !ok || f.Error == nil || f.Error.Condition != "a:b" {
+		t.Fatalf("%+v", f)
+	}
+	if f, ok := p.next().p.(*wire.Close); !ok || f.Error == nil || f.Error.Condition != "a:b" {
+		t.Fatalf("%+v", f)
+	}
+	p.quiet()
+}
+
 func TestBothClose(t *testing.T) {
 	p := open(t, engine.Options{})
 	p.c.Close(nil)
 	p.send(0, &wire.Close{}, "")
-	p.next()
+	p.next() // end
+	p.next() // close
 	p.quiet()
 	if !p.c.Done() || p.c.Err() != nil {
 		t.Fatal(p.c.Err())
