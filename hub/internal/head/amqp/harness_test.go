@@ -231,6 +231,10 @@ func condition(err error) string {
 	if errors.As(err, &conn) && conn.RemoteErr != nil {
 		return string(conn.RemoteErr.Condition)
 	}
+	var session *goamqp.SessionError
+	if errors.As(err, &session) && session.RemoteErr != nil {
+		return string(session.RemoteErr.Condition)
+	}
 	var plain *goamqp.Error
 	if errors.As(err, &plain) {
 		return string(plain.Condition)
