@@ -228,6 +228,43 @@ func TestSilentHubIsTakenForDead(t *testing.T) {
 	})
 }
 
+func TestHubThatSaysNothingIsGivenUpInTime(t *testing.T) {
+	for _, p := range []client.Protocol{client.AMQP, client.AMQPWS, client.MQTT, client.MQTTWS} {
+		t.Run(p.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := newCloud(t, p)
+				defer c.close()
+				o := c.options()
+				o.MinBackoff, o.MaxBackoff, o.ConnectTimeout = time.Hour, time.Hour, 10*time.Second
+				o.Dial = func(context.Context, string, string) (net.Conn, error) {
+					near, far := net.Pipe()
+					c.work.Go(func() {
+						defer far.Close()
+						if conn := tls.Server(far, c.tls); conn.Handshake() == nil {
+							b := make([]byte, 1)
+							_, _ = conn.Read(b) // and then nothing more
+							<-c.ctx.Done()
+						}
+					})
+					return near, nil
+				}
+				failed := make(chan error, 1)
+				o.OnConnection = func(s client.Connection) {
+					if s.Err != nil {
+						failed <- s.Err
+					}
+				}
+				start := time.Now()
+				_, stop := runClient(t, o)
+				defer stop()
+				if err := <-failed; !errors.Is(err, context.DeadlineExceeded) || time.Since(start) != 10*time.Second {
+					t.Errorf("after %v: %v", time.Since(start), err)
+				}
+			})
+		})
+	}
+}
+
 // freezing swallows what arrives while it is frozen.
 type freezing struct {
 	net.Conn

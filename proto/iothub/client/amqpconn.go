@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"time"
 
 	"github.com/Azure/go-amqp"
@@ -74,18 +75,28 @@ func loginAMQP(ctx context.Context, at endpoint, sasl amqp.SASLType, keepAlive, 
 	if err != nil {
 		return nil, err
 	}
-	conn, err := amqp.NewConn(ctx, s, &amqp.ConnOptions{
+	var nc net.Conn = s
+	if s.ws == nil { // in a WebSocket each frame is a message of its own
+		nc = newGathered(s, writeLimit)
+	}
+	// go-amqp closes the connection when ctx ends, which waits for what is written.
+	stop := context.AfterFunc(ctx, s.hangUp)
+	conn, err := amqp.NewConn(ctx, nc, &amqp.ConnOptions{
 		HostName:     at.host,
 		IdleTimeout:  keepAlive,
 		MaxSessions:  maxSessions - 1, // it is the highest channel
 		SASLType:     sasl,
 		WriteTimeout: writeLimit,
 	})
+	if !stop() {
+		if err == nil {
+			_ = conn.Close()
+		}
+		err = context.Cause(ctx)
+	}
 	if err != nil {
 		s.hangUp()
-		if ctx.Err() != nil {
-			err = context.Cause(ctx)
-		}
+		_ = nc.Close()
 		return nil, fmt.Errorf("%w: %w", errLogin, amqpError(err))
 	}
 	c := &amqpConn{conn: conn, stream: s, timeout: timeout, up: time.Now()}

@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
-	"time"
 
 	"github.com/coder/websocket"
 )
@@ -108,8 +107,8 @@ func (e *endpoint) upgrade(ctx context.Context, conn *tls.Conn) (*websocket.Conn
 		MaxResponseHeaderBytes: 64 << 10,
 		DisableKeepAlives:      true,
 	}
-	// The handshake knows contexts, but what it leaves to the transport may linger.
-	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
+	// The handshake knows contexts, but then waits for the goodbye of TLS.
+	stop := context.AfterFunc(ctx, func() { _ = conn.NetConn().Close() })
 	ws, response, err := websocket.Dial(ctx, u.String(), &websocket.DialOptions{
 		HTTPClient: &http.Client{
 			Transport:     transport,
@@ -121,8 +120,10 @@ func (e *endpoint) upgrade(ctx context.Context, conn *tls.Conn) (*websocket.Conn
 	if response != nil && response.Body != nil && err != nil {
 		_ = response.Body.Close()
 	}
-	if !stop() && err == nil {
-		_ = ws.CloseNow()
+	if !stop() {
+		if err == nil {
+			_ = ws.CloseNow()
+		}
 		err = context.Cause(ctx)
 	}
 	if err != nil {
