@@ -69,12 +69,14 @@ func Run(ctx context.Context, o Options) (err error) {
 			return err
 		}
 	}
-	syncs, err := fdatasync(o.Dir, 300)
-	if err != nil {
-		return err
-	}
+	var syncs []time.Duration // in turns with the others, since the disk changes too
 	samples := make(map[string][]Sample) // by peer and shape
 	for round := range o.Rounds {
+		floor, err := fdatasync(o.Dir, 300)
+		if err != nil {
+			return err
+		}
+		syncs = append(syncs, floor)
 		for _, s := range shapes {
 			for _, p := range peers {
 				m, err := measure(ctx, p, s, o.For)
@@ -86,7 +88,8 @@ func Run(ctx context.Context, o Options) (err error) {
 			}
 		}
 	}
-	return o.print(peers, samples, rest, syncs)
+	slices.Sort(syncs)
+	return o.print(peers, samples, rest, syncs[len(syncs)/2])
 }
 
 func pause(ctx context.Context, d time.Duration) bool {
