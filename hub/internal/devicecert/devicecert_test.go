@@ -64,7 +64,7 @@ func TestCheckSigned(t *testing.T) {
 		"same name, another key":        {chain(stranger.Leaf(t, "d", now)), pool(root.Cert), 0},
 		"another name":                  {chain(root.Leaf(t, "D", now)), pool(root.Cert), 0},
 		"no name":                       {chain(root.Leaf(t, "", now)), pool(root.Cert), 0},
-		"an authority":                  {chain(middle.Cert), pool(root.Cert), 0},
+		"an authority":                  {chain(authority(t, "d", root).Cert), pool(root.Cert), 0},
 		"has ended":                     {chain(root.Leaf(t, "d", now, expired)), pool(root.Cert), 0},
 		"has not begun":                 {chain(root.Leaf(t, "d", now, func(c *x509.Certificate) { c.NotBefore = now.Add(time.Second) })), pool(root.Cert), 0},
 		"for clients and servers":       {chain(root.Leaf(t, "d", now, usage(x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth))), pool(root.Cert), certtest.LeafLife},

@@ -401,6 +401,30 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
+// Not only who registers must prove it, but also who asks for the result.
+func TestOnlyTheDeviceLearnsOfItsRegistration(t *testing.T) {
+	w := start(t)
+	d := w.keyed("r", primary(w.enroll(rest.Enrollment{RegistrationID: "r"}).Attestation))
+	_, body := d.put()
+	var op rest.RegistrationOperation
+	if err := json.Unmarshal([]byte(body), &op); err != nil {
+		t.Fatal(err)
+	}
+	other := w.keyed("q", primary(w.enroll(rest.Enrollment{RegistrationID: "q"}).Attestation))
+	guessed := w.keyed("r", primary(w.enroll(rest.Enrollment{RegistrationID: "x"}).Attestation))
+	for name, token := range map[string]string{"nobody": "", "another device": other.token(), "another key": guessed.token(), "an operator": w.policyToken(access.Owner)} {
+		for method, path := range map[string]string{http.MethodGet: d.path("/operations/" + op.OperationID), http.MethodPost: d.path("")} {
+			if resp, body := w.call(method, path, token, ""); resp.StatusCode != http.StatusUnauthorized || !strings.Contains(body, "401002") {
+				t.Errorf("%s, %s: %d %s", name, method, resp.StatusCode, body)
+			}
+		}
+	}
+	// Another device does not see it by the name of the operation either.
+	if resp, body := w.call(http.MethodGet, other.path("/operations/"+op.OperationID), other.token(), ""); resp.StatusCode != http.StatusNotFound {
+		t.Errorf("%d %s", resp.StatusCode, body)
+	}
+}
+
 func TestReprovisioning(t *testing.T) {
 	desired := func(w *world) string {
 		tw, err := w.owner().GetTwin(w.t.Context(), iothub.DeviceIdentity("d"))
@@ -467,6 +491,24 @@ func TestDeviceThatWasDeletedComesBack(t *testing.T) {
 		t.Errorf("%+v", s)
 	}
 	w.device("d")
+}
+
+func TestEnrollmentNamesAnotherDevice(t *testing.T) {
+	w := start(t)
+	e := w.enroll(rest.Enrollment{RegistrationID: "r", DeviceID: "one", EnrollmentTerms: rest.EnrollmentTerms{
+		InitialTwin: json.RawMessage(`{"tags":{"a":1}}`)}})
+	d := w.keyed("r", primary(e.Attestation))
+	d.register()
+	e.DeviceID = "two"
+	if _, err := w.owner().PutEnrollment(t.Context(), e, rest.MustExist); err != nil {
+		t.Fatal(err)
+	}
+	s := d.register()
+	tw, err := w.owner().GetTwin(t.Context(), iothub.DeviceIdentity("two"))
+	if err != nil || s.DeviceID != "two" || s.Substatus != rest.AssignedInitially || string(tw.Tags) != `{"a":1}` {
+		t.Errorf("%+v, %s, %v", s, tw.Tags, err)
+	}
+	w.device("one") // is the operator's to delete
 }
 
 func TestDeviceUnderAParent(t *testing.T) {

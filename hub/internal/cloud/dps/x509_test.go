@@ -161,6 +161,10 @@ func TestCertificateGroups(t *testing.T) {
 	if s := w.certified("d5", listed.Pair(t, "d5", w.now())).register(); s.DeviceID != "five" {
 		t.Errorf("%+v", s)
 	}
+	authority := listed.Pair(t, "d5", w.now(), func(c *x509.Certificate) { c.IsCA, c.BasicConstraintsValid = true, true })
+	if code := w.certified("d5", authority).refusal(); code != 401002 {
+		t.Errorf("an authority below that one: %d", code)
+	}
 	if code := w.certified("d5", root.Pair(t, "d5", w.now())).refusal(); code != 401002 {
 		t.Errorf("signed by another authority: %d", code)
 	}
