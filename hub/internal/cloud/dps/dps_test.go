@@ -562,7 +562,7 @@ func TestEverythingIsThereAfterARestart(t *testing.T) {
 
 func TestOtherPathsAreTheHubs(t *testing.T) {
 	w := start(t)
-	for _, path := range []string{"/devices/registrations/modules", "/twins/registrations/modules/m", "/devices/x/modules"} {
+	for _, path := range []string{"/devices/registrations/modules", "/twins/registrations/modules/m", "/certificates/registrations/verify", "/devices/x/modules"} {
 		resp, body := w.call(http.MethodGet, path, "", "")
 		if resp.Header.Get("Iothub-Errorcode") != "InvalidProtocolVersion" {
 			t.Errorf("%s: %d %s", path, resp.StatusCode, body)

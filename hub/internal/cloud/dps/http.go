@@ -46,13 +46,13 @@ func (d *Service) Handler(next http.Handler) http.Handler {
 }
 
 // owns tells whether a path is one of this service. Those of devices begin with an
-// id scope; the hub itself has free words in second place only behind two others.
+// id scope; the hub itself has free words in second place only behind a few.
 func owns(path []string) bool {
 	first := strings.ToLower(path[0])
 	switch first {
 	case "enrollments", "enrollmentgroups", "registrations":
 		return true
-	case "devices", "twins":
+	case "devices", "twins", "certificates", "configurations", "jobs", "digitaltwins":
 		return false
 	}
 	return len(path) >= 3 && strings.EqualFold(path[1], "registrations")
