@@ -35,8 +35,8 @@ func drawMods(t *rapid.T) []mod {
 	return list
 }
 
-// checkOften checks a property in some rounds of several checks. Rapid counts the
-// virtual hours that pass, and ends a round when a day is over.
+// checkOften checks a property in rounds of several checks: about a dozen, as rapid
+// counts the virtual hours that pass and ends when a day is over.
 func checkOften(t *testing.T, rounds int, prop func(*rapid.T)) {
 	t.Helper()
 	for range rounds {

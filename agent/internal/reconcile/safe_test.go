@@ -91,7 +91,7 @@ func TestPullThatFailsHoldsTheWholeSafeDeployment(t *testing.T) {
 			return nil
 		})
 		r.push(safely(2, mod{name: "a", image: "a:2"}, mod{name: "b", image: "b:2"}))
-		r.pass(time.Hour)
+		r.pass(10 * time.Minute)
 		r.expectStatus(1, 500)
 		if text := r.reported().LastDesiredStatus.Description; !strings.Contains(text, "no such image") {
 			t.Errorf("%q", text)
@@ -100,7 +100,7 @@ func TestPullThatFailsHoldsTheWholeSafeDeployment(t *testing.T) {
 			t.Error("switched")
 		}
 		r.daemon.FailWith(nil)
-		r.pass(2 * time.Hour)
+		r.pass(30 * time.Minute)
 		r.expectStatus(2, 200)
 	})
 }
@@ -129,10 +129,10 @@ func TestUnhealthyDeploymentIsTakenBackAsAWhole(t *testing.T) {
 			t.Errorf("%+v %q", s, d)
 		}
 		r.daemon.Calls()
-		r.pass(3 * time.Hour)
+		r.pass(20 * time.Minute)
 		r.expect()
 		r.push(safely(3, bad...)) // the same under another version
-		r.pass(time.Hour)
+		r.pass(20 * time.Minute)
 		r.expect()
 		r.expectStatus(1, 500)
 		r.daemon.BreakImages(nil)
@@ -268,7 +268,7 @@ func TestSlowPullHoldsBackNoOtherModule(t *testing.T) {
 // the one that it came from: never on a mixture.
 func TestSafeDeploymentConverges(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		checkOften(t, 3, func(rt *rapid.T) {
+		checkOften(t, 1, func(rt *rapid.T) {
 			version := 1
 			// Every module of a deployment carries its number, so a mixture shows.
 			generation := func(n int) []mod {
