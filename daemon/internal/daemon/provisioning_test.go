@@ -37,6 +37,7 @@ type cloudDPS struct {
 	payload  string
 	offer    string // what it serves as a payload
 	peers    []string
+	serials  []string      // of their certificates
 	assigned chan struct{} // gets one for every registration
 }
 
@@ -63,6 +64,7 @@ func (c *cloudDPS) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if len(r.TLS.PeerCertificates) > 0 {
 		proven = true
 		c.peers = append(c.peers, r.TLS.PeerCertificates[0].Subject.CommonName)
+		c.serials = append(c.serials, r.TLS.PeerCertificates[0].SerialNumber.String())
 	}
 	switch {
 	case r.URL.Path == "/payload":
@@ -325,6 +327,36 @@ expiry_days = 30`, c.URL, cert, key)
 	for _, name := range []string{"device-id", "edge_ca"} {
 		d.exists(t, "home/keys/"+name+".pem")
 	}
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestRenewedIdentityIsRegisteredAgain(t *testing.T) {
+	c := newDPS(t)
+	d := dpsDevice(t, c)
+	cert, key := writeCA(t, d.dir)
+	// Certificates end with the CA, in 23 hours; this makes them due after 2 seconds.
+	d.source = fmt.Sprintf(`[provisioning]
+source = "dps"
+global_endpoint = %q
+id_scope = "scope1"
+[provisioning.attestation]
+method = "x509"
+[provisioning.attestation.identity_cert]
+method = "local_ca"
+common_name = "reg-1"
+auto_renew = { threshold = "82798 s", retry = "1 s" }
+[cert_issuance.local_ca]
+cert = "file://%s"
+pk = "file://%s"`, c.URL, cert, key)
+	stop := d.run(t)
+	d.eventually(t, "registration with a second certificate", func() bool {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return len(c.serials) > 0 && c.serials[len(c.serials)-1] != c.serials[0]
+	})
+	d.logs(t, "assignment is unchanged")
 	if err := stop(); err != nil {
 		t.Fatal(err)
 	}

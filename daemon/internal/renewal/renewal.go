@@ -82,14 +82,24 @@ func Run(ctx context.Context, c Certificate, log *slog.Logger, renewed func(cont
 		}
 		switch err := c.Renew(ctx); {
 		case err == nil:
-			due = c.RenewAt()
+			// Where certificates live shorter than the threshold, the new one is due at
+			// once: that is no reason to ask for one without a pause.
+			due = later(c.RenewAt(), c.RetryAfter())
 			renewed(ctx)
 		case ctx.Err() == nil:
 			retry := c.RetryAfter()
-			// Round takes the monotonic part off, which does not see a changed clock.
-			due = time.Now().Round(0).Add(retry)
+			due = later(due, retry)
 			log.ErrorContext(ctx, "certificate not renewed", "error", err, "retry", retry)
 		}
 	}
 	return nil
+}
+
+// later returns due, but not before pause has passed.
+func later(due time.Time, pause time.Duration) time.Time {
+	// Round takes the monotonic part off, which does not see a changed clock.
+	if first := time.Now().Round(0).Add(pause); due.Before(first) {
+		return first
+	}
+	return due
 }

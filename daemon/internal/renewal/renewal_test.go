@@ -43,6 +43,7 @@ func TestPolicy(t *testing.T) {
 // cert is renewed for ten days each time, unless its issuer is away.
 type cert struct {
 	mu      sync.Mutex
+	short   bool // it is due as soon as it is made
 	from    time.Time
 	down    bool
 	tries   int
@@ -58,6 +59,9 @@ func (c *cert) set(change func()) {
 func (c *cert) RenewAt() time.Time {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.short {
+		return c.from
+	}
 	return renewal.Default().Due(c.from, c.from.Add(10*day))
 }
 
@@ -122,6 +126,20 @@ func TestCertificateIsRenewedInTimeAlsoAfterAnOutage(t *testing.T) {
 		cancel()
 		if err := <-done; err != nil {
 			t.Error(err)
+		}
+	})
+}
+
+func TestShortLivesLeadToNoStorm(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(t.Context(), 10*day)
+		defer cancel()
+		c := &cert{from: time.Now(), short: true}
+		if err := renewal.Run(ctx, c, slog.New(slog.DiscardHandler), func(context.Context) {}); err != nil {
+			t.Fatal(err)
+		}
+		if c.tries < 24 || c.tries > 26 { // every 9.6 hours
+			t.Errorf("%d renewals", c.tries)
 		}
 	})
 }
