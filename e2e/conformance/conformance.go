@@ -96,7 +96,7 @@ func selected(words []string, name string) bool {
 
 // parts registers what the scenarios need and lists them.
 func parts(ctx context.Context, w *world) ([]part, error) {
-	if err := w.writeBothRoots(); err != nil {
+	if err := errors.Join(w.writeBothRoots(), w.registerOwn(ctx)); err != nil {
 		return nil, err
 	}
 	var all []part
@@ -107,5 +107,23 @@ func parts(ctx context.Context, w *world) ([]part, error) {
 		}
 		all = append(all, list...)
 	}
+	for _, hub := range hubs {
+		for _, transport := range []string{"mqtt", "mqtt-ws"} {
+			all = append(all, part{"Paho " + transport + " " + hub, func(ctx context.Context, w *world) { w.paho(ctx, transport, hub) }})
+		}
+		all = append(all,
+			part{"mosquitto mqtt " + hub, func(ctx context.Context, w *world) { w.mosquitto(ctx, hub) }},
+			part{"go-amqp amqp " + hub, func(ctx context.Context, w *world) { w.goAMQP(ctx, hub) }},
+			part{"Qpid Proton amqp " + hub, func(ctx context.Context, w *world) { w.proton(ctx, hub) }},
+			part{"uAMQP amqp " + hub, func(ctx context.Context, w *world) { w.uamqp(ctx, hub) }},
+			part{"raw bytes mqtt " + hub, func(ctx context.Context, w *world) { w.rawMQTT(ctx, hub) }},
+			part{"raw bytes amqp " + hub, func(ctx context.Context, w *world) { w.rawAMQP(ctx, hub) }},
+			part{"mutated streams " + hub, func(ctx context.Context, w *world) { w.mutated(ctx, hub) }},
+		)
+	}
+	for _, hub := range hubs {
+		all = append(all, part{"hostile peers " + hub, func(ctx context.Context, w *world) { w.hostile(ctx, hub) }})
+	}
+	all = append(all, part{"idle connections", func(ctx context.Context, w *world) { w.idleAll(ctx) }})
 	return all, nil
 }

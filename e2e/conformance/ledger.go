@@ -109,6 +109,29 @@ func (l *ledger) check(list []arrival, ordered bool) error {
 	return nil
 }
 
+// inOrder waits for so many events of a case, whose payloads count from 0.
+func (l *ledger) inOrder(id string, n int) error {
+	deadline := time.Now().Add(arrivalLimit)
+	for {
+		l.mu.Lock()
+		list, more := l.events[id], l.more
+		l.mu.Unlock()
+		if len(list) >= n {
+			for i, e := range list {
+				if string(e.Event.Payload) != fmt.Sprint(i) && string(e.Event.Payload) != fmt.Sprintf("%q", fmt.Sprint(i)) {
+					return fmt.Errorf("message %d of %d is %s", i, len(list), e.Event.Payload)
+				}
+			}
+			return nil
+		}
+		select {
+		case <-more:
+		case <-time.After(time.Until(deadline)):
+			return fmt.Errorf("%d of %d messages arrived in the cloud within %v", len(list), n, arrivalLimit)
+		}
+	}
+}
+
 // absentFor is how long something is awaited that must not come.
 const absentFor = 1500 * time.Millisecond
 

@@ -141,7 +141,8 @@ func (w *world) nodeHTTP(ctx context.Context) (*scenario, error) {
 	}
 	s.config["device"], s.config["connection"] = l.device, l.connection
 	s.config["x509"] = map[string]string{"device": x.device, "connection": x.connection, "cert": x.cert, "key": x.key}
-	s.features = join(nodeBasics, has("batch"), hasNot(noHTTP, "twin get", "method"), c2d("http"),
+	s.features = join(has("open", "telemetry", "telemetry of 200 KiB"), hasNot("requests go over several connections", "telemetry in order, 200 in flight"),
+		has("batch"), hasNot(noHTTP, "twin get", "method"), c2d("http"),
 		has("reconnect after the hub was killed", "X.509"), nodeLast)
 	return s, nil
 }

@@ -98,6 +98,10 @@ func (w *world) runScenario(ctx context.Context, s *scenario) {
 			}
 		})
 	}
+	// For who wants to see more than the end of it.
+	if err := os.WriteFile(filepath.Join(w.o.Dir, strings.ReplaceAll(s.name(), " ", "-")+".log"), output.Bytes(), 0o600); err != nil {
+		w.o.Say("output of %s: %v", s.name(), err)
+	}
 	failures := false
 	for _, f := range s.features {
 		r := results[f.name]

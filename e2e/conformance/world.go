@@ -49,11 +49,14 @@ type world struct {
 	roots   map[string]*x509.CertPool
 	ledger  *ledger
 	report  *report
+
+	canaries, hostiles map[string]*login // by hub
+	peers              map[string]*login // of generic clients, by "client hub"
 }
 
 // Modules of the edge device: one for each transport of the stock SDK, and one for
 // each check that needs one.
-var modules = []string{"m-mqtt", "m-mqtt-ws", "m-amqp", "m-amqp-ws", "m-paho", "m-proton", "m-goamqp", "canary"}
+var modules = []string{"m-mqtt", "m-mqtt-ws", "m-amqp", "m-amqp-ws", "m-paho", "m-proton", "m-goamqp", "m-mosquitto", "m-uamqp", "m-hostile", "canary"}
 
 // output is what modules send to the cloud by, loop what comes back to themselves.
 const output = "up"
@@ -112,7 +115,7 @@ func (w *world) startEdge(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, port := range []string{portMQTT, portHTTPS} {
+	for _, port := range []string{portMQTT, portAMQP, portHTTPS} {
 		if err := w.waitPort(ctx, hubEdge, port); err != nil {
 			return err
 		}
@@ -195,6 +198,14 @@ func (l *login) id() string {
 	return l.device
 }
 
+// path is what addresses of AMQP and of the REST API begin with.
+func (l *login) path() string {
+	if l.module != "" {
+		return "/devices/" + l.device + "/modules/" + l.module
+	}
+	return "/devices/" + l.device
+}
+
 func (l *login) token(expiry time.Time) string { return hubrig.Token(l.resource, l.key, expiry) }
 
 func newKey() []byte {
@@ -234,6 +245,23 @@ func (w *world) cloudModule(ctx context.Context, device, id string) (*login, err
 func (w *world) edgeModule(id string) *login {
 	return &login{device: hubrig.EdgeID, module: id, key: w.rig.ModuleKey(id), connection: w.rig.ModuleConnection(id),
 		resource: w.rig.CloudAddress() + "/devices/" + hubrig.EdgeID + "/modules/" + id}
+}
+
+// registerOwn registers the identities that the checks of this program use.
+func (w *world) registerOwn(ctx context.Context) error {
+	w.canaries = map[string]*login{hubEdge: w.edgeModule("canary")}
+	w.hostiles = map[string]*login{hubEdge: w.edgeModule("m-hostile")}
+	var err1, err2 error
+	w.canaries[hubCloud], err1 = w.device(ctx, hubCloud, "canary")
+	w.hostiles[hubCloud], err2 = w.device(ctx, hubCloud, "hostile")
+	w.peers = make(map[string]*login)
+	errs := []error{err1, err2}
+	for client, module := range map[string]string{"go-amqp": "m-goamqp", "paho": "m-paho", "proton": "m-proton", "uamqp": "m-uamqp", "mosquitto": "m-mosquitto"} {
+		cloud, err := w.device(ctx, hubCloud, "peer-"+client)
+		w.peers[client+" "+hubCloud], w.peers[client+" "+hubEdge] = cloud, w.edgeModule(module)
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
 }
 
 // certified is a device that authenticates by a certificate.

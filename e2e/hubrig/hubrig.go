@@ -14,6 +14,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -50,6 +51,7 @@ type Rig struct {
 	workload *workload
 	keys     map[string][]byte // of modules
 	owner    string            // connection string
+	client   *http.Client      // of iothub's REST API
 }
 
 // New starts everything but the hub. Close must be called also after an error.
@@ -71,6 +73,9 @@ func New(ctx context.Context, o Options) (*Rig, error) {
 	if err := r.startCloud(ctx); err != nil {
 		return r, fmt.Errorf("cloud: %w", err)
 	}
+	if r.client, err = r.httpClient(); err != nil {
+		return r, fmt.Errorf("trust the cloud: %w", err)
+	}
 	if err := r.register(ctx); err != nil {
 		return r, fmt.Errorf("register: %w", err)
 	}
@@ -83,6 +88,9 @@ func New(ctx context.Context, o Options) (*Rig, error) {
 // Close ends what the rig has started.
 func (r *Rig) Close() error {
 	var errs []error
+	if r.client != nil {
+		r.client.CloseIdleConnections()
+	}
 	for _, p := range []*Process{r.monitor, r.cloud} {
 		if p != nil {
 			p.Kill()

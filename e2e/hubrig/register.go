@@ -85,7 +85,7 @@ func (r *Rig) httpClient() (*http.Client, error) {
 	roots.AppendCertsFromPEM(raw)
 	return &http.Client{
 		Timeout:   10 * time.Second,
-		Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}},
+		Transport: &http.Transport{MaxIdleConnsPerHost: 64, TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}},
 	}, nil
 }
 
@@ -133,12 +133,7 @@ func (r *Rig) rest(ctx context.Context, method, path string, header http.Header,
 	if err := r.authorize(q); err != nil {
 		return err
 	}
-	client, err := r.httpClient()
-	if err != nil {
-		return err
-	}
-	defer client.CloseIdleConnections()
-	answer, err := client.Do(q)
+	answer, err := r.client.Do(q)
 	if err != nil {
 		return err
 	}

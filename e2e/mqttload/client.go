@@ -23,6 +23,8 @@ type Options struct {
 	ClientID, Username, Password string
 	// Persistent asks the server to keep the session.
 	Persistent bool
+	// Wrap may put something around the connection, inside TLS; nil for nothing.
+	Wrap func(net.Conn) net.Conn
 	// OnMessage is called for each message that is delivered, from one goroutine;
 	// what is delivered with QoS 1 is acknowledged after it returned. payload is
 	// valid during the call only.
@@ -77,6 +79,9 @@ func Dial(ctx context.Context, o Options) (*Client, error) {
 			return nil, fmt.Errorf("TLS: %w", err)
 		}
 		conn = t
+	}
+	if o.Wrap != nil {
+		conn = o.Wrap(conn)
 	}
 	c := &Client{
 		o: o, conn: conn, r: bufio.NewReaderSize(conn, 64<<10), w: bufio.NewWriterSize(conn, 64<<10),

@@ -1,0 +1,177 @@
+package conformance
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/breakwater-iot/breakwater/e2e/hubrig"
+)
+
+// dialers is how many connections are made at a time.
+const dialers = 32
+
+// dialMany opens connections and lets each do something. They are returned also with
+// an error.
+func (w *world) dialMany(ctx context.Context, hub, port string, n int, each func(i int, conn net.Conn) error) ([]net.Conn, error) {
+	config := w.tls(hub)
+	config.ClientSessionCache = tls.NewLRUClientSessionCache(1) // so many full handshakes only cost time
+	var mu sync.Mutex
+	var conns []net.Conn
+	var first error
+	var next atomic.Int64
+	var wg sync.WaitGroup
+	for range dialers {
+		wg.Go(func() {
+			for {
+				i := int(next.Add(1)) - 1
+				mu.Lock()
+				stop := first != nil
+				mu.Unlock()
+				if i >= n || stop {
+					return
+				}
+				conn, err := (&tls.Dialer{Config: config}).DialContext(ctx, "tcp", net.JoinHostPort(w.address(hub), port))
+				if err == nil {
+					if err = conn.SetDeadline(time.Now().Add(answerLimit)); err == nil {
+						err = each(i, conn)
+					}
+				}
+				mu.Lock()
+				if conn != nil {
+					conns = append(conns, conn)
+				}
+				if err != nil && first == nil {
+					first = fmt.Errorf("connection %d: %w", i, err)
+				}
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+	return conns, first
+}
+
+func closeAll(conns []net.Conn) {
+	var wg sync.WaitGroup
+	work := make(chan net.Conn)
+	for range dialers {
+		wg.Go(func() {
+			for c := range work {
+				c.Close()
+			}
+		})
+	}
+	for _, c := range conns {
+		work <- c
+	}
+	close(work)
+	wg.Wait()
+}
+
+// crowd are the devices of the many connections. They stand below the edge device, so
+// that both hubs know them.
+type crowd []*login
+
+// crowd registers n devices.
+func (w *world) crowd(ctx context.Context, n int) (crowd, error) {
+	all := make(crowd, n)
+	key := newKey() // one for all: what it costs is not the question
+	errs := make([]error, dialers)
+	var next atomic.Int64
+	var wg sync.WaitGroup
+	for k := range dialers {
+		wg.Go(func() {
+			for i := int(next.Add(1)) - 1; i < n && errs[k] == nil; i = int(next.Add(1)) - 1 {
+				id := fmt.Sprintf("crowd-%d", i)
+				all[i] = &login{device: id, key: key, resource: w.rig.CloudAddress() + "/devices/" + id}
+				doc := map[string]any{"deviceId": id, "status": "enabled", "authentication": hubrig.SymmetricKey(key)}
+				w.place(hubEdge, doc, all[i])
+				errs[k] = w.rig.Put(ctx, "devices/"+id, "", doc, nil)
+			}
+		})
+	}
+	wg.Wait()
+	return all, errors.Join(errs...)
+}
+
+// mostPerConnection is what an idle connection may cost a hub, in KiB: TLS, buffers
+// and the stacks of a few goroutines.
+const mostPerConnection = 192
+
+// idle opens the many connections on each head, not logged in and logged in.
+func (w *world) idle(ctx context.Context, hub string, people crowd) {
+	kinds := []struct {
+		transport, name string
+		each            func(i int, conn net.Conn) error
+	}{
+		{"mqtt", "not logged in", func(int, net.Conn) error { return nil }},
+		{"mqtt", "logged in", func(i int, conn net.Conn) error {
+			c := w.connectOf(people[i])
+			c.keepAlive = 600
+			return accepted(conn, c.packet())
+		}},
+		{"amqp", "not logged in", func(_ int, conn net.Conn) error {
+			if _, err := conn.Write(concat(amqpHeader, amqpOpen())); err != nil {
+				return err
+			}
+			return awaitAnswer(conn, "\x00\x53\x10")
+		}},
+		{"amqp", "logged in", func(i int, conn net.Conn) error {
+			l := people[i]
+			if _, err := conn.Write(concat(w.plainLogin(l), attachSender("t", l.path()+"/messages/events"))); err != nil {
+				return err
+			}
+			return awaitAnswer(conn, "\x00\x53\x12", "\x00\x53\x13")
+		}},
+	}
+	for _, k := range kinds {
+		c := &checks{w, "hostile peer", k.transport, hub}
+		c.check(ctx, fmt.Sprintf("%d idle connections, %s", len(people), k.name), func(ctx context.Context) (string, error) {
+			return c.unharmed(ctx, func(ctx context.Context) (string, error) { return w.crowdConnects(ctx, c, len(people), k.each) })
+		})
+	}
+}
+
+func (w *world) crowdConnects(ctx context.Context, c *checks, n int, each func(int, net.Conn) error) (string, error) {
+	before, err := w.memory(c.hub)
+	if err != nil {
+		return "", err
+	}
+	began := time.Now()
+	conns, err := w.dialMany(ctx, c.hub, ports[c.transport], n, each)
+	took := time.Since(began)
+	after, memErr := w.memory(c.hub)
+	closeAll(conns)
+	if err = errors.Join(err, memErr); err != nil {
+		return "", fmt.Errorf("%d connections: %w", len(conns), err)
+	}
+	each1 := float64(after-before) / float64(n) / 1024
+	note := fmt.Sprintf("%.1f KiB a connection (%d to %d MiB), made in %.0f s", each1, before>>20, after>>20, took.Seconds())
+	if each1 > mostPerConnection {
+		return note, fmt.Errorf("%s: more than %d KiB", note, mostPerConnection)
+	}
+	return note, nil
+}
+
+// idleAll registers the crowd and opens the connections of both hubs. Each hub is
+// started anew first, so that what it has used before is not counted against it.
+func (w *world) idleAll(ctx context.Context) {
+	people, err := w.crowd(ctx, w.o.Idle)
+	for _, hub := range hubs {
+		if err == nil {
+			err = w.restart(ctx, hub)
+		}
+		if err != nil {
+			c := &checks{w, "hostile peer", "mqtt", hub}
+			c.check(ctx, "idle connections", func(context.Context) (string, error) { return "", err })
+			continue
+		}
+		w.idle(ctx, hub, people)
+	}
+}
