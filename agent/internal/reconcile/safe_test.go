@@ -342,7 +342,9 @@ func TestSafeDeploymentReplacesTheAgentToo(t *testing.T) {
 			}}
 		}
 		r.push(desired(2, agent("agent:2"), mod{name: "a", image: "a:2"}))
-		r.expect("pull a", "pull edgeAgent", "identity= a", "update edgeAgent", "stop a", "update a", "start a")
+		r.expect("pull a", "pull edgeAgent", "identity= a", "update edgeAgent") // whose process ends now
+		r.pass(6 * time.Second)
+		r.expect("stop a", "update a", "start a")
 		r.pass(15 * time.Second)
 		r.expectStatus(2, 200)
 		r.push(desired(3, agent("agent:3"), mod{name: "a", image: "a:3"}))

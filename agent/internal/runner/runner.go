@@ -87,6 +87,12 @@ func (r *Runner) Run(ctx context.Context, version int64, commands []plan.Command
 				ok = false
 			}
 		}
+		if ok && replacesAgent(c) {
+			// This process is about to end. What it began now would be cut off; the
+			// next one, or the next cycle, goes on.
+			res.Skipped += len(commands) - i - 1
+			break
+		}
 		if ok {
 			continue
 		}

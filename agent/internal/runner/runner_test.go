@@ -130,3 +130,18 @@ func TestCancelledRunLeavesTheRest(t *testing.T) {
 		t.Errorf("%+v", res)
 	}
 }
+
+func TestNothingIsBegunAfterTheAgentsOwnReplacement(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e, r := setup()
+		m := &manifest.Module{Name: manifest.AgentName}
+		commands := []plan.Command{{Op: plan.Group, Module: m.Name, Steps: []plan.Command{{Op: plan.UpdateAgent, Module: m.Name, Spec: m}}}, start("a")}
+		if res := r.Run(t.Context(), 1, commands); res.Skipped != 1 {
+			t.Errorf("%+v", res)
+		}
+		e.expect(t, "updateAgent edgeAgent")
+		time.Sleep(5 * time.Second) // this process is still here
+		r.Run(t.Context(), 1, commands)
+		e.expect(t, "start a")
+	})
+}
