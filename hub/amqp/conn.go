@@ -72,6 +72,12 @@ func (c *Conn) Close(err *wire.Error) {
 	c.box.post(command{fn: func() { c.e.Close(err) }})
 }
 
+// EndSessions ends all sessions with an error or nil, as a reason of their own before
+// Close.
+func (c *Conn) EndSessions(err *wire.Error) {
+	c.box.post(command{fn: func() { c.e.EndSessions(err) }})
+}
+
 func (c *Conn) run(ctx context.Context) error {
 	c.wg.Go(c.reader)
 	c.wg.Go(c.writer)

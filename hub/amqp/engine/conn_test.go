@@ -211,6 +211,19 @@ func TestSessionsEndBeforeTheirConnection(t *testing.T) {
 	p.quiet()
 }
 
+func TestSessionsMayHaveAReasonOfTheirOwn(t *testing.T) {
+	p := open(t, engine.Options{})
+	p.c.EndSessions(wire.Errorf("a:session", ""))
+	p.c.Close(wire.Errorf("a:connection", ""))
+	if f, ok := p.next().p.(*wire.End); !ok || f.Error == nil || f.Error.Condition != "a:session" {
+		t.Fatalf("%+v", f)
+	}
+	if f, ok := p.next().p.(*wire.Close); !ok || f.Error == nil || f.Error.Condition != "a:connection" {
+		t.Fatalf("%+v", f)
+	}
+	p.quiet()
+}
+
 func TestBothClose(t *testing.T) {
 	p := open(t, engine.Options{})
 	p.c.Close(nil)

@@ -138,6 +138,16 @@ func (s *Session) End(err *wire.Error) {
 	s.c.emit(Event{Kind: EventEnd, Session: s, Err: err})
 }
 
+// EndSessions ends all sessions with an error or nil. Before Close it gives them a
+// reason of their own, which is what some clients go by.
+func (c *Conn) EndSessions(err *wire.Error) {
+	for _, s := range c.channels {
+		if s != nil {
+			s.End(err)
+		}
+	}
+}
+
 func (s *Session) detachAll(err *wire.Error) {
 	for _, l := range s.locals {
 		if l != nil {
