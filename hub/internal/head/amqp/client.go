@@ -28,8 +28,11 @@ type client struct {
 	methods         methods
 	busy            sync.WaitGroup // links, and calls of session: it is closed after them
 
+	renewing sync.Mutex // held over a renewal
+
 	mu      sync.Mutex
 	login   head.Login
+	known   head.Login   // what the session knows of it
 	session head.Session // nil until admitted
 	ended   bool
 	waiting []*attach // until admitted
@@ -68,22 +71,19 @@ func (c *client) connect() {
 		session.Close(head.ErrReplaced)
 		return
 	}
-	c.session = session
+	c.session, c.known = session, login
 	waiting := c.waiting
 	c.waiting = nil
 	for _, a := range waiting {
 		c.accept(a)
 	}
-	more := c.login.ModelID != login.ModelID
 	c.mu.Unlock()
 	c.log.Info("amqp client connected", "protocol", login.Protocol, "product", login.Product)
 	token := c.conn.token(c.owner)
 	if login.Token == "" || token == "" {
 		token = login.Token
 	}
-	if more || token != login.Token {
-		c.renew(token) // what came while the Backend was asked
-	}
+	c.renew(token) // if there is more than what the Backend was asked with
 }
 
 // attach takes a link; false when the client has ended. On the goroutine of the
@@ -128,17 +128,23 @@ func (c *client) enter() head.Session {
 
 func (c *client) leave() { c.busy.Done() }
 
-// renew gives the session another token.
+// renew gives the session another token, and what else it does not know yet.
 func (c *client) renew(token string) {
 	s := c.enter()
 	if s == nil {
 		return
 	}
 	defer c.leave()
+	c.renewing.Lock()
+	defer c.renewing.Unlock()
 	c.mu.Lock()
 	login := c.login
-	c.mu.Unlock()
 	login.Token = token
+	known := login.Token == c.known.Token && login.ModelID == c.known.ModelID
+	c.mu.Unlock()
+	if known {
+		return
+	}
 	ctx, cancel := context.WithTimeout(c.ctx, c.conn.srv.opts.AuthTimeout)
 	defer cancel()
 	if err := s.Renew(ctx, login); err != nil {
@@ -146,21 +152,24 @@ func (c *client) renew(token string) {
 		return
 	}
 	c.mu.Lock()
-	c.login = login
+	c.login.Token, c.known = token, login
 	c.mu.Unlock()
 }
 
 // end ends the client for a reason, nil after an orderly goodbye, and detaches its
-// links, or closes a connection that nobody else uses. The session is closed when the
-// links are gone. It returns at once; only the first call counts.
-func (c *client) end(reason error, why *wire.Error) (first bool) {
-	links, first := c.finish(reason, why)
+// links. The session is closed when they are gone. It returns at once; only the first
+// call counts.
+func (c *client) end(reason error, why *wire.Error) {
+	links, _ := c.finish(reason, why)
+	detach(links, why)
+}
+
+func detach(links [kinds]*link, why *wire.Error) {
 	for _, l := range links {
 		if l != nil {
 			l.detach(why)
 		}
 	}
-	return first
 }
 
 // finish is end without the detaching of the links, which it returns: they are left to
@@ -201,30 +210,26 @@ func errText(err error) string {
 	return err.Error()
 }
 
-// Disconnect implements head.Client. Other identities on the connection stay. Without others the connection is closed and not first the
-// links: the SDK for Node answers a detached link by detaching $cbs, and waits for
-// the answer to that for ever if the connection is closed meanwhile.
+// Disconnect implements head.Client. Other identities on the connection stay. Without
+// others the connection is closed, and not first the links: the Node SDK, told of them,
+// closes the others and waits for answers that do not come any more.
 func (c *client) Disconnect(reason error) {
 	why := wireError(reason)
-	if errors.Is(reason, head.ErrExpired) {
-		if c.end(reason, why) {
-			c.conn.expired(c)
-		}
-		return
-	}
 	links, first := c.finish(reason, why)
-	if !first {
+	switch {
+	case !first:
 		return
-	}
-	if c.conn.alone(c.owner) {
+	case errors.Is(reason, head.ErrExpired):
+		defer c.conn.expired(c)
+	case !c.conn.alone(c.owner):
+	case errors.Is(reason, head.ErrShutdown):
+		c.conn.stop()
+		return
+	default:
 		c.conn.amqp.Close(wire.Errorf(wire.CondConnectionForced, "%s", why.Description))
 		return
 	}
-	for _, l := range links {
-		if l != nil {
-			l.detach(why)
-		}
-	}
+	detach(links, why)
 }
 
 // Window implements head.Windowed.

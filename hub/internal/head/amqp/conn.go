@@ -11,6 +11,7 @@ import (
 	"github.com/breakwater-iot/breakwater/hub/amqp"
 	"github.com/breakwater-iot/breakwater/hub/amqp/cbs"
 	"github.com/breakwater-iot/breakwater/hub/amqp/wire"
+	"github.com/breakwater-iot/breakwater/hub/internal/head"
 	"github.com/breakwater-iot/breakwater/proto/iothub"
 )
 
@@ -186,6 +187,13 @@ func (c *conn) token(owner iothub.Identity) string {
 
 // OnClose implements amqp.ConnHandler. finish does the rest.
 func (c *conn) OnClose(error) {}
+
+// stop closes the connection because the hub is going down. The Node SDK goes by the
+// reason of its session, and comes again by itself after this one.
+func (c *conn) stop() {
+	c.amqp.EndSessions(wireError(head.ErrShutdown))
+	c.amqp.Close(wire.Errorf(wire.CondConnectionForced, "the hub is going down"))
+}
 
 // finish runs once when the connection has ended, by the client's orderly close
 // (nil) or for another reason.

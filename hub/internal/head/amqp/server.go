@@ -127,6 +127,7 @@ func (s *Server) serve(ctx context.Context, nc net.Conn, t Transport) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	c := newConn(ctx, s, nc, t)
+	unwatch := func() bool { return true }
 	engineOptions := engine.Options{
 		ContainerID:      "DeviceGateway_" + newGUID().hex(),
 		Mechanisms:       []string{mechanismCBS, mechanismPlain, mechanismAnonymous},
@@ -143,6 +144,7 @@ func (s *Server) serve(ctx context.Context, nc net.Conn, t Transport) {
 	server := amqp.Server{
 		NewConn: func(ac *amqp.Conn) amqp.ConnHandler {
 			c.amqp = ac
+			unwatch = context.AfterFunc(ctx, c.stop)
 			return c
 		},
 		Options: amqp.Options{
@@ -151,7 +153,9 @@ func (s *Server) serve(ctx context.Context, nc net.Conn, t Transport) {
 			FramePerWrite: t.Protocol == "amqp-ws",
 		},
 	}
-	c.finish(server.Serve(ctx, nc))
+	err := server.Serve(context.WithoutCancel(ctx), nc) // stop ends it
+	unwatch()
+	c.finish(err)
 }
 
 // enter counts an open socket against MaxConnections.
