@@ -85,8 +85,8 @@ crash: setup build ## Kill edgehub CYCLES (200) times, as often on a bad disk: n
 
 .PHONY: conformance
 conformance: setup build ## Prove both hubs with SDKs and clients that are not ours (as root; SEED, ONLY="node mqtt").
-	@go test -tags conformance -run 'TestQpidProton|TestRhea|TestUAMQP' -timeout 10m -count 1 ./hub/amqp
-	@bin/conformance $(if $(SEED),--seed $(SEED)) $(if $(ONLY),--only "$(ONLY)")
+	@go test -c -tags conformance -o bin/amqp-conformance ./hub/amqp
+	@bin/conformance --engine bin/amqp-conformance $(if $(SEED),--seed $(SEED)) $(if $(ONLY),--only "$(ONLY)")
 
 .PHONY: bench
 bench: setup build bin/peers/nats-server ## Compare edgehub with other MQTT servers (as root; ROUNDS=5).

@@ -22,8 +22,11 @@ import (
 type Options struct {
 	Bin     string // where the built programs are
 	Scripts string // folder of this package, with the programs of other languages
-	Dir     string // for data and logs
-	Seed    uint64 // of the mutated streams
+	// Engine is the test program of the AMQP server alone (build tag conformance of
+	// hub/amqp) and EngineDir the folder that it runs in; "" leaves it out.
+	Engine, EngineDir string
+	Dir               string // for data and logs; the data of earlier runs are in the way
+	Seed              uint64 // of the mutated streams
 	// Idle is how many idle connections each head has to bear.
 	Idle int
 	// Only selects scenarios that have one of these words in their name; none for
@@ -123,6 +126,9 @@ func parts(ctx context.Context, w *world) ([]part, error) {
 	}
 	for _, hub := range hubs {
 		all = append(all, part{"hostile peers " + hub, func(ctx context.Context, w *world) { w.hostile(ctx, hub) }})
+	}
+	if w.o.Engine != "" {
+		all = append(all, part{"AMQP server alone", func(ctx context.Context, w *world) { w.engine(ctx) }})
 	}
 	all = append(all, part{"idle connections", func(ctx context.Context, w *world) { w.idleAll(ctx) }})
 	return all, nil

@@ -2,7 +2,11 @@ package conformance
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"os/exec"
 	"path/filepath"
+	"strings"
 	"time"
 )
 
@@ -54,4 +58,24 @@ func (w *world) uamqp(ctx context.Context, hub string) {
 	s := w.python("uamqp_client", "uAMQP", "amqp", hub, w.peers["uamqp "+hub])
 	s.features = uamqpFeatures
 	w.runScenario(ctx, s)
+}
+
+// engine runs the clients that the AMQP server alone is tested with: there they see
+// settlement in all modes, drain, and messages of every type, which no hub uses.
+func (w *world) engine(ctx context.Context) {
+	for _, row := range []struct{ client, test string }{{"Qpid Proton", "TestQpidProton"}, {"rhea", "TestRhea"}, {"uAMQP", "TestUAMQP"}} {
+		c := &checks{w, row.client, "amqp", hubNone}
+		c.check(ctx, "all modes of settlement, drain, credit, 100 links", func(ctx context.Context) (string, error) {
+			cmd := exec.CommandContext(ctx, w.o.Engine, "-test.v", "-test.run", "^"+row.test+"$")
+			cmd.Dir = w.o.EngineDir
+			out, err := cmd.CombinedOutput()
+			if err == nil && !strings.Contains(string(out), "--- PASS: "+row.test) {
+				err = errors.New("the test did not run")
+			}
+			if err != nil {
+				return "", fmt.Errorf("%w: %s", err, tail(string(out), 20))
+			}
+			return "", nil
+		})
+	}
 }

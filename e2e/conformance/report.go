@@ -58,7 +58,7 @@ func (r *report) counts() counts {
 type row struct{ client, transport, feature string }
 
 // write writes one line for each client, transport and feature, with a column for
-// each hub.
+// each hub and one for the AMQP server that both have in them.
 func (r *report) write(out io.Writer) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -73,10 +73,14 @@ func (r *report) write(out io.Writer) {
 		cells[k][one.hub] = one
 	}
 	t := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "CLIENT\tTRANSPORT\tFEATURE\tIOTHUB\tEDGEHUB\tNOTE")
+	fmt.Fprintln(t, "CLIENT\tTRANSPORT\tFEATURE\tIOTHUB\tEDGEHUB\tENGINE\tNOTE")
 	for _, k := range order {
-		cloud, edge := cells[k][hubCloud], cells[k][hubEdge]
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", k.client, k.transport, k.feature, cell(cloud), cell(edge), note(cloud, edge))
+		cloud, edge, alone := cells[k][hubCloud], cells[k][hubEdge], cells[k][hubNone]
+		text := note(cloud, edge)
+		if alone.reason != "" {
+			text = oneLine(alone.reason)
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", k.client, k.transport, k.feature, cell(cloud), cell(edge), cell(alone), text)
 	}
 	t.Flush()
 }

@@ -27,6 +27,7 @@ import (
 const (
 	hubCloud = "iothub"
 	hubEdge  = "edgehub"
+	hubNone  = "engine" // the AMQP server alone
 )
 
 var hubs = []string{hubCloud, hubEdge}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"syscall"
 	"time"
 
@@ -19,6 +20,7 @@ import (
 type options struct {
 	Bin     string   `default:"bin" help:"Folder of the built programs."`
 	Scripts string   `default:"e2e/conformance" help:"Folder of the programs in other languages."`
+	Engine  string   `help:"Test program of the AMQP server alone; without it that is left out."`
 	Dir     string   `help:"Folder for data and logs (a new one by default, which is removed when all is well)."`
 	Seed    uint64   `help:"Of the mutated streams (the time by default)."`
 	Idle    int      `default:"10000" help:"Idle connections that each head has to bear."`
@@ -48,9 +50,16 @@ func run(ctx context.Context, o options) error {
 		}
 		o.Dir = dir
 	}
+	if o.Engine != "" {
+		absolute, err := filepath.Abs(o.Engine) // it runs in another folder
+		if err != nil {
+			return err
+		}
+		o.Engine = absolute
+	}
 	began := time.Now()
 	err := conformance.Run(ctx, conformance.Options{
-		Bin: o.Bin, Scripts: o.Scripts, Dir: o.Dir, Seed: o.Seed, Idle: o.Idle, Only: o.Only, Out: os.Stdout,
+		Engine: o.Engine, EngineDir: "hub/amqp", Bin: o.Bin, Scripts: o.Scripts, Dir: o.Dir, Seed: o.Seed, Idle: o.Idle, Only: o.Only, Out: os.Stdout,
 		Say: func(format string, a ...any) {
 			fmt.Fprintf(os.Stderr, "%6.1fs  "+format+"\n", append([]any{time.Since(began).Seconds()}, a...)...)
 		},
