@@ -259,22 +259,13 @@ func newID() uint64 {
 	return binary.LittleEndian.Uint64(b[:])
 }
 
-// seal writes the footer. If there is no space for it the segment stays without, which
-// costs a later start a little time.
+// seal syncs the segment and writes its footer.
 func (l *Log) seal(s *segment) error {
 	var state []byte
 	if l.o.Snapshot != nil {
 		state = l.o.Snapshot()
 	}
-	// First the frames, so that a footer never speaks of what is not there.
-	err := s.file.Sync()
-	if err == nil {
-		err = l.writeFooter(s, state)
-	}
-	if noSpace(err) {
-		err = nil
-	}
-	if err != nil {
+	if err := l.writeFooter(s, state); err != nil {
 		return fmt.Errorf("seal segment %s: %w", s.name, err)
 	}
 	l.mu.Lock()
@@ -283,12 +274,25 @@ func (l *Log) seal(s *segment) error {
 	return nil
 }
 
+// writeFooter writes the tail only when all before it is on disk, so that a tail never
+// speaks of what is not there. If there is no space for a footer the segment is synced
+// and stays without, which costs a later start a little time.
 func (l *Log) writeFooter(s *segment, state []byte) error {
 	l.mu.Lock()
 	b := s.encodeFooter(state)
 	end := s.end
 	l.mu.Unlock()
-	if _, err := s.file.WriteAt(b, end); err != nil {
+	before := len(b) - tailSize
+	_, err := s.file.WriteAt(b[:before], end)
+	if err != nil && !noSpace(err) {
+		return err
+	}
+	if syncErr := s.file.Sync(); syncErr != nil || err != nil {
+		return syncErr
+	}
+	if _, err := s.file.WriteAt(b[before:], end+int64(before)); noSpace(err) {
+		return nil
+	} else if err != nil {
 		return err
 	}
 	if err := s.file.Truncate(end + int64(len(b))); err != nil {

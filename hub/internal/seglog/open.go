@@ -191,14 +191,7 @@ func (l *Log) replay(segments []*segment) error {
 // sealFound gives a segment that a crash has left without footer one, so that what is
 // read now is on disk before anybody acts on it.
 func (l *Log) sealFound(s *segment) error {
-	err := s.file.Sync()
-	if err == nil {
-		err = l.writeFooter(s, nil)
-	}
-	if noSpace(err) {
-		err = nil
-	}
-	if err != nil {
+	if err := l.writeFooter(s, nil); err != nil {
 		return fmt.Errorf("seal segment %s: %w", s.name, err)
 	}
 	return nil

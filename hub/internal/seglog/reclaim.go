@@ -188,27 +188,29 @@ func (l *Log) compact(list []*segment) (again bool, err error) {
 		err = w.finish()
 	}
 	if err == nil && !w.stopped {
-		if err = l.folder.Rename(compactTmp, s.name); err == nil {
-			err = l.folder.Sync()
-		}
+		err = l.folder.Rename(compactTmp, s.name)
 	}
 	if err != nil || w.stopped {
 		_, _ = file.Close(), l.folder.Remove(compactTmp)
 		return w.stopped && err == nil && !l.janitor.stopping(), err
 	}
-	return true, l.replace(list, s)
+	gone := l.replace(list, s) // the name is that of the new file, whatever comes
+	if err := l.folder.Sync(); err != nil {
+		return false, errors.New("sync folder: " + err.Error()) // never ErrFull: the name may be lost
+	}
+	return true, l.remove(gone)
 }
 
-// replace puts a segment in the place of others and deletes them.
-func (l *Log) replace(list []*segment, s *segment) error {
+// replace puts a segment in the place of others, and returns those to be deleted.
+func (l *Log) replace(list []*segment, s *segment) (gone []*segment) {
 	l.mu.Lock()
+	defer l.mu.Unlock()
 	at := slices.Index(l.segments, list[0])
 	for _, x := range s.extents {
 		x.left = 0 // until it is counted
 		x.entries = nil
 	}
 	s.left = 0
-	var gone []*segment
 	for _, old := range list {
 		for stream, x := range old.extents {
 			// Finished ones were left out, so all that is left is in the new one.
@@ -231,8 +233,7 @@ func (l *Log) replace(list []*segment, s *segment) error {
 	l.attachLocked(s)
 	l.segments = slices.Replace(l.segments, at, at+len(list), s)
 	l.releaseLocked(s)
-	l.mu.Unlock()
-	return l.remove(gone)
+	return gone
 }
 
 // rewriter fills a segment.
