@@ -265,9 +265,13 @@ func (p *path) takenBack(t *testing.T) {
 }
 
 func (p *path) accepted(t *testing.T) {
-	ctx := p.within(t, time.Minute)
+	ctx := p.within(t, 90*time.Second)
 	before := p.pids(t)
-	user := map[string]any{"EDGEAGENTUSER_ID": map[string]any{"value": "13622"}}
+	// The old agent stops the modules when it ends; they need their time to come back.
+	user := map[string]any{
+		"EDGEAGENTUSER_ID":          map[string]any{"value": "13622"},
+		"SafeDeploymentTimeoutSecs": map[string]any{"value": "60"},
+	}
 	p.safely(t, ctx, user, func(modules map[string]any) {
 		filter := modules["filter"].(map[string]any)
 		filter["settings"].(map[string]any)["image"] = "localhost:5000/breakwater/filter:dev"
