@@ -58,6 +58,7 @@ type running struct {
 	t           *testing.T
 	dir         string
 	https, mqtt string
+	amqp        string // in this process only
 }
 
 func (r *running) client() *rest.Client {
@@ -247,7 +248,7 @@ func startHere(t *testing.T, dir string) (*running, context.CancelFunc, <-chan e
 	go func() { ended <- server.Run(ctx, config(dir, func(e server.Endpoints) { ready <- e })) }()
 	select {
 	case e := <-ready:
-		return &running{t: t, dir: dir, https: e.HTTPS.String(), mqtt: e.MQTT.String()}, cancel, ended
+		return &running{t: t, dir: dir, https: e.HTTPS.String(), mqtt: e.MQTT.String(), amqp: e.AMQP.String()}, cancel, ended
 	case err := <-ended:
 		cancel()
 		t.Fatal(err)
@@ -308,6 +309,7 @@ func TestStartsThatFail(t *testing.T) {
 		"the same directory twice": change(func(c *server.Config) { c.Data = dir }),
 		"a port in use":            change(func(c *server.Config) { c.HTTPSPort = used }),
 		"the second port in use":   change(func(c *server.Config) { c.MQTTPort = used }),
+		"the third port in use":    change(func(c *server.Config) { c.AMQPPort = used }),
 		"no host name":             change(func(c *server.Config) { c.HostName = "" }),
 		"a bad host name":          change(func(c *server.Config) { c.HostName = "a/b" }),
 		"a bad address":            change(func(c *server.Config) { c.Address = "localhost" }),
