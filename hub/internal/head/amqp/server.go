@@ -133,6 +133,7 @@ func (s *Server) serve(ctx context.Context, nc net.Conn, t Transport) {
 		Mechanisms:       []string{mechanismCBS, mechanismPlain, mechanismAnonymous},
 		HandshakeTimeout: s.opts.ConnectTimeout,
 		IdleTimeout:      s.opts.IdleTimeout,
+		CloseTimeout:     closeTimeout,
 		MaxMessageSize:   maxTransfer,
 		MaxBuffered:      s.opts.MaxUnackedBytes,
 		MaxPartial:       s.opts.MaxUnackedBytes,
@@ -157,6 +158,10 @@ func (s *Server) serve(ctx context.Context, nc net.Conn, t Transport) {
 	unwatch()
 	c.finish(err)
 }
+
+// closeTimeout is how long a client may take to answer a close; a hub that stops waits
+// for it.
+const closeTimeout = 2 * time.Second
 
 // enter counts an open socket against MaxConnections.
 func (s *Server) enter() bool {
