@@ -45,7 +45,6 @@ ExtraHosts = ["{{.HubName}}:{{.HubAddr}}"]
 
 [agent.env]
 StorageFolder = "/data"
-UpstreamProtocol = "Mqtt"
 RuntimeLogLevel = "debug"
 CoolOffTimeUnitInSeconds = "1"
 
