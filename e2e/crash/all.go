@@ -15,7 +15,7 @@ func All(ctx context.Context, o Options) error {
 	if err != nil {
 		return fmt.Errorf("kill: %w", err)
 	}
-	o.Say("power cuts, disks low on space and broken ones, on a fault disk (names: %v)", o.Metadata)
+	o.Say("power cuts, disks low on space, full and broken ones, on a fault disk (names: %v)", o.Metadata)
 	faults, err := Fault(ctx, o)
 	o.Say("fault disk: %v; ended by itself on a broken disk in %d, refused and went on with a full one in %d",
 		faults, faults.HubEnded, faults.HubRefused)
