@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"time"
 )
@@ -46,7 +47,8 @@ type part struct {
 }
 
 // Run runs everything and writes the table. The error is ErrFailed when a row has
-// failed, and another one when the world could not be made.
+// failed, and another one when the world could not be made or ctx ended before all was
+// run; then the table has what was run.
 func Run(ctx context.Context, o Options) error {
 	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
 		return err
@@ -57,35 +59,40 @@ func Run(ctx context.Context, o Options) error {
 	}
 	all, err := parts(ctx, w)
 	if err == nil {
+		all = slices.DeleteFunc(all, func(p part) bool { return !selected(o.Only, p.name) })
+		if len(all) == 0 {
+			err = fmt.Errorf("nothing has one of %q in its name", o.Only)
+		}
+	}
+	if err == nil {
 		err = w.startEdge(ctx)
 	}
 	if err != nil {
 		return errors.Join(err, w.close())
 	}
 	began := time.Now()
-	for _, p := range all {
-		if !selected(o.Only, p.name) {
-			continue
-		}
+	err = errors.Join(w.runAll(ctx, all), w.close())
+	w.report.write(o.Out)
+	n := w.report.counts()
+	fmt.Fprintf(o.Out, "\nin %.0f s, seed %d\n%d passed, %d failed\n", time.Since(began).Seconds(), o.Seed, n.passed, n.failed)
+	if err == nil && n.failed > 0 {
+		return ErrFailed
+	}
+	return err
+}
+
+func (w *world) runAll(ctx context.Context, all []part) error {
+	for i, p := range all {
 		if ctx.Err() != nil {
-			return errors.Join(ctx.Err(), w.close())
+			return fmt.Errorf("%d of %d scenarios were not run: %w", len(all)-i, len(all), ctx.Err())
 		}
 		start := time.Now()
 		before := w.report.counts()
 		p.run(ctx, w)
 		after := w.report.counts()
-		o.Say("%-44s %3d passed, %d failed, %.1f s", p.name, after.passed-before.passed, after.failed-before.failed, time.Since(start).Seconds())
+		w.o.Say("%-44s %3d passed, %d failed, %.1f s", p.name, after.passed-before.passed, after.failed-before.failed, time.Since(start).Seconds())
 	}
-	if err := w.close(); err != nil {
-		return err
-	}
-	w.report.write(o.Out)
-	n := w.report.counts()
-	fmt.Fprintf(o.Out, "\nin %.0f s, seed %d\n%d passed, %d failed\n", time.Since(began).Seconds(), o.Seed, n.passed, n.failed)
-	if n.failed > 0 {
-		return ErrFailed
-	}
-	return nil
+	return ctx.Err() // the last may have been cut short
 }
 
 func selected(words []string, name string) bool {
@@ -102,14 +109,11 @@ func parts(ctx context.Context, w *world) ([]part, error) {
 	if err := errors.Join(w.writeBothRoots(), w.registerOwn(ctx)); err != nil {
 		return nil, err
 	}
-	var all []part
-	for _, makers := range []func(context.Context, *world) ([]part, error){nodeParts} {
-		list, err := makers(ctx, w)
-		if err != nil {
-			return nil, fmt.Errorf("register identities: %w", err)
-		}
-		all = append(all, list...)
+	node, err := nodeParts(ctx, w)
+	if err != nil {
+		return nil, fmt.Errorf("register identities: %w", err)
 	}
+	var all []part
 	for _, hub := range hubs {
 		for _, transport := range []string{"mqtt", "mqtt-ws"} {
 			all = append(all, part{"Paho " + transport + " " + hub, func(ctx context.Context, w *world) { w.paho(ctx, transport, hub) }})
@@ -127,6 +131,7 @@ func parts(ctx context.Context, w *world) ([]part, error) {
 	for _, hub := range hubs {
 		all = append(all, part{"hostile peers " + hub, func(ctx context.Context, w *world) { w.hostile(ctx, hub) }})
 	}
+	all = append(all, node...)
 	if w.o.Engine != "" {
 		all = append(all, part{"AMQP server alone", func(ctx context.Context, w *world) { w.engine(ctx) }})
 	}

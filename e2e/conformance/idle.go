@@ -159,6 +159,23 @@ func (w *world) crowdConnects(ctx context.Context, c *checks, n int, each func(i
 	return note, nil
 }
 
+// known waits until a hub lets a device log in: edgehub has to hear of it first.
+func (w *world) known(ctx context.Context, hub string, l *login) error {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	defer cancel()
+	for {
+		err := w.exchange(ctx, hub, portMQTT, exchange{send: w.connectOf(l).packet(), want: connack(0)})
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-time.After(time.Second):
+		case <-ctx.Done():
+			return fmt.Errorf("%s does not let %s in: %w", hub, l.id(), err)
+		}
+	}
+}
+
 // idleAll registers the crowd and opens the connections of both hubs. Each hub is
 // started anew first, so that what it has used before is not counted against it.
 func (w *world) idleAll(ctx context.Context) {
@@ -166,6 +183,9 @@ func (w *world) idleAll(ctx context.Context) {
 	for _, hub := range hubs {
 		if err == nil {
 			err = w.restart(ctx, hub)
+		}
+		if err == nil {
+			err = w.known(ctx, hub, people[len(people)-1])
 		}
 		if err != nil {
 			c := &checks{w, "hostile peer", "mqtt", hub}
