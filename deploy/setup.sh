@@ -21,6 +21,7 @@ want ip iproute2
 want gcc gcc
 want /usr/include/stdlib.h libc6-dev
 want swtpm swtpm
+want systemd-socket-activate systemd
 want softhsm2-util softhsm2
 want node nodejs
 want npm npm

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"net/netip"
 	"os"
 	"os/user"
@@ -19,6 +18,7 @@ import (
 	"github.com/breakwater-iot/breakwater/daemon/internal/daemon"
 	"github.com/breakwater-iot/breakwater/daemon/internal/network"
 	"github.com/breakwater-iot/breakwater/daemon/internal/pkcs11"
+	"github.com/breakwater-iot/breakwater/daemon/internal/systemd"
 	"github.com/breakwater-iot/breakwater/daemon/internal/tpm"
 )
 
@@ -57,6 +57,15 @@ func serve(ctx context.Context, c cli, stderr io.Writer) int {
 
 // start opens the engine and runs the daemon on it.
 func start(ctx context.Context, cfg config.Config, log *slog.Logger) (err error) {
+	notifier, err := systemd.NewNotifier(log.With("part", "systemd"))
+	if err != nil {
+		return err
+	}
+	sockets, err := systemd.Inherit()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, sockets.Close()) }()
 	unlock, err := daemon.LockHome(cfg.HomeDir)
 	if err != nil {
 		return err
@@ -77,7 +86,11 @@ func start(ctx context.Context, cfg config.Config, log *slog.Logger) (err error)
 	}
 	opt := daemon.Options{
 		Config: cfg, Runtime: engine, Version: version, Log: log, AdminGroup: group,
-		Ready: func() { notifyReady(log) },
+		Inherited: sockets, Status: notifier.Status, Ready: notifier.Ready,
+		Supervise: func(ctx context.Context, alive func(context.Context) error) error {
+			defer notifier.Stopping()
+			return notifier.Watch(ctx, alive)
+		},
 	}
 	if cfg.Identity.Method == config.TPMKey {
 		if opt.TPM, err = openTPM(cfg.TPM); err != nil {
@@ -146,21 +159,4 @@ func operatorGroup() (int, error) {
 		return 0, fmt.Errorf("group %s: %w", operators, err)
 	}
 	return id, nil
-}
-
-// notifyReady tells systemd, if it wants to know (Type=notify).
-func notifyReady(log *slog.Logger) {
-	path := os.Getenv("NOTIFY_SOCKET")
-	if path == "" {
-		return
-	}
-	conn, err := net.Dial("unixgram", path)
-	if err != nil {
-		log.Warn("notify systemd", "error", err)
-		return
-	}
-	defer conn.Close()
-	if _, err := conn.Write([]byte("READY=1")); err != nil {
-		log.Warn("notify systemd", "error", err)
-	}
 }

@@ -59,6 +59,13 @@ func (s *Server) Listen(at Endpoint) (*Socket, error) {
 	if err != nil {
 		return nil, err
 	}
+	return s.Adopt(ln, at)
+}
+
+// Adopt serves a socket that is listening already, such as one of the service
+// manager's, as Listen does. Mode and group of at have no effect. It closes ln in
+// any case.
+func (s *Server) Adopt(ln *net.UnixListener, at Endpoint) (*Socket, error) {
 	k := &Socket{server: s, at: at, ln: ln, conns: map[*peer.Conn]struct{}{}, done: make(chan struct{})}
 	s.mu.Lock()
 	defer s.mu.Unlock()

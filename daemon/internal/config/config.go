@@ -89,7 +89,8 @@ type RegistryAuth struct {
 	Password      Secret `toml:"password"`
 }
 
-// URIs of the two APIs; unix:// only.
+// URIs of the two APIs: unix:// and a path, or to listen also fd:// and the name of
+// a socket unit.
 type URIs struct {
 	Workload   string `toml:"workload_uri"`
 	Management string `toml:"management_uri"`

@@ -217,7 +217,8 @@ func TestErrorsNameLineAndKey(t *testing.T) {
 		{"short timeout", "cloud_timeout_sec = 10\n" + minimal, "line 1: cloud_timeout_sec: must be at least 70"},
 		{"relative home", "homedir = \"var\"\n" + minimal, "line 1: homedir: must be an absolute path"},
 		{"http bundle", "trust_bundle_cert = \"https://x/y\"\n" + minimal, "line 1: trust_bundle_cert: must be a file:// URI"},
-		{"systemd socket", minimal + "[listen]\nworkload_uri = \"fd://x\"", "line 5: listen.workload_uri: fd:// is not supported"},
+		{"socket unit for modules", minimal + "[connect]\nworkload_uri = \"fd://x\"", "line 5: connect.workload_uri: fd:// is only for [listen]"},
+		{"socket unit without a name", minimal + "[listen]\nworkload_uri = \"fd://\"", "line 5: listen.workload_uri: fd:// is only for [listen]"},
 		{"tcp socket", minimal + "[connect]\nmanagement_uri = \"http://x\"", "line 5: connect.management_uri: must be unix://"},
 		{"long socket", minimal + "[listen]\nworkload_uri = \"unix:///" + strings.Repeat("x", 120) + "\"", "longer than the 107 bytes"},
 		{"pull policy", minimal + "[agent]\nimagePullPolicy = \"always\"", "line 5: agent.imagePullPolicy: "},
@@ -385,4 +386,11 @@ func provisioned(c config.Config) bool {
 		return id.RegistrationID != ""
 	}
 	return false
+}
+
+func TestSocketUnitsMayListen(t *testing.T) {
+	c, err := config.Parse([]byte(minimal+"[listen]\nworkload_uri = \"fd://aziot-edged.workload.socket\"\nmanagement_uri = \"fd://aziot-edged.mgmt.socket\""), "gw")
+	if err != nil || c.Listen.Management != "fd://aziot-edged.mgmt.socket" || c.Connect.Management != "unix:///var/run/iotedge/mgmt.sock" {
+		t.Errorf("%+v, %v", c.Listen, err)
+	}
 }

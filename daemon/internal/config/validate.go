@@ -45,6 +45,9 @@ func (v *validator) all() {
 		"connect.workload_uri": v.c.Connect.Workload, "connect.management_uri": v.c.Connect.Management,
 		"listen.workload_uri": v.c.Listen.Workload, "listen.management_uri": v.c.Listen.Management,
 	} {
+		if strings.HasPrefix(key, "listen.") && unitName.MatchString(uri) {
+			continue
+		}
 		if _, err := SocketPath(uri); err != nil {
 			v.bad(key, "%v", err)
 		}
@@ -238,12 +241,15 @@ func ipamSubnet(v any) (string, bool) {
 	return subnet, ok && len(entry) == 1
 }
 
+// unitName matches an fd:// URI: a socket that the service manager opens, by name.
+var unitName = regexp.MustCompile(`^fd://[A-Za-z0-9_.@-]{1,255}$`)
+
 // SocketPath returns the path of a unix:// URI.
 func SocketPath(uri string) (string, error) {
 	path, ok := strings.CutPrefix(uri, "unix://")
 	switch {
 	case strings.HasPrefix(uri, "fd://"):
-		return "", fmt.Errorf("fd:// is not supported by this version, use unix://")
+		return "", fmt.Errorf("fd:// is only for [listen], with the name of a socket unit: %q is no such URI here", uri)
 	case !ok || !filepath.IsAbs(path):
 		return "", fmt.Errorf("must be unix:// and an absolute path")
 	case len(path) > 107:

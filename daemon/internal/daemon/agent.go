@@ -79,12 +79,8 @@ func (d *daemon) amend(opts *createopts.Options) error {
 	if err != nil {
 		return err
 	}
-	hostPath, err := config.SocketPath(d.Config.Listen.Management)
-	if err != nil {
-		return err
-	}
 	opts.HostConfig.Binds = append(opts.HostConfig.Binds,
-		d.sockets.Path(module.Agent)+":"+workloadPath, hostPath+":"+managementPath)
+		d.sockets.Path(module.Agent)+":"+workloadPath, d.managementPath+":"+managementPath)
 	if opts.NetworkingConfig == nil && opts.HostConfig.NetworkMode == "" {
 		opts.NetworkingConfig = &createopts.NetworkingConfig{
 			EndpointsConfig: map[string]*createopts.Endpoint{d.Config.Containerd.Network: {}},

@@ -29,6 +29,7 @@ import (
 	"github.com/breakwater-iot/breakwater/daemon/internal/peer"
 	"github.com/breakwater-iot/breakwater/daemon/internal/pki"
 	"github.com/breakwater-iot/breakwater/daemon/internal/runtime"
+	"github.com/breakwater-iot/breakwater/daemon/internal/systemd"
 	"github.com/breakwater-iot/breakwater/daemon/internal/watchdog"
 	"github.com/breakwater-iot/breakwater/daemon/internal/workload"
 	managementv1 "github.com/breakwater-iot/breakwater/proto/management/v1"
@@ -51,8 +52,15 @@ type Options struct {
 	Token Token
 	// TPM is needed if the config's identity is in one.
 	TPM dps.Endorser
+	// Inherited are sockets that the service manager has opened; may be nil.
+	Inherited *systemd.Sockets
+	// Status is told in a line what the daemon does; may be nil.
+	Status func(string)
 	// Ready is called when both APIs are served; may be nil.
 	Ready func()
+	// Supervise runs from then on until its ctx ends, which is the beginning of the
+	// daemon's end. alive tells whether both APIs answer. May be nil.
+	Supervise func(ctx context.Context, alive func(context.Context) error) error
 }
 
 // Token is a PKCS#11 token; *pkcs11.Token is one.
@@ -79,6 +87,7 @@ func Run(ctx context.Context, opt Options) error {
 	if err := d.openCredential(ctx); err != nil {
 		return err
 	}
+	d.status("waiting to be provisioned")
 	if err := d.identify(ctx); err != nil {
 		if ctx.Err() != nil {
 			return nil // asked to end while it waited to be provisioned
@@ -136,6 +145,8 @@ type daemon struct {
 	management *api.Server
 	// reprovision ends the daemon with ErrReprovision.
 	reprovision func()
+	// Paths of the shared sockets, once they are open.
+	workloadPath, managementPath string
 }
 
 func newDaemon(opt Options, reprovision func()) *daemon {
@@ -270,24 +281,7 @@ func (d *daemon) prepare(ctx context.Context) error {
 	if err := d.manager.OpenSockets(ctx); err != nil {
 		return err
 	}
-	for _, e := range []struct {
-		server *api.Server
-		uri    string
-		mode   os.FileMode
-		group  int
-	}{
-		{d.workload, d.Config.Listen.Workload, 0o666, -1},
-		{d.management, d.Config.Listen.Management, 0o660, d.AdminGroup},
-	} {
-		path, err := config.SocketPath(e.uri)
-		if err != nil {
-			return err
-		}
-		if _, err := e.server.Listen(api.Endpoint{Path: path, Mode: e.mode, Group: e.group}); err != nil {
-			return fmt.Errorf("socket %s: %w", path, err)
-		}
-	}
-	return nil
+	return d.listen()
 }
 
 // serve runs until ctx ends (nil) or a part fails.
@@ -320,7 +314,12 @@ func (d *daemon) serve(ctx context.Context) error {
 	if d.Config.Provisioning.Source == "dps" {
 		g.Go(func() error { return d.watchDoubts(ctx) })
 	}
-	d.Log.InfoContext(ctx, "edged is ready", "device", d.Config.Device.DeviceID, "hub", d.Config.Device.HubName)
+	if d.Supervise != nil {
+		g.Go(func() error { return d.Supervise(ctx, d.alive) })
+	}
+	dev := d.Config.Device
+	d.Log.InfoContext(ctx, "edged is ready", "device", dev.DeviceID, "hub", dev.HubName)
+	d.status("device " + dev.DeviceID + " of " + dev.HubName)
 	if d.Ready != nil {
 		d.Ready()
 	}
@@ -333,6 +332,12 @@ func (d *daemon) stopModules(ctx context.Context) {
 	defer cancel()
 	if err := d.manager.StopAll(ctx); err != nil {
 		d.Log.WarnContext(ctx, "stop modules at end", "error", err)
+	}
+}
+
+func (d *daemon) status(text string) {
+	if d.Status != nil {
+		d.Status(text)
 	}
 }
 
