@@ -100,6 +100,14 @@ bin/peers/nats-server: tools/peers/go.mod tools/peers/mochi/main.go
 bench-parts: ## Benchmarks of the parts of the message path.
 	@go test -run '^$$' -bench . -benchmem ./hub/internal/...
 
+.PHONY: install
+install: build ## Install edged, edgectl and their units (DESTDIR for packages).
+	@DESTDIR=$(DESTDIR) deploy/install.sh install
+
+.PHONY: uninstall
+uninstall: ## Remove what install has installed; configuration and state stay.
+	@DESTDIR=$(DESTDIR) deploy/install.sh uninstall
+
 .PHONY: fuzz
 fuzz: ## Run every fuzz target for FUZZTIME (30s).
 	@deploy/fuzz.sh $(or $(FUZZTIME),30s)

@@ -1,0 +1,3 @@
+#compdef edgectl
+autoload -U +X bashcompinit && bashcompinit
+_bash_complete -C /usr/bin/edgectl
