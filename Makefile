@@ -18,14 +18,16 @@ setup: ## Install what this machine lacks (as root; Debian packages and npm pack
 .PHONY: build
 build: ## Build the programs into bin/.
 	@mkdir -p bin
-	@go build -trimpath -tags grpcnotrace -o bin/ ./agent/cmd/... ./daemon/cmd/... ./hub/cmd/... ./deploy/cmd/... ./e2e/cmd/...
+	@# As in the images: without libc. PKCS#11 libraries are C, and have a program of their own.
+	@CGO_ENABLED=0 go build -trimpath -tags grpcnotrace -o bin/ ./agent/cmd/... ./daemon/cmd/... ./hub/cmd/... ./deploy/cmd/... ./e2e/cmd/...
+	@CGO_ENABLED=1 go build -trimpath -o bin/ ./daemon/cmd/edged-pkcs11
 
 .PHONY: run
 run: setup build ## Run a cloud, an edge device and a leaf here (FOR=90s: end by itself).
 	@bin/devbox $(if $(FOR),--for $(FOR)) $(if $(KEEP),--keep) $(if $(MANIFEST),--manifest $(MANIFEST))
 
 .PHONY: test
-test: setup build unit integration integration-v2 e2e compose-test ## Pass all tests: unit with the race detector, containerd 1 and 2, end to end, compose.
+test: setup build unit test-device integration-v2 e2e compose-test ## Pass all tests: unit with the race detector, containerd 1 and 2, end to end, compose.
 
 .PHONY: unit
 unit: ## Unit tests, with the race detector.
