@@ -44,18 +44,22 @@ type peeked struct {
 func (p *peeked) Read(b []byte) (int, error) { return p.r.Read(b) }
 
 // peekUsername reads the user name in a CONNECT packet without taking it off. It
-// finds none behind a will, which registrations do not have.
+// finds none behind a will, which registrations do not have, and none in a packet of
+// more than peekBytes.
 func peekUsername(r *bufio.Reader) (string, bool) {
 	const shortest = 12 // of a CONNECT packet
-	b, err := r.Peek(5)
-	if err != nil || b[0] != 1<<4 {
+	b, err := r.Peek(2)
+	if err != nil || b[0] != 1<<4 || b[1] < shortest {
+		return "", false
+	}
+	if b, err = r.Peek(5); err != nil {
 		return "", false
 	}
 	length, n := binary.Uvarint(b[1:])
-	if n <= 0 || length < shortest {
-		return "", false
+	if n <= 0 || length < shortest || uint64(1+n)+length > peekBytes {
+		return "", false // the rest is not waited for: it may never come
 	}
-	if b, err = r.Peek(int(min(uint64(1+n)+length, peekBytes))); err != nil {
+	if b, err = r.Peek(1 + n + int(length)); err != nil {
 		return "", false
 	}
 	b = b[1+n:]

@@ -50,6 +50,31 @@ func TestPeekUsername(t *testing.T) {
 	}
 }
 
+// What cannot be a registration is not waited for, or the peer would hold the
+// connection until the time for a CONNECT is over.
+func TestPeekDoesNotWaitForMoreThanItNeeds(t *testing.T) {
+	for what, in := range map[string][]byte{
+		"another packet":    {0xc0, 0},
+		"CONNECT of 0":      {0x10, 0},
+		"CONNECT of 256 MB": {0x10, 0xff, 0xff, 0xff, 0x7f},
+		"CONNECT of 4 KiB":  append(binary.AppendUvarint([]byte{0x10}, 4096), "\x00\x04MQTT"...),
+	} {
+		t.Run(what, func(t *testing.T) {
+			more := readerFunc(func([]byte) (int, error) {
+				t.Error("more was waited for")
+				return 0, io.ErrUnexpectedEOF
+			})
+			if name, ok := peekUsername(bufio.NewReaderSize(io.MultiReader(bytes.NewReader(in), more), peekBytes)); ok {
+				t.Errorf("found %q", name)
+			}
+		})
+	}
+}
+
+type readerFunc func([]byte) (int, error)
+
+func (f readerFunc) Read(b []byte) (int, error) { return f(b) }
+
 func FuzzPeekUsername(f *testing.F) {
 	f.Add(connectPacket(1<<7, "c", "scope/registrations/c"))
 	f.Add([]byte{0x10, 0x80, 0x80, 0x01})
