@@ -28,7 +28,7 @@ type Options struct {
 	Engine, EngineDir string
 	Dir               string // for data and logs; the data of earlier runs are in the way
 	Seed              uint64 // of the mutated streams
-	// Idle is how many idle connections each head has to bear.
+	// Idle is how many idle connections each head has to bear; 10000 if 0.
 	Idle int
 	// Only selects scenarios that have one of these words in their name; none for
 	// all.
@@ -50,6 +50,9 @@ type part struct {
 // failed, and another one when the world could not be made or ctx ended before all was
 // run; then the table has what was run.
 func Run(ctx context.Context, o Options) error {
+	if o.Idle == 0 {
+		o.Idle = 10000
+	}
 	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
 		return err
 	}

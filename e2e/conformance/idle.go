@@ -74,12 +74,18 @@ func closeAll(conns []net.Conn) {
 	wg.Wait()
 }
 
-// crowd are the devices of the many connections. They stand below the edge device, so
-// that both hubs know them.
+// crowd are the devices of the many connections.
 type crowd []*login
 
-// crowd registers n devices.
-func (w *world) crowd(ctx context.Context, n int) (crowd, error) {
+// mostChildren is how many of them can stand below the edge device: iothub allows 100
+// in all, as IoT Hub does.
+const mostChildren = 80
+
+// crowd registers n devices for a hub, or as many as it can have.
+func (w *world) crowd(ctx context.Context, hub string, n int) (crowd, error) {
+	if hub == hubEdge {
+		n = min(n, mostChildren)
+	}
 	all := make(crowd, n)
 	key := newKey() // one for all: what it costs is not the question
 	errs := make([]error, dialers)
@@ -88,10 +94,10 @@ func (w *world) crowd(ctx context.Context, n int) (crowd, error) {
 	for k := range dialers {
 		wg.Go(func() {
 			for i := int(next.Add(1)) - 1; i < n && errs[k] == nil; i = int(next.Add(1)) - 1 {
-				id := fmt.Sprintf("crowd-%d", i)
+				id := fmt.Sprintf("crowd-%s-%d", hub, i)
 				all[i] = &login{device: id, key: key, resource: w.rig.CloudAddress() + "/devices/" + id}
 				doc := map[string]any{"deviceId": id, "status": "enabled", "authentication": hubrig.SymmetricKey(key)}
-				w.place(hubEdge, doc, all[i])
+				w.place(hub, doc, all[i])
 				errs[k] = w.rig.Put(ctx, "devices/"+id, "", doc, nil)
 			}
 		})
@@ -104,25 +110,30 @@ func (w *world) crowd(ctx context.Context, n int) (crowd, error) {
 // and the stacks of a few goroutines.
 const mostPerConnection = 192
 
+// enoughToTell is how many connections it takes until their memory stands out of what
+// the collector has yet to free.
+const enoughToTell = 1000
+
 // idle opens the many connections on each head, not logged in and logged in.
 func (w *world) idle(ctx context.Context, hub string, people crowd) {
 	kinds := []struct {
 		transport, name string
+		n               int
 		each            func(i int, conn net.Conn) error
 	}{
-		{"mqtt", "not logged in", func(int, net.Conn) error { return nil }},
-		{"mqtt", "logged in", func(i int, conn net.Conn) error {
+		{"mqtt", "not logged in", w.o.Idle, func(int, net.Conn) error { return nil }},
+		{"mqtt", "logged in", len(people), func(i int, conn net.Conn) error {
 			c := w.connectOf(people[i])
 			c.keepAlive = 600
 			return accepted(conn, c.packet())
 		}},
-		{"amqp", "not logged in", func(_ int, conn net.Conn) error {
+		{"amqp", "not logged in", w.o.Idle, func(_ int, conn net.Conn) error {
 			if _, err := conn.Write(concat(amqpHeader, amqpOpen())); err != nil {
 				return err
 			}
 			return awaitAnswer(conn, "\x00\x53\x10")
 		}},
-		{"amqp", "logged in", func(i int, conn net.Conn) error {
+		{"amqp", "logged in", len(people), func(i int, conn net.Conn) error {
 			l := people[i]
 			if _, err := conn.Write(concat(w.plainLogin(l), attachSender("t", l.path()+"/messages/events"))); err != nil {
 				return err
@@ -132,8 +143,8 @@ func (w *world) idle(ctx context.Context, hub string, people crowd) {
 	}
 	for _, k := range kinds {
 		c := &checks{w, "hostile peer", k.transport, hub}
-		c.check(ctx, fmt.Sprintf("%d idle connections, %s", len(people), k.name), func(ctx context.Context) (string, error) {
-			return c.unharmed(ctx, func(ctx context.Context) (string, error) { return w.crowdConnects(ctx, c, len(people), k.each) })
+		c.check(ctx, fmt.Sprintf("%d idle connections, %s", k.n, k.name), func(ctx context.Context) (string, error) {
+			return c.unharmed(ctx, func(ctx context.Context) (string, error) { return w.crowdConnects(ctx, c, k.n, k.each) })
 		})
 	}
 }
@@ -153,7 +164,7 @@ func (w *world) crowdConnects(ctx context.Context, c *checks, n int, each func(i
 	}
 	each1 := float64(after-before) / float64(n) / 1024
 	note := fmt.Sprintf("%.1f KiB a connection (%d to %d MiB), made in %.0f s", each1, before>>20, after>>20, took.Seconds())
-	if each1 > mostPerConnection {
+	if n >= enoughToTell && each1 > mostPerConnection {
 		return note, fmt.Errorf("%s: more than %d KiB", note, mostPerConnection)
 	}
 	return note, nil
@@ -176,11 +187,11 @@ func (w *world) known(ctx context.Context, hub string, l *login) error {
 	}
 }
 
-// idleAll registers the crowd and opens the connections of both hubs. Each hub is
-// started anew first, so that what it has used before is not counted against it.
+// idleAll opens the connections of both hubs. Each hub is started anew first, so that
+// what it has used before is not counted against it.
 func (w *world) idleAll(ctx context.Context) {
-	people, err := w.crowd(ctx, w.o.Idle)
 	for _, hub := range hubs {
+		people, err := w.crowd(ctx, hub, w.o.Idle)
 		if err == nil {
 			err = w.restart(ctx, hub)
 		}
