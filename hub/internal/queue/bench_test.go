@@ -7,8 +7,6 @@ import (
 	"runtime/debug"
 	"strconv"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -23,35 +21,6 @@ func benchMessage() *iothub.Message {
 	m.System.Set(iothub.OutputName, "out")
 	m.System.Set(iothub.EdgeMessageID, "0c6cf5ad-90f6-4e4b-8a6a-5d6e6a1d2b10")
 	return m
-}
-
-// BenchmarkAppend measures acknowledged messages of 256 bytes on disk, each writer
-// waiting for its own.
-func BenchmarkAppend(b *testing.B) {
-	for _, writers := range []int{1, 16, 64, 256} {
-		b.Run(fmt.Sprintf("writers=%d", writers), func(b *testing.B) {
-			q := newQueue(b, openStore(b, b.TempDir()), queue.Options{})
-			targets := []queue.Target{to("e", queue.DefaultPriority)}
-			var next atomic.Int64
-			var wg sync.WaitGroup
-			b.ReportAllocs()
-			b.ResetTimer()
-			for range writers {
-				wg.Go(func() {
-					done := make(chan error, 1)
-					for next.Add(1) <= int64(b.N) {
-						q.Append(benchMessage(), targets, func(err error) { done <- err })
-						if err := <-done; err != nil {
-							b.Error(err)
-							return
-						}
-					}
-				})
-			}
-			wg.Wait()
-			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "acks/s")
-		})
-	}
 }
 
 // BenchmarkDrain measures reading and settling a backlog from disk.
