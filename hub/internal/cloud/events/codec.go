@@ -46,6 +46,31 @@ func appendProperties(b []byte, list iothub.Properties) []byte {
 	return b
 }
 
+// header is what a record begins with.
+type header struct {
+	partition                  int
+	sequence, offset, enqueued int64
+}
+
+func (r *reader) header() (h header) {
+	h.partition = int(r.number())
+	h.sequence, h.offset, h.enqueued = int64(r.number()), int64(r.number()), int64(r.number())
+	return h
+}
+
+// headerOf reads the header of a record and the position in its key.
+func headerOf(key, b []byte) (position uint64, h header, err error) {
+	position, ok := positionOf(key)
+	if !ok || len(b) == 0 || b[0] != formatEvent {
+		return 0, h, errRecord
+	}
+	r := reader{b: b[1:]}
+	if h = r.header(); r.bad {
+		return 0, h, errRecord
+	}
+	return position, h, nil
+}
+
 // decodeEvent reads a record; the event shares nothing with b.
 func decodeEvent(position uint64, b []byte) (Event, error) {
 	if len(b) == 0 || b[0] != formatEvent {
@@ -53,10 +78,8 @@ func decodeEvent(position uint64, b []byte) (Event, error) {
 	}
 	r := reader{b: b[1:]}
 	e := Event{Position: position, Message: &iothub.Message{}}
-	e.Partition = int(r.number())
-	e.Sequence = int64(r.number())
-	e.Offset = int64(r.number())
-	e.Enqueued = time.UnixMilli(int64(r.number())).UTC()
+	h := r.header()
+	e.Partition, e.Sequence, e.Offset, e.Enqueued = h.partition, h.sequence, h.offset, time.UnixMilli(h.enqueued).UTC()
 	e.Sender.Device, e.Sender.Module = r.text(), r.text()
 	e.Generation, e.AuthMethod, e.ModelID = r.text(), r.text(), r.text()
 	e.Message.System = r.properties()

@@ -9,5 +9,6 @@
 // Layout in the store:
 //
 //	e\x00 <position, 8 bytes big endian>   one event, see codec.go
+//	m\x00 <position, 8 bytes big endian>   how things stood there, see mark.go
 //	b\x00 cloud.events \x00 head           counters; written with every append
 package events

@@ -41,14 +41,16 @@ type Log struct {
 	room   *semaphore.Weighted
 	trim   chan struct{} // holds one signal for Run
 
-	mu   sync.Mutex // also orders the commits; held while Commit blocks
-	head head
+	mu    sync.Mutex // also orders the commits; held while Commit blocks
+	head  head
+	marks []mark // in order
 	// refused counts bytes in head of records that the store did not take.
 	refused atomic.Uint64
 
 	read    sync.Mutex // below mu
 	durable uint64     // every position below is decided
 	more    chan struct{}
+	newest  []*header // by partition, of what was appended since the start and is durable
 }
 
 // Open reads the state of the log in s.
@@ -69,7 +71,7 @@ func Open(s *store.Store, o Options) (*Log, error) {
 		o.Now = time.Now
 	}
 	l := &Log{s: s, bucket: s.Bucket("cloud.events"), o: o, room: semaphore.NewWeighted(o.MaxPending),
-		trim: make(chan struct{}, 1), more: make(chan struct{})}
+		trim: make(chan struct{}, 1), more: make(chan struct{}), newest: make([]*header, o.Partitions)}
 	if err := l.load(); err != nil {
 		return nil, fmt.Errorf("event log: %w", err)
 	}
@@ -108,8 +110,14 @@ func (l *Log) load() error {
 		l.head.partitions[e.Partition] = counters{sequence: e.Sequence + 1, offset: e.Offset + int64(len(v))}
 		return nil
 	})
+	if err != nil {
+		return err
+	}
 	l.durable = l.head.next
-	return err
+	if err := l.loadMarks(); err != nil {
+		return fmt.Errorf("index: %w", err)
+	}
+	return nil
 }
 
 // Append adds an event; position, partition, sequence, offset and time are set by
@@ -130,18 +138,19 @@ func (l *Log) Append(ctx context.Context, e Event, done func(error)) {
 	c := &l.head.partitions[e.Partition]
 	e.Sequence, e.Offset, e.Enqueued = c.sequence, c.offset, l.o.Now()
 	record := e.encode()
+	var b store.Batch
+	l.addMark(&b, e.Enqueued.UnixMilli())
 	c.sequence++
 	c.offset += int64(len(record))
 	l.head.next++
 	l.head.bytes += uint64(len(record))
 	l.head.bytes -= min(l.refused.Swap(0), l.head.bytes)
 
-	var b store.Batch
 	b.Put(key(e.Position), record)
 	b.Put(l.bucket.Key("head"), l.head.encode())
 	l.s.Commit(&b, func(err error) {
 		l.room.Release(need)
-		l.decided(e.Position + 1)
+		l.decided(&e, err == nil)
 		if err != nil {
 			l.refused.Add(uint64(len(record)))
 			err = fmt.Errorf("append event: %w", err)
@@ -162,10 +171,14 @@ func (l *Log) After(fn func()) {
 	l.s.Commit(&store.Batch{}, func(error) { fn() })
 }
 
-// decided lets readers see positions below next.
-func (l *Log) decided(next uint64) {
+// decided lets readers see the event, if it is on disk, and all before it.
+func (l *Log) decided(e *Event, stored bool) {
+	next := e.Position + 1
 	l.read.Lock()
 	defer l.read.Unlock()
+	if stored {
+		l.newest[e.Partition] = &header{e.Partition, e.Sequence, e.Offset, e.Enqueued.UnixMilli()}
+	}
 	if next > l.durable {
 		l.durable = next
 		close(l.more)

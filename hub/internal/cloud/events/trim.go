@@ -74,6 +74,7 @@ func (l *Log) trimOnce(ctx context.Context) (again bool, err error) {
 	l.mu.Lock()
 	l.head.first = next
 	l.head.bytes -= min(freed, l.head.bytes)
+	l.dropMarks(&b)
 	b.Put(l.bucket.Key("head"), l.head.encode())
 	l.s.Commit(&b, func(err error) { result <- err })
 	l.mu.Unlock()
