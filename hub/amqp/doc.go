@@ -78,7 +78,8 @@
 //
 // Package wire is the codec, package engine the state machine without I/O, and
 // package cbs serves claims-based security ($cbs), with which clients present
-// tokens after the connection is open.
+// tokens after the connection is open. Package rpc serves other nodes of requests
+// and answers.
 //
 // Left out are transactions, which are refused, and the resumption of links:
 // a link that comes again begins anew.
