@@ -57,7 +57,9 @@ type Runtime struct {
 	hosts  *network.Hosts
 	host   ocimap.Host
 	events *hub
-	locks  keyedLock
+	locks  keyedLock // of modules
+
+	ingests keyedLock // of blobs that are being fetched
 
 	// watchers are the goroutines that wait for running modules to end; stop ends
 	// them.

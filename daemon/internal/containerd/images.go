@@ -60,7 +60,7 @@ func (r *Runtime) Pull(ctx context.Context, req runtime.PullRequest) (runtime.Im
 	default:
 		return fail(fmt.Errorf("%w: pull policy %q", runtime.ErrInvalid, req.Policy))
 	}
-	img, err := r.client.Pull(ctx, named.String(), client.WithPullUnpack, client.WithResolver(r.resolver(registry, req.Auth)))
+	img, err := r.fetch(ctx, named.String(), r.resolver(registry, req.Auth))
 	if err != nil {
 		return fail(pullCause(err))
 	}

@@ -182,8 +182,9 @@ func (s suite) createRefuses(t *testing.T) {
 }
 
 func (s suite) startStop(t *testing.T) {
-	s.module(t, "runner", Program{Exit: -1})
+	s.module(t, "runner", Program{Say: []string{"up"}, Exit: -1})
 	must(t, s.Runtime.Start(s.ctx, "runner"))
+	s.awaitLine(t, "runner") // the kernel drops a signal that the first process of a container does not handle yet
 	running := s.state(t, "runner")
 	if running.Status != runtime.StatusRunning || running.Pid == 0 || running.Started.IsZero() || running.Address == "" {
 		t.Errorf("state %+v", running)
