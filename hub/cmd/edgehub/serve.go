@@ -223,7 +223,7 @@ func (p *program) wire(ctx context.Context) error {
 			Hosts: []string{p.set.HubName, p.set.GatewayName}, Device: p.set.DeviceID, TrustBundle: anchors,
 			NoCertificates: !p.set.ClientCerts, Logger: p.log,
 		},
-		Messages: p.folder, UnsafeNoSync: noSync(), Scope: p.scope, Metrics: p.metrics, Logger: p.log,
+		Messages: p.folder, UnsafeNoSync: noSync(), Scope: p.scope, Registry: registry, Metrics: p.metrics, Logger: p.log,
 	})
 	return err
 }

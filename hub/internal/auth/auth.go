@@ -22,6 +22,9 @@ import (
 type Scope interface {
 	Lookup(id iothub.Identity) (scope.Entry, bool)
 	Refresh(ctx context.Context, id iothub.Identity) (bool, error)
+	RefreshBelow(ctx context.Context, id iothub.Identity, chain string) (bool, error)
+	RefreshSoon()
+	Chain(target iothub.Identity, edge string) (string, bool)
 	Len() int
 }
 
@@ -62,6 +65,9 @@ func (a *Authenticator) Authenticate(ctx context.Context, l head.Login) error {
 	if first == nil {
 		return nil
 	}
+	if l.AuthChain != "" {
+		return a.afterRefreshOfChain(ctx, l, first)
+	}
 	asked, err := a.scope.Refresh(ctx, l.Identity)
 	if err != nil {
 		a.o.Logger.Debug("identity not refreshed", "id", l.Identity.String(), "error", err)
@@ -88,8 +94,7 @@ func (a *Authenticator) Check(l head.Login) error {
 	var err error
 	switch {
 	case l.AuthChain != "":
-		// Login for somebody below a child gateway: not served in this version.
-		err = errors.New("login on behalf of another identity is not supported")
+		err = a.checkOnBehalf(l)
 	case l.Token != "": // a token wins over a certificate
 		err = a.checkToken(l)
 	case len(l.Peer) > 0 && a.o.NoCertificates:

@@ -55,8 +55,10 @@ type Options struct {
 	// UnsafeNoSync: see queue.Options.
 	UnsafeNoSync bool
 	Scope        *scope.Cache
-	Metrics      *metrics.Metrics
-	Logger       *slog.Logger
+	// Registry takes what those below this hub ask of the registry.
+	Registry Registry
+	Metrics  *metrics.Metrics
+	Logger   *slog.Logger
 }
 
 // Config keeps the last good configuration for a start without a cloud.
@@ -309,7 +311,8 @@ func (h *Hub) recheck(s *session) {
 // ScopeChanged is to be called when an identity has changed or gone.
 func (h *Hub) ScopeChanged(id iothub.Identity) {
 	for _, s := range h.all() {
-		if s.id() == id || s.id().Parent() == id {
+		// Those on whose behalf a child speaks depend on everybody in between.
+		if s.id() == id || s.id().Parent() == id || s.credentials().AuthChain != "" {
 			h.recheck(s)
 		}
 	}

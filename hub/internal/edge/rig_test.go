@@ -90,7 +90,7 @@ func (d *directory) List(context.Context) ([]scope.Entry, error) {
 	return list, nil
 }
 
-func (d *directory) Get(_ context.Context, id iothub.Identity) (scope.Entry, error) {
+func (d *directory) Get(_ context.Context, id iothub.Identity, _ string) (scope.Entry, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.gets++
@@ -309,6 +309,7 @@ type rig struct {
 	store   *store.Store
 	disk    *simdisk.Disk // of the queues
 	metrics *metrics.Metrics
+	cache   *scope.Cache
 	hub     *edge.Hub
 	log     bytes.Buffer // read after stop
 	cancel  context.CancelFunc
@@ -352,6 +353,7 @@ func (r *rig) start(change func(*rig, *edge.Options)) {
 	if err != nil {
 		r.t.Fatal(err)
 	}
+	r.cache = cache
 	r.cloud.known = func(id iothub.Identity) bool {
 		_, ok := cache.Chain(id, "edge")
 		return ok

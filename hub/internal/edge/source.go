@@ -1,6 +1,7 @@
 package edge
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -59,13 +60,15 @@ func (s cloudScope) List(ctx context.Context) ([]scope.Entry, error) {
 }
 
 // Get asks for one identity.
-func (s cloudScope) Get(ctx context.Context, id iothub.Identity) (scope.Entry, error) {
-	r, err := s.client.ScopeGet(ctx, s.device, id, s.device)
+func (s cloudScope) Get(ctx context.Context, id iothub.Identity, chain string) (scope.Entry, error) {
+	r, err := s.client.ScopeGet(ctx, s.device, id, cmp.Or(chain, s.device))
 	var refused *rest.Error
 	if errors.As(err, &refused) {
 		switch refused.Status {
-		case http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound:
+		case http.StatusBadRequest, http.StatusNotFound:
 			return scope.Entry{}, fmt.Errorf("%w: %w", scope.ErrUnknown, err)
+		case http.StatusUnauthorized, http.StatusForbidden:
+			return scope.Entry{}, fmt.Errorf("%w: %w", scope.ErrForbidden, err)
 		}
 	}
 	if err != nil {

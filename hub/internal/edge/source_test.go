@@ -121,17 +121,20 @@ func TestOneIdentityOfTheScope(t *testing.T) {
 		"other/": `{"devices":[],"modules":[]}`,
 	}}
 	s := source(t, g)
-	e, err := s.Get(t.Context(), iothub.ModuleIdentity("edge", "m"))
+	e, err := s.Get(t.Context(), iothub.ModuleIdentity("edge", "m"), "")
 	if err != nil || e.ID != iothub.ModuleIdentity("edge", "m") || e.Auth != scope.SAS {
 		t.Errorf("%+v %v", e, err)
 	}
-	if _, err := s.Get(t.Context(), iothub.DeviceIdentity("other")); !errors.Is(err, scope.ErrUnknown) {
+	if _, err := s.Get(t.Context(), iothub.DeviceIdentity("other"), ""); !errors.Is(err, scope.ErrUnknown) {
 		t.Errorf("not in the answer: %v", err)
 	}
-	for status, unknown := range map[int]bool{400: true, 401: true, 403: true, 404: true, 405: false, 429: false, 500: false, 503: false} {
+	for status, kind := range map[int]error{
+		400: scope.ErrUnknown, 404: scope.ErrUnknown, 401: scope.ErrForbidden, 403: scope.ErrForbidden, 405: nil, 429: nil, 500: nil, 503: nil,
+	} {
 		g.status = status
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-		if _, err := s.Get(ctx, leaf); err == nil || errors.Is(err, scope.ErrUnknown) != unknown {
+		_, err := s.Get(ctx, leaf, "child;edge")
+		if err == nil || errors.Is(err, scope.ErrUnknown) != (kind == scope.ErrUnknown) || errors.Is(err, scope.ErrForbidden) != (kind == scope.ErrForbidden) {
 			t.Errorf("status %d: %v", status, err)
 		}
 		cancel()

@@ -44,16 +44,21 @@ type Entry struct {
 
 // Errors of a Source.
 var (
-	// ErrUnknown: the identity does not exist or is not in this scope; final.
-	ErrUnknown = errors.New("identity is not in the scope")
+	// ErrUnknown: the identity does not exist; final.
+	ErrUnknown = errors.New("identity does not exist")
+	// ErrForbidden: the identity is not in this scope, or the hub itself was refused.
+	// Which of the two, only a listing of the whole scope tells.
+	ErrForbidden = errors.New("identity is not in the scope")
 )
 
 // Source is where the scope comes from: the cloud.
 type Source interface {
 	// List returns everybody in the scope.
 	List(ctx context.Context) ([]Entry, error)
-	// Get returns one identity, or an error that wraps ErrUnknown.
-	Get(ctx context.Context, id iothub.Identity) (Entry, error)
+	// Get returns one identity, or an error that wraps ErrUnknown or ErrForbidden.
+	// chain is the auth chain of the edge device below which it should stand; ""
+	// means that of this hub.
+	Get(ctx context.Context, id iothub.Identity, chain string) (Entry, error)
 }
 
 // Records is the place on disk; seal.Bucket is one.
@@ -157,8 +162,15 @@ func (c *Cache) Complete() bool {
 // Refresh asks the source for one identity, at most once in MinDistance for each
 // (identities that are known to have no credentials may be asked for always). It
 // returns false when it did not ask. A source that cannot be reached changes
-// nothing.
+// nothing; when it forbids the question the identity stays as well, and the whole
+// scope is listed as soon as that is due (spec edgehub-core 2).
 func (c *Cache) Refresh(ctx context.Context, id iothub.Identity) (bool, error) {
+	return c.RefreshBelow(ctx, id, "")
+}
+
+// RefreshBelow is Refresh for an identity that may not be known yet and should stand
+// below the edge device that begins the auth chain.
+func (c *Cache) RefreshBelow(ctx context.Context, id iothub.Identity, chain string) (bool, error) {
 	now := time.Now()
 	c.mu.Lock()
 	e, known := c.entries[id]
@@ -171,15 +183,23 @@ func (c *Cache) Refresh(ctx context.Context, id iothub.Identity) (bool, error) {
 	}
 	c.asked[id] = now
 	c.mu.Unlock()
+	return true, c.Fetch(ctx, id, chain)
+}
 
-	e, err := c.source.Get(ctx, id)
-	if errors.Is(err, ErrUnknown) {
-		return true, c.remove(ctx, id)
+// Fetch asks the source for one identity, whenever it was asked last: for one that
+// is known to have changed. The rest is as for RefreshBelow.
+func (c *Cache) Fetch(ctx context.Context, id iothub.Identity, chain string) error {
+	e, err := c.source.Get(ctx, id, chain)
+	switch {
+	case errors.Is(err, ErrUnknown):
+		return c.remove(ctx, id)
+	case errors.Is(err, ErrForbidden):
+		c.RefreshSoon()
+		return fmt.Errorf("refresh %s: %w", id, err)
+	case err != nil:
+		return fmt.Errorf("refresh %s: %w", id, err)
 	}
-	if err != nil {
-		return true, fmt.Errorf("refresh %s: %w", id, err)
-	}
-	return true, c.put(ctx, e)
+	return c.put(ctx, e)
 }
 
 // maxAsked bounds the memory for the times of single refreshes.

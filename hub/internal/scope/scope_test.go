@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -35,7 +37,7 @@ func (r *registry) List(context.Context) ([]scope.Entry, error) {
 	return list, r.away
 }
 
-func (r *registry) Get(_ context.Context, id iothub.Identity) (scope.Entry, error) {
+func (r *registry) Get(_ context.Context, id iothub.Identity, _ string) (scope.Entry, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.gets++
@@ -233,6 +235,74 @@ func TestUnknownIdentityIsForgotten(t *testing.T) {
 	}
 }
 
+// A 401 may be about the hub itself, whose clock is wrong for example: nobody is
+// forgotten for it, but the whole scope is listed.
+func TestForbiddenIdentityStaysUntilTheScopeIsListed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, device("a"), device("b"))
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- w.cache.Run(ctx) }()
+		time.Sleep(3 * time.Minute)
+		id := iothub.DeviceIdentity("a")
+		w.registry.mu.Lock()
+		w.registry.away = fmt.Errorf("%w: 401", scope.ErrForbidden)
+		w.registry.mu.Unlock()
+		if _, err := w.cache.Refresh(t.Context(), id); !errors.Is(err, scope.ErrForbidden) {
+			t.Error(err)
+		}
+		synctest.Wait()
+		if _, ok := w.cache.Lookup(id); !ok {
+			t.Error("forgotten although the scope could not be listed")
+		}
+		w.registry.drop(id)
+		w.registry.mu.Lock()
+		w.registry.away = nil
+		w.registry.mu.Unlock()
+		time.Sleep(2 * time.Minute)
+		_, gone := w.cache.Lookup(id)
+		if _, ok := w.cache.Lookup(iothub.DeviceIdentity("b")); gone || !ok {
+			t.Errorf("a known: %v, b known: %v after the scope was listed", gone, ok)
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestMembers(t *testing.T) {
+	edge := func(id, parent string) scope.Entry {
+		e := device(id)
+		e.Edge, e.DeviceScope = true, "scope-"+id
+		if parent != "" {
+			e.ParentScopes = []string{"scope-" + parent}
+		}
+		return e
+	}
+	module := func(d, m string) scope.Entry {
+		return scope.Entry{ID: iothub.ModuleIdentity(d, m), Enabled: true}
+	}
+	leaf := device("leaf")
+	leaf.DeviceScope = "scope-e2"
+	w := newWorld(t, edge("e1", ""), edge("e2", "e1"), edge("e3", "e2"), leaf, device("orphan"),
+		module("e1", "m"), module("e2", "m"), module("e3", "m"), module("leaf", "m"), module("orphan", "m"))
+	if err := w.cache.RefreshAll(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for top, want := range map[string]string{
+		"e1": "e1 e1/m e2", "e2": "e2 e2/m e3 leaf leaf/m", "e3": "e3 e3/m", "leaf": "", "nobody": "",
+	} {
+		var got []string
+		for _, e := range w.cache.Members(top) {
+			got = append(got, e.ID.String())
+		}
+		if strings.Join(got, " ") != want {
+			t.Errorf("members of %s: %v, want %s", top, got, want)
+		}
+	}
+}
+
 func TestRunRefreshesAtTheStartThenHourlyAndRetriesEveryMinute(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, device("a"))
@@ -286,9 +356,11 @@ func TestChain(t *testing.T) {
 	off.Enabled = false
 	under := device("under")
 	under.DeviceScope = "scope-off"
+	deep, deeper := device("deep"), device("deeper")
+	deep.DeviceScope, deeper.DeviceScope = "scope-e5", "scope-e6"
 	module := scope.Entry{ID: iothub.ModuleIdentity("e1", "m"), Enabled: true}
 	w := newWorld(t, edge("e1", ""), edge("e2", "e1"), edge("e3", "e2"), edge("e4", "e3"), edge("e5", "e4"),
-		edge("e6", "e5"), edge("e7", "e6"), leaf, orphan, off, under, module)
+		edge("e6", "e5"), edge("e7", "e6"), leaf, orphan, off, under, module, deep, deeper)
 	if err := w.cache.RefreshAll(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -296,8 +368,11 @@ func TestChain(t *testing.T) {
 		{"e1", "e1"},
 		{"e1/m", "e1/m;e1"},
 		{"leaf", "leaf;e2;e1"},
-		{"e6", "e6;e5;e4;e3;e2;e1"},
+		{"e5", "e5;e4;e3;e2;e1"},
+		{"deep", "deep;e5;e4;e3;e2;e1"},
+		{"e6", ""},
 		{"e7", ""},
+		{"deeper", ""},
 		{"orphan", ""},
 		{"under", ""},
 		{"off", ""},

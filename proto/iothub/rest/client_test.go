@@ -74,6 +74,22 @@ func TestRequestsAsTheHubExpectsThem(t *testing.T) {
 			_, err := c.ScopeGet(t.Context(), "e", iothub.ModuleIdentity("d", "m"), "e")
 			return err
 		}, `POST /devices/e/modules/$edgeHub/getDeviceAndModuleOnBehalfOf?api-version=2020-06-30-preview [] {"targetDeviceId":"d","targetModuleId":"m","authChain":"e"}`},
+		"put on behalf": {func(c *rest.Client) error {
+			_, err := c.OnBehalf(t.Context(), "e", rest.PutModule, rest.OnBehalfOf{AuthChain: "c;e", Document: []byte(`{"moduleId":"m","x":1}`), IfMatch: `"1"`})
+			return err
+		}, `PUT /devices/e/modules/$edgeHub/putModuleOnBehalfOf?api-version=2020-06-30-preview ["1"] {"authChain":"c;e","module":{"moduleId":"m","x":1}}`},
+		"get on behalf": {func(c *rest.Client) error {
+			_, err := c.OnBehalf(t.Context(), "e", rest.GetModule, rest.OnBehalfOf{AuthChain: "c;e", Module: "m"})
+			return err
+		}, `POST /devices/e/modules/$edgeHub/getModuleOnBehalfOf?api-version=2020-06-30-preview [] {"authChain":"c;e","targetModuleId":"m"}`},
+		"list on behalf": {func(c *rest.Client) error {
+			_, err := c.OnBehalf(t.Context(), "e", rest.ListModules, rest.OnBehalfOf{AuthChain: "c;e"})
+			return err
+		}, `POST /devices/e/modules/$edgeHub/getModulesOnTargetDevice?api-version=2020-06-30-preview [] {"authChain":"c;e"}`},
+		"delete on behalf": {func(c *rest.Client) error {
+			_, err := c.OnBehalf(t.Context(), "e", rest.DeleteModule, rest.OnBehalfOf{AuthChain: "c;e", Module: "m"})
+			return err
+		}, `POST /devices/e/modules/$edgeHub/deleteModuleOnBehalfOf?api-version=2020-06-30-preview [] {"authChain":"c;e","moduleId":"m"}`},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {

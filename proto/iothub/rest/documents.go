@@ -180,15 +180,6 @@ type ScopeResult struct {
 	ContinuationLink Text     `json:"continuationLink"`
 }
 
-// OnBehalfOf is the body of the registry calls that an edge device forwards for a
-// child. AuthChain begins with the child and ends with the caller.
-type OnBehalfOf struct {
-	AuthChain      string  `json:"authChain"`
-	Module         *Module `json:"module,omitempty"`
-	TargetModuleID string  `json:"targetModuleId,omitempty"`
-	ModuleID       string  `json:"moduleId,omitempty"`
-}
-
 // Statistics counts devices.
 type Statistics struct {
 	Total    int `json:"totalDeviceCount"`

@@ -2,6 +2,7 @@ package rest
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"strings"
@@ -59,4 +60,62 @@ func (c *Client) ScopeGet(ctx context.Context, actor string, target iothub.Ident
 		body:    ScopeTarget{TargetDeviceID: target.Device, TargetModuleID: Text(target.Module), AuthChain: authChain},
 	}, &out)
 	return out, err
+}
+
+// ModuleCall is a registry call about the modules of an edge device.
+type ModuleCall uint8
+
+// The calls that an edge device forwards for those below it.
+const (
+	PutModule ModuleCall = iota
+	GetModule
+	ListModules
+	DeleteModule
+)
+
+// OnBehalfOf is what a ModuleCall is about.
+type OnBehalfOf struct {
+	// AuthChain begins with the device whose modules are meant and ends with the
+	// caller.
+	AuthChain string
+	// Module is the name of the module; not for PutModule and ListModules.
+	Module string
+	// Document is the module as PutModule writes it, a Module in JSON.
+	Document json.RawMessage
+	// IfMatch is a precondition, as in the header; "" for none.
+	IfMatch string
+}
+
+// Answer is a successful answer as it came.
+type Answer struct {
+	Status int
+	Etag   string // as in the header, with its quotes; may be empty
+	Body   []byte
+}
+
+// OnBehalf makes a registry call in the name of actor, an edge device, whose
+// $edgeHub must be who the credentials are of.
+func (c *Client) OnBehalf(ctx context.Context, actor string, call ModuleCall, o OnBehalfOf) (Answer, error) {
+	body := struct {
+		AuthChain      string          `json:"authChain"`
+		Module         json.RawMessage `json:"module,omitempty"`
+		TargetModuleID string          `json:"targetModuleId,omitempty"`
+		ModuleID       string          `json:"moduleId,omitempty"`
+	}{AuthChain: o.AuthChain}
+	r := request{method: http.MethodPost, version: scopeAPIVersion, ifMatch: o.IfMatch}
+	switch call {
+	case PutModule:
+		r.method, r.path, body.Module = http.MethodPut, actorPath(actor, "putModuleOnBehalfOf"), o.Document
+		r.once = o.IfMatch == "" // a second attempt would find what the first has made
+	case GetModule:
+		r.path, body.TargetModuleID = actorPath(actor, "getModuleOnBehalfOf"), o.Module
+	case ListModules:
+		r.path = actorPath(actor, "getModulesOnTargetDevice")
+	case DeleteModule:
+		r.path, body.ModuleID = actorPath(actor, "deleteModuleOnBehalfOf"), o.Module
+	}
+	r.body = body
+	var raw rawAnswer
+	err := c.do(ctx, r, &raw)
+	return Answer{Status: raw.status, Etag: raw.header.Get("Etag"), Body: raw.body}, err
 }

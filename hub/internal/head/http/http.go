@@ -1,8 +1,7 @@
 // Package http is edge hub's HTTPS port: direct methods between modules, metrics,
 // and the other protocols inside WebSockets (spec edgehub-core 10.2, 13).
-//
-// Left out in this version, and answered with 501: what child gateways ask on
-// behalf of others.
+// Gateways and agents of edge devices below this one read their scope and manage
+// their modules here.
 package http
 
 import (
@@ -18,6 +17,7 @@ import (
 	"github.com/breakwater-iot/breakwater/hub/internal/head"
 	"github.com/breakwater-iot/breakwater/hub/internal/head/ws"
 	"github.com/breakwater-iot/breakwater/proto/iothub"
+	"github.com/breakwater-iot/breakwater/proto/iothub/rest"
 )
 
 // Backend is what the server needs of the hub.
@@ -30,6 +30,17 @@ type Backend interface {
 	// the target and then so long for its answer. Errors: head.ErrNotConnected,
 	// head.ErrNoAnswer, that of ctx.
 	Invoke(ctx context.Context, caller, target iothub.Identity, r iothub.MethodRequest, connect, response time.Duration) (iothub.MethodResponse, error)
+
+	// Members, Member and Modules are for edge devices below this one, which have
+	// been authenticated. Errors: head.ErrUnauthorized, when actor may not act for
+	// the target; head.ErrNotFound; *rest.Error, when the registry has refused.
+
+	// Members lists what is directly below an edge device.
+	Members(actor, target string) (rest.ScopeResult, error)
+	// Member gives one identity.
+	Member(ctx context.Context, actor string, target iothub.Identity) (rest.ScopeResult, error)
+	// Modules makes a registry call about the modules of an edge device.
+	Modules(ctx context.Context, actor, device string, call rest.ModuleCall, o rest.OnBehalfOf) (rest.Answer, error)
 }
 
 // Options configure a Server. Backend, TLS and Logger are required.
@@ -47,10 +58,10 @@ type Options struct {
 	Metrics http.Handler
 	// MaxConnections bounds the open connections; more wait. 0 means 1024.
 	MaxConnections int
-	// MaxMethods bounds the calls under way; one more is answered with 429. 0 means
-	// 256.
-	MaxMethods int
-	Logger     *slog.Logger
+	// MaxMethods bounds the method calls under way, and MaxChildCalls those of edge
+	// devices below; one more is answered with 429. 0 means 256 and 64.
+	MaxMethods, MaxChildCalls int
+	Logger                    *slog.Logger
 }
 
 const (
@@ -65,6 +76,7 @@ const (
 type Server struct {
 	o     Options
 	calls chan struct{} // one token for each method call under way
+	child chan struct{} // and for each call of an edge device below
 }
 
 // New returns a server that does nothing yet.
@@ -75,7 +87,10 @@ func New(o Options) *Server {
 	if o.MaxMethods == 0 {
 		o.MaxMethods = 256
 	}
-	return &Server{o: o, calls: make(chan struct{}, o.MaxMethods)}
+	if o.MaxChildCalls == 0 {
+		o.MaxChildCalls = 64
+	}
+	return &Server{o: o, calls: make(chan struct{}, o.MaxMethods), child: make(chan struct{}, o.MaxChildCalls)}
 }
 
 // Serve serves a listener until ctx ends, then ends all connections, waits for them

@@ -30,6 +30,7 @@ import (
 	"github.com/breakwater-iot/breakwater/hub/internal/head/mqtt"
 	"github.com/breakwater-iot/breakwater/hub/internal/head/ws"
 	"github.com/breakwater-iot/breakwater/proto/iothub"
+	"github.com/breakwater-iot/breakwater/proto/iothub/rest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -45,6 +46,8 @@ type hub struct {
 	err    error
 	block  bool // until the call's context ends
 	auth   error
+	scope  rest.ScopeResult // what Members and Member give
+	relay  rest.Answer      // what Modules gives
 }
 
 func (h *hub) Device() string { return "edge" }
@@ -72,6 +75,27 @@ func (h *hub) Invoke(ctx context.Context, caller, target iothub.Identity, r ioth
 		return answer, ctx.Err()
 	}
 	return answer, err
+}
+
+func (h *hub) note(format string, args ...any) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.calls = append(h.calls, fmt.Sprintf(format, args...))
+}
+
+func (h *hub) Members(actor, target string) (rest.ScopeResult, error) {
+	h.note("%s lists %s", actor, target)
+	return h.scope, h.err
+}
+
+func (h *hub) Member(_ context.Context, actor string, target iothub.Identity) (rest.ScopeResult, error) {
+	h.note("%s asks for %s", actor, target)
+	return h.scope, h.err
+}
+
+func (h *hub) Modules(_ context.Context, actor, device string, call rest.ModuleCall, o rest.OnBehalfOf) (rest.Answer, error) {
+	h.note("%s calls %d for %s %q %q %s", actor, call, device, o.Module, o.IfMatch, o.Document)
+	return h.relay, h.err
 }
 
 // Connect and what follows make it a backend of the MQTT head.
@@ -251,7 +275,6 @@ func TestMethodCalls(t *testing.T) {
 		{name: "GET", method: "GET", path: path, status: 405, text: "message"},
 		{name: "bad device id", path: "/twins/a%20b/methods", body: call, status: 404, text: "message"},
 		{name: "other path below twins", path: "/twins/leaf", body: call, status: 404, text: "message"},
-		{name: "child gateway", path: "/devices/child/modules/$edgeHub/getDeviceAndModuleOnBehalfOf", body: `{}`, status: 501, text: "message"},
 		{name: "root", method: "GET", path: "/", status: 404, text: "message"},
 	}
 	for _, tt := range tests {

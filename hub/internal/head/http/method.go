@@ -66,7 +66,7 @@ func (s *Server) route(w http.ResponseWriter, r *http.Request) {
 		}
 		s.invoke(w, r, target)
 	case len(path) > 0 && strings.EqualFold(path[0], "devices"):
-		s.fail(w, r, &problem{http.StatusNotImplemented, "calls of gateways and agents below this one are not supported by this version"})
+		s.children(w, s.behindProxy(r), path)
 	default:
 		s.fail(w, r, &problem{http.StatusNotFound, "there is nothing here"})
 	}
@@ -179,18 +179,27 @@ type call struct {
 }
 
 func readCall(w http.ResponseWriter, r *http.Request) (call, error) {
-	if err := http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTimeout)); err != nil && !errors.Is(err, http.ErrNotSupported) {
-		return call{}, err
-	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	body, err := readBody(w, r)
 	if err != nil {
-		return call{}, bad("the body is too large or did not come")
-	}
-	// The caller may wait for minutes without saying more.
-	if err := http.NewResponseController(w).SetReadDeadline(time.Time{}); err != nil && !errors.Is(err, http.ErrNotSupported) {
 		return call{}, err
 	}
 	return parseCall(body)
+}
+
+// readBody reads a body of at most maxBody, which must come in time. After that the
+// caller may wait for minutes without saying more.
+func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+	if err := http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTimeout)); err != nil && !errors.Is(err, http.ErrNotSupported) {
+		return nil, err
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	if err != nil {
+		return nil, bad("the body is too large or did not come")
+	}
+	if err := http.NewResponseController(w).SetReadDeadline(time.Time{}); err != nil && !errors.Is(err, http.ErrNotSupported) {
+		return nil, err
+	}
+	return body, nil
 }
 
 // parseCall reads the body of a call. Errors are problems with status 400.
