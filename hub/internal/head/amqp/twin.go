@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"strings"
 	"time"
@@ -169,7 +170,11 @@ func (c *client) twinError(r *twinRequest, err error) {
 			status, code = http.StatusInternalServerError, 500001
 		}
 	}
-	c.log.Info("amqp twin request failed", "operation", r.operation, "status", status, "err", err)
+	level := slog.LevelInfo
+	if status == http.StatusTooManyRequests {
+		level = slog.LevelDebug // a flood must not become one of log lines
+	}
+	c.log.Log(c.ctx, level, "amqp twin request failed", "operation", r.operation, "status", status, "err", err)
 	body, merr := json.Marshal(twinFailure{
 		ErrorCode:    code,
 		TrackingID:   xid.New().String(),
