@@ -20,6 +20,7 @@ import (
 	"github.com/breakwater-iot/breakwater/daemon/internal/pkcs11"
 	"github.com/breakwater-iot/breakwater/daemon/internal/systemd"
 	"github.com/breakwater-iot/breakwater/daemon/internal/tpm"
+	"github.com/breakwater-iot/breakwater/daemon/internal/verify"
 )
 
 // operators is the group that may use the management socket.
@@ -139,9 +140,17 @@ func openEngine(ctx context.Context, cfg config.Config, roots *x509.CertPool, lo
 		}
 		net.Subnet = subnet
 	}
+	self, err := os.Executable()
+	if err != nil {
+		return nil, fmt.Errorf("find edged-verify: %w", err)
+	}
+	gate := verify.New(verify.Options{
+		Policies: cfg.Verification.ImagePolicies(), Dir: filepath.Join(cfg.HomeDir, "verified"),
+		Program: filepath.Join(filepath.Dir(self), "edged-verify"), Log: log.With("part", "verify"),
+	})
 	return containerd.Open(ctx, containerd.Config{
 		Address: cfg.Containerd.Address, Namespace: cfg.Containerd.Namespace, HomeDir: cfg.HomeDir,
-		Network: net, RootCAs: roots, Log: log.With("part", "engine"),
+		Network: net, RootCAs: roots, Gate: gate, Log: log.With("part", "engine"),
 	})
 }
 

@@ -52,6 +52,7 @@ type Config struct {
 	Moby            Moby              `toml:"moby_runtime"`
 	Containerd      Containerd        `toml:"containerd"`
 	ImageGC         ImageGC           `toml:"image_garbage_collection"`
+	Verification    Verification      `toml:"image_verification"`
 
 	// Device is what [provisioning] says, after Load; with DPS it is zero until the
 	// daemon fills in what was assigned.

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"fmt"
 	"strings"
 
 	"github.com/pelletier/go-toml/v2"
@@ -8,7 +9,8 @@ import (
 )
 
 // lineIndex maps dotted keys, tables included, to the line of their first
-// appearance; order keeps them as in the file.
+// appearance; order keeps them as in the file. Tables of an array are known by their
+// number as well, as in "image_verification.policy[1].images".
 type lineIndex struct {
 	line  map[string]int
 	order []string
@@ -27,6 +29,8 @@ func index(data []byte) (*lineIndex, error) {
 	var p unstable.Parser
 	p.Reset(data)
 	var table []string
+	counts := map[string]int{}
+	numbered := "" // the present table, if it is one of an array
 	for p.NextExpression() {
 		e := p.Expression()
 		switch e.Kind {
@@ -34,8 +38,17 @@ func index(data []byte) (*lineIndex, error) {
 			var line int
 			table, line = keyOf(&p, e)
 			x.add(table, line)
+			numbered = ""
+			if name := strings.Join(table, "."); e.Kind == unstable.ArrayTable {
+				numbered = fmt.Sprintf("%s[%d]", name, counts[name])
+				counts[name]++
+				x.line[numbered] = line
+			}
 		case unstable.KeyValue:
 			x.keyValue(&p, table, e)
+			if key, line := keyOf(&p, e); numbered != "" {
+				x.line[numbered+"."+strings.Join(key, ".")] = line
+			}
 		}
 	}
 	if p.Error() != nil {

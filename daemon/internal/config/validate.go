@@ -41,6 +41,7 @@ func (v *validator) all() {
 	v.watchdog()
 	v.edgeCA()
 	v.imageGC()
+	v.verification()
 	for key, uri := range map[string]string{
 		"connect.workload_uri": v.c.Connect.Workload, "connect.management_uri": v.c.Connect.Management,
 		"listen.workload_uri": v.c.Listen.Workload, "listen.management_uri": v.c.Listen.Management,

@@ -75,6 +75,10 @@ func (r *Runtime) create(ctx context.Context, spec runtime.Spec) error {
 	if err != nil {
 		return translate(err)
 	}
+	// Another image may have got the name since the pull.
+	if err := r.admit(ctx, named, img.Target(), nil); err != nil {
+		return err
+	}
 	plan, err := r.plan(ctx, spec, img)
 	if err != nil {
 		return err
@@ -98,6 +102,7 @@ func (r *Runtime) create(ctx context.Context, spec runtime.Spec) error {
 	}
 	m := module{
 		Image: spec.Image, ImageID: described.ID, ImageDigest: described.Digest,
+		MediaType: img.Target().MediaType, ImageSize: img.Target().Size,
 		Instance: hex.EncodeToString(id[:]), Created: time.Now().UTC(), Labels: plan.Labels, Record: plan.Record,
 	}
 	return r.store(ctx, spec.Name, img, plan, m)

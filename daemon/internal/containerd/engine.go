@@ -27,6 +27,7 @@ import (
 	"github.com/breakwater-iot/breakwater/daemon/internal/containerd/ocimap"
 	"github.com/breakwater-iot/breakwater/daemon/internal/network"
 	"github.com/breakwater-iot/breakwater/daemon/internal/runtime"
+	"github.com/breakwater-iot/breakwater/daemon/internal/verify"
 )
 
 // Config says where the engine is and where the daemon keeps files.
@@ -45,7 +46,9 @@ type Config struct {
 	Network network.Config
 	// RootCAs are trusted for registries; nil is the system's.
 	RootCAs *x509.CertPool
-	Log     *slog.Logger
+	// Gate decides which images may run; nil lets all.
+	Gate *verify.Gate
+	Log  *slog.Logger
 }
 
 // Runtime implements runtime.Runtime.
@@ -93,6 +96,9 @@ func Open(ctx context.Context, cfg Config) (*Runtime, error) {
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Gate == nil {
+		cfg.Gate = verify.New(verify.Options{})
 	}
 	cfg.Network.Dir = filepath.Join(cfg.HomeDir, "cni")
 	cfg.Network.Log = cfg.Log

@@ -18,8 +18,12 @@ import (
 	remoteerrors "github.com/containerd/containerd/v2/core/remotes/errors"
 	"github.com/containerd/errdefs"
 	"github.com/distribution/reference"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/breakwater-iot/breakwater/daemon/internal/containerd/signatures"
 	"github.com/breakwater-iot/breakwater/daemon/internal/runtime"
+	"github.com/breakwater-iot/breakwater/daemon/internal/verify"
 )
 
 // parseRef completes a reference as Docker does: docker.io, library/, :latest. A
@@ -55,16 +59,71 @@ func (r *Runtime) Pull(ctx context.Context, req runtime.PullRequest) (runtime.Im
 		if err != nil {
 			return fail(translate(err))
 		}
+		if err := r.admit(ctx, named, img.Target(), nil); err != nil {
+			return fail(err)
+		}
 		return describeImage(ctx, img)
 	case runtime.PullOnCreate, "":
 	default:
 		return fail(fmt.Errorf("%w: pull policy %q", runtime.ErrInvalid, req.Policy))
 	}
-	img, err := r.fetch(ctx, named.String(), r.resolver(registry, req.Auth))
+	resolver := r.resolver(registry, req.Auth)
+	name, desc, err := resolver.Resolve(ctx, named.String())
+	if err != nil {
+		return fail(pullCause(err))
+	}
+	if err := r.admit(ctx, named, desc, resolver); err != nil {
+		return fail(pullCause(err))
+	}
+	img, err := r.fetch(ctx, named.String(), resolved{resolver, name, desc})
 	if err != nil {
 		return fail(pullCause(err))
 	}
 	return describeImage(ctx, img)
+}
+
+// resolved is a resolver that has done so already: what is pulled is what was
+// looked at, whatever the tag says meanwhile.
+type resolved struct {
+	remotes.Resolver
+	name string
+	desc ocispec.Descriptor
+}
+
+// Resolve implements remotes.Resolver.
+func (r resolved) Resolve(context.Context, string) (string, ocispec.Descriptor, error) {
+	return r.name, r.desc, nil
+}
+
+// admit asks the gate for an image. Signatures come through resolver; without one
+// those that are kept must do.
+func (r *Runtime) admit(ctx context.Context, named reference.Named, desc ocispec.Descriptor, resolver remotes.Resolver) error {
+	_, pinned := named.(reference.Digested)
+	img := verify.Image{
+		Repository: named.Name(), Pinned: pinned,
+		Descriptor: verify.Descriptor{MediaType: desc.MediaType, Digest: desc.Digest.String(), Size: desc.Size},
+	}
+	var fetch verify.Fetcher
+	if resolver != nil {
+		fetch = func(ctx context.Context, rule verify.Rule) ([]verify.Signature, error) {
+			return signatures.Fetch(ctx, resolver, named.Name(), desc.Digest.String(), rule)
+		}
+	}
+	return r.cfg.Gate.Check(ctx, img, fetch)
+}
+
+// admitStored asks the gate for the image that a container was made from. What the
+// policy needs and is not kept is fetched without an account.
+func (r *Runtime) admitStored(ctx context.Context, m module) error {
+	named, err := parseRef(m.Image)
+	if err != nil {
+		return err
+	}
+	desc := ocispec.Descriptor{MediaType: m.MediaType, Digest: digest.Digest(m.ImageDigest), Size: m.ImageSize}
+	if err := r.admit(ctx, named, desc, r.resolver(reference.Domain(named), runtime.Auth{})); err != nil {
+		return pullCause(err)
+	}
+	return nil
 }
 
 // resolver speaks to one registry, over plain HTTP only on this machine.
@@ -107,6 +166,8 @@ func pullCause(err error) error {
 	var status remoteerrors.ErrUnexpectedStatus
 	var transport *url.Error
 	switch {
+	case errors.Is(err, runtime.ErrUntrusted):
+		return err
 	case errors.Is(err, docker.ErrInvalidAuthorization),
 		errors.As(err, &status) && (status.StatusCode == http.StatusUnauthorized || status.StatusCode == http.StatusForbidden):
 		return fmt.Errorf("%w: %w", runtime.ErrUnauthorized, err)
@@ -177,6 +238,9 @@ func (r *Runtime) RemoveImage(ctx context.Context, id string) error {
 			if err != nil && !errdefs.IsNotFound(err) {
 				return fmt.Errorf("remove image %s: %w", name, translate(err))
 			}
+		}
+		if err := r.cfg.Gate.Forget(img.Digest); err != nil {
+			return fmt.Errorf("remove image %s: %w", id, err)
 		}
 	}
 	return nil

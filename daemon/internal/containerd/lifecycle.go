@@ -83,6 +83,9 @@ func (r *Runtime) Start(ctx context.Context, name string) error {
 }
 
 func (r *Runtime) start(ctx context.Context, c client.Container, s stored) error {
+	if err := r.admitStored(ctx, s.module); err != nil {
+		return err
+	}
 	record := s.module.Record
 	for _, dir := range record.Directories {
 		if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {

@@ -37,6 +37,8 @@ type module struct {
 	Image       string            `json:"image"`
 	ImageID     string            `json:"imageId"`
 	ImageDigest string            `json:"imageDigest"`
+	MediaType   string            `json:"mediaType,omitempty"` // of ImageDigest
+	ImageSize   int64             `json:"imageSize,omitempty"` // of ImageDigest
 	Instance    string            `json:"instance"`
 	Created     time.Time         `json:"created"`
 	Labels      map[string]string `json:"labels"`

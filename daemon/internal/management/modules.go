@@ -159,6 +159,7 @@ var failures = []struct {
 	code codes.Code
 }{
 	{runtime.ErrExists, codes.AlreadyExists},
+	{runtime.ErrUntrusted, codes.FailedPrecondition},
 	{runtime.ErrInvalid, codes.InvalidArgument},
 	{runtime.ErrImageNotFound, codes.NotFound},
 	{runtime.ErrNotFound, codes.NotFound},

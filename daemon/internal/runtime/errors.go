@@ -19,6 +19,8 @@ var (
 	ErrImageNotFound = errors.New("no such image")
 	// ErrUnauthorized: the registry refused the account.
 	ErrUnauthorized = errors.New("registry refused access")
+	// ErrUntrusted: the device's policy does not let the image run.
+	ErrUntrusted = errors.New("image not trusted")
 	// ErrInUse: an image that a module still needs.
 	ErrInUse = errors.New("image in use")
 	// ErrUnavailable: the engine or the registry does not answer; try again later.

@@ -1,0 +1,122 @@
+package config
+
+import (
+	"encoding/pem"
+	"fmt"
+	"os"
+
+	"github.com/breakwater-iot/breakwater/daemon/internal/verify"
+)
+
+// Verification says which images may run. Without a policy all may; with one, an
+// image that no policy is for may not.
+type Verification struct {
+	Policies []ImagePolicy `toml:"policy"`
+}
+
+// ImagePolicy is an entry [[image_verification.policy]].
+type ImagePolicy struct {
+	// Images are patterns; see verify.Policy.
+	Images []string `toml:"images"`
+	// Require is "any", "digest", "notation" or "cosign".
+	Require string `toml:"require"`
+	// Trust are PEM files: certificates for notation, public keys for cosign. File
+	// paths after Load.
+	Trust []string `toml:"trust"`
+	// Identities are distinguished names of signers, for notation.
+	Identities []string `toml:"identities"`
+}
+
+// ImagePolicies returns the policies in the form of package verify.
+func (c Verification) ImagePolicies() verify.Policies {
+	var out []verify.Policy
+	for _, p := range c.Policies {
+		for _, image := range p.Images {
+			out = append(out, verify.Policy{
+				Pattern: image, Rule: verify.Rule(p.Require), Trust: p.Trust, Identities: p.Identities,
+			})
+		}
+	}
+	return verify.NewPolicies(out)
+}
+
+func (v *validator) verification() {
+	seen := map[string]string{}
+	for i := range v.c.Verification.Policies {
+		p := &v.c.Verification.Policies[i]
+		key := fmt.Sprintf("image_verification.policy[%d]", i)
+		if len(p.Images) == 0 {
+			v.bad(key+".images", "missing")
+		}
+		for _, image := range p.Images {
+			if err := verify.CheckPattern(image); err != nil {
+				v.bad(key+".images", "%v", err)
+			}
+			if first, ok := seen[image]; ok {
+				v.bad(key+".images", "%q is in %s too", image, first)
+			}
+			seen[image] = key
+		}
+		signed := false
+		switch verify.Rule(p.Require) {
+		case verify.Any, verify.Digest:
+		case verify.Notation:
+			signed = true
+			v.trust(key, p, "CERTIFICATE")
+		case verify.Cosign:
+			signed = true
+			v.trust(key, p, "PUBLIC KEY", "RSA PUBLIC KEY")
+		default:
+			v.bad(key+".require", "must be \"any\", \"digest\", \"notation\" or \"cosign\"")
+			continue
+		}
+		if !signed && len(p.Trust) > 0 {
+			v.bad(key+".trust", "has no use with require = %q", p.Require)
+		}
+		if p.Require != string(verify.Notation) && len(p.Identities) > 0 {
+			v.bad(key+".identities", "has no use with require = %q", p.Require)
+		}
+	}
+}
+
+// trust looks into the files, so that a wrong one is found before an image is
+// refused for it.
+func (v *validator) trust(key string, p *ImagePolicy, kinds ...string) {
+	key += ".trust"
+	if len(p.Trust) == 0 {
+		v.bad(key, "missing: without it nobody is trusted")
+	}
+	for i, file := range p.Trust {
+		p.Trust[i] = v.file(key, file)
+		if p.Trust[i] == "" {
+			continue
+		}
+		data, err := os.ReadFile(p.Trust[i])
+		if err != nil {
+			v.bad(key, "%v", err)
+			continue
+		}
+		if err := onlyPEM(data, kinds); err != nil {
+			v.bad(key, "%s: %v", p.Trust[i], err)
+		}
+	}
+}
+
+// onlyPEM reports whether data is PEM blocks of these kinds, and at least one.
+func onlyPEM(data []byte, kinds []string) error {
+	n := 0
+	for block, rest := pem.Decode(data); block != nil; block, rest = pem.Decode(rest) {
+		n++
+		known := false
+		for _, k := range kinds {
+			known = known || block.Type == k
+		}
+		if !known {
+			return fmt.Errorf("block %d is a %s, not a %s", n, block.Type, kinds[0])
+		}
+	}
+	if n == 0 {
+		return fmt.Errorf("holds no %s in PEM", kinds[0])
+	}
+	return nil
+}
