@@ -2,7 +2,6 @@ package hubrig
 
 import (
 	"encoding/base64"
-	"encoding/pem"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -27,8 +26,7 @@ func (r *Rig) Owner() string { return r.owner }
 // rig's folder and returns the file's name.
 func (r *Rig) WriteEdgeRoot() (string, error) {
 	file := filepath.Join(r.o.Dir, "edge-root.pem")
-	block := &pem.Block{Type: "CERTIFICATE", Bytes: r.workload.ca.Raw}
-	return file, os.WriteFile(file, pem.EncodeToMemory(block), 0o600)
+	return file, os.WriteFile(file, r.workload.root(), 0o600)
 }
 
 // ModuleConnection is the connection string of a module, by way of edgehub.

@@ -52,6 +52,7 @@ type Rig struct {
 	keys     map[string][]byte // of modules
 	owner    string            // connection string
 	client   *http.Client      // of iothub's REST API
+	children []*Child
 }
 
 // New starts everything but the hub. Close must be called also after an error.
@@ -79,7 +80,11 @@ func New(ctx context.Context, o Options) (*Rig, error) {
 	if err := r.register(ctx); err != nil {
 		return r, fmt.Errorf("register: %w", err)
 	}
-	if r.workload, err = serveWorkload(r); err != nil {
+	cloud, err := os.ReadFile(r.cloudRoot())
+	if err != nil {
+		return r, fmt.Errorf("trust the cloud: %w", err)
+	}
+	if r.workload, err = serveWorkload(filepath.Join(r.o.Dir, "workload.sock"), r.keys, cloud, r.o.Say); err != nil {
 		return r, fmt.Errorf("workload API: %w", err)
 	}
 	return r, nil
@@ -98,6 +103,9 @@ func (r *Rig) Close() error {
 	}
 	if r.workload != nil {
 		r.workload.stop()
+	}
+	for _, c := range r.children {
+		errs = append(errs, c.close())
 	}
 	if r.net != nil {
 		errs = append(errs, r.net.remove())
@@ -171,16 +179,20 @@ func (r *Rig) Monitor(each func(line string)) (err error) {
 
 // StartHub starts edgehub on a storage folder. Its log is appended to edgehub.log.
 func (r *Rig) StartHub(storage string, env ...string) (*Process, error) {
+	return r.startHub(r.net, EdgeID, r.workload, r.HubLog(), storage, env)
+}
+
+func (r *Rig) startHub(n *network, device string, w *workload, log, storage string, env []string) (*Process, error) {
 	return start(command{
-		path: "ip", log: r.HubLog(),
-		args: []string{"netns", "exec", r.net.name, r.bin("edgehub")}, // ip replaces itself: the process id stays
+		path: "ip", log: log,
+		args: []string{"netns", "exec", n.name, r.bin("edgehub")}, // ip replaces itself: the process id stays
 		env: append([]string{
-			"IOTEDGE_DEVICEID=" + EdgeID,
+			"IOTEDGE_DEVICEID=" + device,
 			"IOTEDGE_MODULEID=" + hubModule,
 			"IOTEDGE_MODULEGENERATIONID=" + generation,
 			"IOTEDGE_IOTHUBHOSTNAME=" + r.net.hub,
-			"EdgeDeviceHostName=" + r.net.edge,
-			"IOTEDGE_WORKLOADURI=unix://" + r.workload.path,
+			"EdgeDeviceHostName=" + n.edge,
+			"IOTEDGE_WORKLOADURI=unix://" + w.path,
 			"StorageFolder=" + storage,
 			"RuntimeLogLevel=info",
 		}, env...),

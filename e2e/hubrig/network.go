@@ -50,6 +50,32 @@ func newNetwork(ctx context.Context) (*network, error) {
 	return w, nil
 }
 
+// newChildNetwork makes a namespace for a hub that reaches its parent, and neither
+// the cloud nor anything else, by a cable of its own.
+func newChildNetwork(ctx context.Context, parent *network) (*network, error) {
+	w, err := newNetwork(ctx)
+	if err != nil {
+		return w, err
+	}
+	n := int(made.Add(1))
+	block := (os.Getpid()*8 + n) % (1 << 14)
+	up := fmt.Sprintf("10.213.%d.%d", block>>6, block&63<<2+1)
+	down := fmt.Sprintf("10.213.%d.%d", block>>6, block&63<<2+2)
+	for _, args := range []string{
+		"-n " + w.name + " link add parent type veth peer name child" + strconv.Itoa(n) + " netns " + parent.name,
+		"-n " + parent.name + " addr add " + up + "/30 dev child" + strconv.Itoa(n),
+		"-n " + w.name + " addr add " + down + "/30 dev parent",
+		"-n " + parent.name + " link set child" + strconv.Itoa(n) + " up",
+		"-n " + w.name + " link set parent up",
+		"-n " + w.name + " route add " + parent.edge + "/32 via " + up,
+	} {
+		if err := ip(ctx, args); err != nil {
+			return w, err
+		}
+	}
+	return w, nil
+}
+
 // remove takes the cable away with the namespace.
 func (w *network) remove() error { return ip(context.Background(), "netns del "+w.name) }
 

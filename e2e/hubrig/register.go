@@ -32,11 +32,17 @@ func (r *Rig) register(ctx context.Context) error {
 	if _, err := r.IoTHub(ctx, "device", "create", EdgeID, "--edge"); err != nil {
 		return err
 	}
-	for _, m := range append([]string{hubModule}, r.o.Modules...) {
+	return r.furnish(ctx, EdgeID, r.o.Modules, r.keys, r.o.Routes)
+}
+
+// furnish makes the modules of an edge device, with keys that it fills in, and gives
+// its hub the routes.
+func (r *Rig) furnish(ctx context.Context, device string, modules []string, keys map[string][]byte, routes map[string]string) error {
+	for _, m := range append([]string{hubModule}, modules...) {
 		key := make([]byte, 32)
 		rand.Read(key) //nolint:errcheck // never fails (crypto/rand)
-		r.keys[m] = key
-		if err := r.putModule(ctx, m, key); err != nil {
+		keys[m] = key
+		if err := r.putModule(ctx, device, m, key); err != nil {
 			return fmt.Errorf("module %s: %w", m, err)
 		}
 	}
@@ -46,18 +52,18 @@ func (r *Rig) register(ctx context.Context) error {
 			"systemModules": map[string]any{}, "modules": map[string]any{},
 		}},
 		hubModule: map[string]any{"properties.desired": map[string]any{
-			"schemaVersion": "1.1", "routes": r.o.Routes,
+			"schemaVersion": "1.1", "routes": routes,
 			"storeAndForwardConfiguration": map[string]any{"timeToLiveSecs": 86400},
 		}},
 	}})
 	if err != nil {
 		return err
 	}
-	file := filepath.Join(r.o.Dir, "manifest.json")
+	file := filepath.Join(r.o.Dir, "manifest-"+device+".json")
 	if err := os.WriteFile(file, manifest, 0o600); err != nil {
 		return err
 	}
-	_, err = r.IoTHub(ctx, "deploy", "--device", EdgeID, file)
+	_, err = r.IoTHub(ctx, "deploy", "--device", device, file)
 	return err
 }
 
@@ -89,13 +95,13 @@ func (r *Rig) httpClient() (*http.Client, error) {
 	}, nil
 }
 
-func (r *Rig) putModule(ctx context.Context, module string, key []byte) error {
+func (r *Rig) putModule(ctx context.Context, device, module string, key []byte) error {
 	ifMatch := ""
 	if module == hubModule {
 		ifMatch = "*" // it came with the device
 	}
-	return r.Put(ctx, "devices/"+EdgeID+"/modules/"+url.PathEscape(module), ifMatch, map[string]any{
-		"deviceId": EdgeID, "moduleId": module, "managedBy": "IotEdge", "authentication": SymmetricKey(key),
+	return r.Put(ctx, "devices/"+device+"/modules/"+url.PathEscape(module), ifMatch, map[string]any{
+		"deviceId": device, "moduleId": module, "managedBy": "IotEdge", "authentication": SymmetricKey(key),
 	}, nil)
 }
 

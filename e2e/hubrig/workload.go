@@ -41,17 +41,16 @@ type workload struct {
 	ended  chan struct{}
 }
 
-func serveWorkload(r *Rig) (*workload, error) {
-	w := &workload{path: filepath.Join(r.o.Dir, "workload.sock"), keys: r.keys, ended: make(chan struct{}), roots: x509.NewCertPool()}
-	cloud, err := os.ReadFile(r.cloudRoot())
-	if err != nil {
-		return nil, err
-	}
+// serveWorkload serves modules with these keys at a socket. others are certificates
+// that they must trust beside the root that the workload makes.
+func serveWorkload(path string, keys map[string][]byte, others []byte, say func(string, ...any)) (*workload, error) {
+	w := &workload{path: path, keys: keys, ended: make(chan struct{}), roots: x509.NewCertPool()}
+	var err error
 	if w.caKey, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
 		return nil, err
 	}
 	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "rig"}, IsCA: true, BasicConstraintsValid: true,
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "rig " + filepath.Base(path)}, IsCA: true, BasicConstraintsValid: true,
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(48 * time.Hour), KeyUsage: x509.KeyUsageCertSign,
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, w.caKey.Public(), w.caKey)
@@ -62,8 +61,8 @@ func serveWorkload(r *Rig) (*workload, error) {
 		return nil, err
 	}
 	w.roots.AddCert(w.ca)
-	w.bundle = append(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), cloud...)
-	block, err := aes.NewCipher(r.keys[hubModule])
+	w.bundle = append(w.root(), others...)
+	block, err := aes.NewCipher(keys[hubModule])
 	if err != nil {
 		return nil, err
 	}
@@ -80,10 +79,15 @@ func serveWorkload(r *Rig) (*workload, error) {
 	go func() {
 		defer close(w.ended)
 		if err := w.server.Serve(l); err != nil {
-			r.o.Say("workload API: %v", err)
+			say("workload API: %v", err)
 		}
 	}()
 	return w, nil
+}
+
+// root is the certificate that issues those of the hub's server, as PEM.
+func (w *workload) root() []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: w.ca.Raw})
 }
 
 func (w *workload) stop() {
