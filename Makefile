@@ -91,16 +91,19 @@ conformance: setup build ## Prove both hubs with SDKs and clients that are not o
 	@bin/conformance --engine bin/amqp-conformance $(if $(SEED),--seed $(SEED)) $(if $(ONLY),--only "$(ONLY)")
 
 .PHONY: bench
-bench: setup build bin/peers/nats-server ## Compare edgehub with other MQTT servers (as root; ROUNDS=5).
+bench: setup build bin/peers/nats-server ## Measure the programs beside others (as root; ROUNDS=5, ONLY=load,idle).
 	@[ -x /usr/sbin/mosquitto ] || DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends mosquitto
-	@bin/bench $(if $(ROUNDS),--rounds $(ROUNDS))
+	@bin/bench $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(ONLY),--only $(ONLY))
 
 bin/peers/nats-server: tools/peers/go.mod tools/peers/mochi/main.go
 	@cd tools/peers && GOWORK=off go build -o ../../bin/peers/ github.com/nats-io/nats-server/v2 ./mochi
 
 .PHONY: bench-parts
-bench-parts: ## Benchmarks of the parts of the message path.
-	@go test -run '^$$' -bench . -benchmem ./hub/internal/...
+bench-parts: build ## Benchmarks of the parts of the message path (ROUNDS=5, BENCH=Telemetry).
+	@set -o pipefail; for round in $$(seq $(or $(ROUNDS),5)); do \
+	  go test -run '^$$' -bench '$(or $(BENCH),.)' -benchmem -benchtime 300ms -timeout 30m \
+	    $$(find hub -name '*bench_test.go' -printf './%h\n' | sort -u) || exit 1; \
+	done | bin/bench parts
 
 .PHONY: install
 install: build ## Install edged, edgectl and their units (DESTDIR for packages).

@@ -1,6 +1,3 @@
-// Package bench compares edgehub with other MQTT servers: the same load, in one run
-// and in turns, over TLS, with the same client. A figure alone says little, since it
-// depends on the machine; the ratios do not so much.
 package bench
 
 import (
@@ -60,12 +57,12 @@ func measure(ctx context.Context, p peer, s Shape, d time.Duration) (Sample, err
 	}
 	pubs := make([]*publisher, s.Publishers)
 	for i := range pubs {
-		c, err := mqttload.Dial(ctx, p.publisher(i))
+		c, err := p.publisher(ctx, i)
 		if err != nil {
 			return Sample{}, fmt.Errorf("publisher %d: %w", i, err)
 		}
 		defer c.Close()
-		pubs[i] = &publisher{c: c, topic: p.topic(i), began: began, sent: &sent}
+		pubs[i] = &publisher{c: c, began: began, sent: &sent}
 	}
 	start := time.Since(began)
 	var wg sync.WaitGroup
@@ -101,9 +98,18 @@ func measure(ctx context.Context, p peer, s Shape, d time.Duration) (Sample, err
 	}, nil
 }
 
+// sender is the publisher's end of a connection. Methods are those of
+// mqttload.Client.
+type sender interface {
+	send(payload []byte, acked func()) error
+	Flush() error
+	Done() <-chan struct{}
+	Err() error
+	Close()
+}
+
 type publisher struct {
-	c         *mqttload.Client
-	topic     string
+	c         sender
 	began     time.Time
 	sent      *atomic.Int64
 	latencies []time.Duration
@@ -111,10 +117,19 @@ type publisher struct {
 
 // run publishes for some time, and waits for the last acknowledgement.
 func (p *publisher) run(inFlight int, d time.Duration) error {
+	end := time.Now().Add(d)
+	return p.publish(inFlight, func() bool { return time.Now().Before(end) })
+}
+
+// count publishes n messages, and waits for the last acknowledgement.
+func (p *publisher) count(inFlight, n int) error {
+	return p.publish(inFlight, func() bool { n--; return n >= 0 })
+}
+
+func (p *publisher) publish(inFlight int, more func() bool) error {
 	slots := make(chan struct{}, inFlight)
 	payload := make([]byte, payloadSize)
-	end := time.Now().Add(d)
-	for time.Now().Before(end) {
+	for more() {
 		select {
 		case slots <- struct{}{}:
 		default:
@@ -130,7 +145,7 @@ func (p *publisher) run(inFlight int, d time.Duration) error {
 		at := time.Since(p.began)
 		binary.BigEndian.PutUint64(payload, uint64(at))
 		p.sent.Add(1)
-		err := p.c.Publish(p.topic, payload, func() {
+		err := p.c.send(payload, func() {
 			p.latencies = append(p.latencies, time.Since(p.began)-at)
 			<-slots
 		})

@@ -9,6 +9,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"math/big"
 	"net"
@@ -18,6 +19,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/breakwater-iot/breakwater/e2e/amqpload"
 	"github.com/breakwater-iot/breakwater/e2e/hubrig"
 	"github.com/breakwater-iot/breakwater/e2e/mqttload"
 )
@@ -29,31 +31,69 @@ type peer interface {
 	process() *hubrig.Process
 	subscriber() mqttload.Options
 	filter() string
-	publisher(i int) mqttload.Options
-	topic(i int) string
+	publisher(ctx context.Context, i int) (sender, error)
+}
+
+// overMQTT publishes to one topic.
+type overMQTT struct {
+	*mqttload.Client
+	topic string
+}
+
+func (o overMQTT) send(payload []byte, acked func()) error { return o.Publish(o.topic, payload, acked) }
+
+func dialMQTT(ctx context.Context, o mqttload.Options, topic string) (sender, error) {
+	c, err := mqttload.Dial(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	return overMQTT{c, topic}, nil
+}
+
+// overAMQP sends messages with the same properties as the topic of a module says.
+type overAMQP struct{ *amqpload.Client }
+
+func (o overAMQP) send(payload []byte, acked func()) error {
+	return o.Send(amqpload.Encode(payload, "iothub-outputname", outputName, "kind", "telemetry"), acked)
 }
 
 // edgehub routes from every publisher, a module, to the input of another module.
 type edgehub struct {
-	rig  *hubrig.Rig
-	hub  *hubrig.Process
-	text string
+	title string
+	rig   *hubrig.Rig
+	hub   *hubrig.Process
 }
 
-const sinkModule = "sink"
+const (
+	sinkModule = "sink"
+	outputName = "out"
+)
 
 func moduleName(i int) string { return fmt.Sprintf("p%d", i) }
 
-func startEdgehub(ctx context.Context, dir, bin string, publishers int) (*edgehub, error) {
+// benchRoutes are so many routes, each of which has a condition on every message.
+// One of them holds.
+func benchRoutes(n int) map[string]string {
+	routes := map[string]string{"r": `FROM /messages/* WHERE kind = "telemetry" INTO BrokeredEndpoint("/modules/sink/inputs/in")`}
+	for i := range n - 1 {
+		routes[fmt.Sprintf("r%d", i)] = fmt.Sprintf(`FROM /messages/* WHERE kind = "other-%d" INTO BrokeredEndpoint("/modules/sink/inputs/in%d")`, i, i)
+	}
+	return routes
+}
+
+// newRig makes the world of an edgehub; what is returned must be closed also after an
+// error.
+func newRig(ctx context.Context, dir, bin string, publishers, routes int) (*hubrig.Rig, error) {
 	modules := []string{sinkModule}
 	for i := range publishers {
 		modules = append(modules, moduleName(i))
 	}
-	rig, err := hubrig.New(ctx, hubrig.Options{
-		Dir: filepath.Join(dir, "edgehub"), Bin: bin, Modules: modules,
-		Routes: map[string]string{"r": `FROM /messages/* WHERE kind = "telemetry" INTO BrokeredEndpoint("/modules/sink/inputs/in")`},
-	})
-	e := &edgehub{rig: rig, text: "on disk, fsynced"}
+	return hubrig.New(ctx, hubrig.Options{Dir: dir, Bin: bin, Modules: modules, Routes: benchRoutes(routes)})
+}
+
+func startEdgehub(ctx context.Context, title, dir, bin string, publishers, routes int) (*edgehub, error) {
+	rig, err := newRig(ctx, dir, bin, publishers, routes)
+	e := &edgehub{title: title, rig: rig}
 	if err != nil {
 		return e, err
 	}
@@ -65,14 +105,33 @@ func startEdgehub(ctx context.Context, dir, bin string, publishers int) (*edgehu
 	return e, err
 }
 
-func (e *edgehub) name() string                 { return "edgehub" }
-func (e *edgehub) policy() string               { return e.text }
+func (e *edgehub) close() error {
+	var err error
+	if e.hub != nil {
+		err = e.hub.Stop(20 * time.Second)
+	}
+	return errors.Join(err, e.rig.Close())
+}
+
+func (e *edgehub) name() string                 { return e.title }
+func (e *edgehub) policy() string               { return "on disk, fsynced" }
 func (e *edgehub) process() *hubrig.Process     { return e.hub }
 func (e *edgehub) subscriber() mqttload.Options { return e.rig.Login(sinkModule) }
 func (e *edgehub) filter() string               { return hubrig.Inputs(sinkModule) }
-func (e *edgehub) topic(i int) string           { return hubrig.Output(moduleName(i), "out") + "&kind=telemetry" }
-func (e *edgehub) publisher(i int) mqttload.Options {
-	return e.rig.Login(moduleName(i))
+func (e *edgehub) publisher(ctx context.Context, i int) (sender, error) {
+	return dialMQTT(ctx, e.rig.Login(moduleName(i)), hubrig.Output(moduleName(i), outputName)+"&kind=telemetry")
+}
+
+// throughAMQP is an edgehub whose publishers come over AMQP.
+type throughAMQP struct{ *edgehub }
+
+func (throughAMQP) name() string { return "edgehub, AMQP" }
+func (e throughAMQP) publisher(ctx context.Context, i int) (sender, error) {
+	c, err := amqpload.Dial(ctx, e.rig.LoginAMQP(moduleName(i)))
+	if err != nil {
+		return nil, err
+	}
+	return overAMQP{c}, nil
 }
 
 // broker is a plain MQTT server.
@@ -87,12 +146,12 @@ func (b *broker) name() string             { return b.title }
 func (b *broker) policy() string           { return b.text }
 func (b *broker) process() *hubrig.Process { return b.p }
 func (b *broker) filter() string           { return "bench/#" }
-func (b *broker) topic(i int) string       { return fmt.Sprintf("bench/%d", i) }
 func (b *broker) subscriber() mqttload.Options {
 	return mqttload.Options{Addr: b.address, TLS: b.tls, ClientID: "sub"}
 }
-func (b *broker) publisher(i int) mqttload.Options {
-	return mqttload.Options{Addr: b.address, TLS: b.tls, ClientID: fmt.Sprintf("pub%d", i)}
+func (b *broker) publisher(ctx context.Context, i int) (sender, error) {
+	o := mqttload.Options{Addr: b.address, TLS: b.tls, ClientID: fmt.Sprintf("pub%d", i)}
+	return dialMQTT(ctx, o, fmt.Sprintf("bench/%d", i))
 }
 
 const (

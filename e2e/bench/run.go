@@ -1,9 +1,12 @@
+// Package bench measures the built programs: edgehub beside other MQTT servers, with
+// a long backlog, with many connections, when it starts; and what the programs of a
+// device take of memory and disk. All servers of a table are measured in one run and
+// in turns, over TLS, by the same clients. A figure alone says little, since it
+// depends on the machine; the ratios do not so much.
 package bench
 
 import (
-	"bufio"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -12,190 +15,87 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
-
-	"golang.org/x/sys/unix"
-
-	"github.com/breakwater-iot/breakwater/e2e/hubrig"
-	"github.com/breakwater-iot/breakwater/e2e/mqttload"
 )
 
 // Options configure Run.
 type Options struct {
 	Bin, Dir string
+	Root     string // of the source tree, for images and the device
 	Rounds   int
-	For      time.Duration // each measurement
+	For      time.Duration // each measurement of the load
+	Backlog  int           // messages
+	Crowds   []int         // numbers of connections, rising
+	Only     []string      // sections; all if empty
 	Out      io.Writer
 	Say      func(format string, a ...any)
 }
 
-var shapes = []Shape{{1, 1}, {1, 64}, {8, 64}}
+// dir is a folder for a part of a section; start makes it.
+func (o Options) dir(name string) string { return filepath.Join(o.Dir, name) }
 
-// Run measures all peers in turns and prints the table.
-func Run(ctx context.Context, o Options) (err error) {
-	e, err := startEdgehub(ctx, o.Dir, o.Bin, 8)
-	defer func() {
-		if e.hub != nil {
-			err = errors.Join(err, e.hub.Stop(20*time.Second))
-		}
-		err = errors.Join(err, e.rig.Close())
-	}()
-	if err != nil {
-		return err
+// Bar is a number that the design asks for.
+type Bar struct {
+	What, Limit, Result string
+	Holds               bool
+}
+
+// sections are what can be measured. Each prints its tables.
+var sections = []struct {
+	name, title string
+	run         func(context.Context, Options) ([]Bar, error)
+}{
+	{"load", "edgehub and other MQTT servers", load},
+	{"backlog", "messages that nobody takes", backlog},
+	{"idle", "memory of idle connections", idle},
+	{"start", "from exec to clients", start},
+	{"sizes", "sizes of images", sizes},
+	{"rest", "memory of a device at rest", rest},
+}
+
+// Sections are the names that Options.Only may have.
+func Sections() []string {
+	var names []string
+	for _, s := range sections {
+		names = append(names, s.name)
 	}
-	brokers, err := startBrokers(o.Dir, o.Bin)
-	defer func() {
-		for _, b := range brokers {
-			b.p.Kill()
-		}
-	}()
-	if err != nil {
-		return err
-	}
-	peers := []peer{e}
-	for _, b := range brokers {
-		peers = append(peers, b)
-	}
-	rest := make(map[string]int)
-	for _, p := range peers {
-		if err := waitFor(ctx, p); err != nil {
-			return err
-		}
-	}
-	if !pause(ctx, 3*time.Second) {
-		return ctx.Err()
-	}
-	for _, p := range peers {
-		if rest[p.name()], err = resident(p.process()); err != nil {
-			return err
+	return names
+}
+
+// Run measures and prints, and at the end the bars of the design.
+func Run(ctx context.Context, o Options) error {
+	for _, name := range o.Only {
+		if !slices.Contains(Sections(), name) {
+			return fmt.Errorf("no section %q: there are %s", name, strings.Join(Sections(), ", "))
 		}
 	}
-	var syncs []time.Duration // in turns with the others, since the disk changes too
-	samples := make(map[string][]Sample) // by peer and shape
-	for round := range o.Rounds {
-		floor, err := fdatasync(o.Dir, 300)
+	var bars []Bar
+	for _, s := range sections {
+		if len(o.Only) > 0 && !slices.Contains(o.Only, s.name) {
+			continue
+		}
+		o.Say("%s: %s", s.name, s.title)
+		fmt.Fprintf(o.Out, "\n== %s\n\n", s.title)
+		list, err := s.run(ctx, o)
 		if err != nil {
-			return err
+			return fmt.Errorf("%s: %w", s.name, err)
 		}
-		syncs = append(syncs, floor)
-		for _, s := range shapes {
-			for _, p := range peers {
-				m, err := measure(ctx, p, s, o.For)
-				if err != nil {
-					return fmt.Errorf("%s, %v: %w", p.name(), s, err)
-				}
-				o.Say("round %d: %v %-9s %8.0f acked/s %8.0f delivered/s", round+1, s, p.name(), m.Acked, m.Delivered)
-				samples[p.name()+s.String()] = append(samples[p.name()+s.String()], m)
-			}
-		}
+		bars = append(bars, list...)
 	}
-	slices.Sort(syncs)
-	return o.print(peers, samples, rest, syncs[len(syncs)/2])
-}
-
-func pause(ctx context.Context, d time.Duration) bool {
-	select {
-	case <-ctx.Done():
-		return false
-	case <-time.After(d):
-		return true
-	}
-}
-
-func waitFor(ctx context.Context, p peer) error {
-	var err error
-	for range 200 {
-		var c *mqttload.Client
-		if c, err = mqttload.Dial(ctx, p.publisher(0)); err == nil {
-			c.Close()
-			return nil
-		}
-		select {
-		case <-p.process().Done():
-			return fmt.Errorf("%s ended: %w", p.name(), p.process().Err())
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(50 * time.Millisecond):
-		}
-	}
-	return fmt.Errorf("%s does not take clients: %w", p.name(), err)
-}
-
-func (o Options) print(peers []peer, samples map[string][]Sample, rest map[string]int, syncs time.Duration) error {
-	w := tabwriter.NewWriter(o.Out, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(w, "load\tserver\tacked/s\tdelivered/s\tack p50\tp99\tdelivery p50\tp99\tedgehub is, acked\tdelivered\t")
-	for _, s := range shapes {
-		hub := median(samples["edgehub"+s.String()])
-		for _, p := range peers {
-			m := median(samples[p.name()+s.String()])
-			fmt.Fprintf(w, "%v\t%s\t%.0f\t%.0f\t%v\t%v\t%v\t%v\t%.2f x\t%.2f x\t\n", s, p.name(), m.Acked, m.Delivered,
-				short(m.AckP50), short(m.AckP99), short(m.DeliveredP50), short(m.DeliverP99),
-				hub.Acked/m.Acked, hub.Delivered/m.Delivered)
-		}
+	fmt.Fprint(o.Out, "\n== the bars of the design\n\n")
+	w := table(o.Out)
+	fmt.Fprintln(w, "bar\tlimit\tresult\tholds\t")
+	for _, b := range bars {
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t\n", b.What, b.Limit, b.Result, map[bool]string{true: "yes", false: "NO"}[b.Holds])
 	}
 	if err := w.Flush(); err != nil {
 		return err
 	}
-	fmt.Fprintf(o.Out, "\n%d-byte messages, QoS 1, TLS, one subscriber; median of %d rounds of %v\n", payloadSize, o.Rounds, o.For)
-	fmt.Fprintf(o.Out, "one append of %d bytes and fdatasync: p50 %v\n\n", payloadSize, short(syncs))
-	w = tabwriter.NewWriter(o.Out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "server\tan ack means\tRSS at rest\tafter the load")
-	for _, p := range peers {
-		now, err := resident(p.process())
-		if err != nil {
-			return err
-		}
-		fmt.Fprintf(w, "%s\t%s\t%.1f MB\t%.1f MB\n", p.name(), p.policy(), mb(rest[p.name()]), mb(now))
-	}
-	return w.Flush()
-}
-
-func mb(kib int) float64 { return float64(kib) * 1024 / 1e6 }
-
-func short(d time.Duration) time.Duration { return d.Round(10 * time.Microsecond) }
-
-// resident is the resident memory of a process, in KiB.
-func resident(p *hubrig.Process) (int, error) {
-	f, err := os.Open(fmt.Sprintf("/proc/%d/status", p.PID()))
+	average, err := os.ReadFile("/proc/loadavg")
 	if err != nil {
-		return 0, err
+		return err
 	}
-	defer f.Close()
-	lines := bufio.NewScanner(f)
-	for lines.Scan() {
-		if v, ok := strings.CutPrefix(lines.Text(), "VmRSS:"); ok {
-			var n int
-			_, err := fmt.Sscan(v, &n)
-			return n, err
-		}
-	}
-	return 0, errors.New("no VmRSS")
+	_, err = fmt.Fprintf(o.Out, "\nload average at the end: %s\n", strings.Join(strings.Fields(string(average))[:3], " "))
+	return err
 }
 
-// fdatasync measures the floor of a durable acknowledgement: p50 of appending a
-// message to a file and syncing it.
-func fdatasync(dir string, n int) (time.Duration, error) {
-	f, err := os.Create(filepath.Join(dir, "floor"))
-	if err != nil {
-		return 0, err
-	}
-	defer f.Close()
-	if err := unix.Fallocate(int(f.Fd()), 0, 0, int64(n*payloadSize)); err != nil {
-		return 0, err
-	}
-	if err := f.Sync(); err != nil {
-		return 0, err
-	}
-	took := make([]time.Duration, n)
-	for i := range took {
-		began := time.Now()
-		if _, err := f.Write(make([]byte, payloadSize)); err != nil {
-			return 0, err
-		}
-		if err := unix.Fdatasync(int(f.Fd())); err != nil {
-			return 0, err
-		}
-		took[i] = time.Since(began)
-	}
-	slices.Sort(took)
-	return took[n/2], nil
-}
+func table(out io.Writer) *tabwriter.Writer { return tabwriter.NewWriter(out, 0, 0, 2, ' ', 0) }

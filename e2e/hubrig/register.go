@@ -22,6 +22,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/breakwater-iot/breakwater/e2e/amqpload"
 	"github.com/breakwater-iot/breakwater/e2e/mqttload"
 )
 
@@ -192,6 +193,17 @@ func (r *Rig) Login(module string) mqttload.Options {
 		ClientID: EdgeID + "/" + module,
 		Username: r.net.hub + "/" + EdgeID + "/" + module + "/?api-version=" + apiVersion,
 		Password: Token(r.net.hub+"/devices/"+EdgeID+"/modules/"+module, r.keys[module], time.Now().Add(24*time.Hour)),
+	}
+}
+
+// LoginAMQP is how a module connects to the hub over AMQP, to send to its outputs.
+func (r *Rig) LoginAMQP(module string) amqpload.Options {
+	o := r.Login(module)
+	name, _, _ := strings.Cut(r.net.hub, ".")
+	return amqpload.Options{
+		Addr: r.net.edge + ":5671", TLS: o.TLS, Host: r.net.hub, Password: o.Password,
+		Username: EdgeID + "/modules/" + module + "@sas." + name,
+		Address:  "/devices/" + EdgeID + "/modules/" + module + "/messages/events",
 	}
 }
 

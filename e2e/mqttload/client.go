@@ -23,6 +23,9 @@ type Options struct {
 	ClientID, Username, Password string
 	// Persistent asks the server to keep the session.
 	Persistent bool
+	// Buffer is the size of the buffers in bytes, one for each direction; 64 KiB if
+	// it is 0.
+	Buffer int
 	// Wrap may put something around the connection, inside TLS; nil for nothing.
 	Wrap func(net.Conn) net.Conn
 	// OnMessage is called for each message that is delivered, from one goroutine;
@@ -83,8 +86,11 @@ func Dial(ctx context.Context, o Options) (*Client, error) {
 	if o.Wrap != nil {
 		conn = o.Wrap(conn)
 	}
+	if o.Buffer == 0 {
+		o.Buffer = 64 << 10
+	}
 	c := &Client{
-		o: o, conn: conn, r: bufio.NewReaderSize(conn, 64<<10), w: bufio.NewWriterSize(conn, 64<<10),
+		o: o, conn: conn, r: bufio.NewReaderSize(conn, o.Buffer), w: bufio.NewWriterSize(conn, o.Buffer),
 		waiting: make(map[uint16]func()), suback: make(chan byte, 1), done: make(chan struct{}),
 	}
 	if err := c.connect(ctx); err != nil {
@@ -162,7 +168,7 @@ func (c *Client) readPacket(buf []byte) (kind byte, body []byte, err error) {
 }
 
 func (c *Client) read() {
-	buf := make([]byte, 64<<10)
+	buf := make([]byte, c.o.Buffer)
 	var err error
 	for err == nil {
 		var kind byte
