@@ -5,14 +5,24 @@ import (
 	"encoding/json"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/breakwater-iot/breakwater/proto/iothub"
 )
 
+// maxPushes is how many identities are pushed at a time. Those of a cloud that is
+// away fail at once; only slow answers take up room.
+const maxPushes = 32
+
 // Run pushes reported properties until ctx ends: those of one identity no more
-// often than PushEvery. What fails is tried again.
+// often than PushEvery, and one push of it at a time. A slow one delays no other.
+// What fails is tried again. Run waits for the pushes under way.
 func (m *Manager) Run(ctx context.Context) error {
 	tick := time.NewTicker(m.o.PushEvery)
 	defer tick.Stop()
+	var pushes errgroup.Group
+	pushes.SetLimit(maxPushes)
+	defer pushes.Wait() //nolint:errcheck // pushes return no error
 	for {
 		select {
 		case <-ctx.Done():
@@ -20,7 +30,13 @@ func (m *Manager) Run(ctx context.Context) error {
 		case <-tick.C:
 		}
 		for _, id := range m.takeDirty() {
-			m.push(ctx, id)
+			started := pushes.TryGo(func() error {
+				m.push(ctx, id)
+				return nil
+			})
+			if !started {
+				m.markDirty(id) // the next time
+			}
 		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"reflect"
 	"sync"
@@ -24,6 +25,7 @@ type fakeCloud struct {
 	away    bool
 	twin    iothub.TwinProperties
 	patches []string
+	slow    map[iothub.Identity]bool // never answered
 }
 
 var errAway = errors.New("cloud is away")
@@ -37,7 +39,11 @@ func (c *fakeCloud) Twin(context.Context, iothub.Identity) (iothub.TwinPropertie
 	return c.twin, nil
 }
 
-func (c *fakeCloud) PatchReported(_ context.Context, _ iothub.Identity, patch json.RawMessage) error {
+func (c *fakeCloud) PatchReported(ctx context.Context, id iothub.Identity, patch json.RawMessage) error {
+	if c.slow[id] {
+		<-ctx.Done()
+		return ctx.Err()
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.away {
@@ -201,6 +207,31 @@ func TestReportedPatchesGoUpAtMostEveryFiveSeconds(t *testing.T) {
 		time.Sleep(10 * time.Second)
 		sent := w.cloud.sent()
 		same(t, "last patch", json.RawMessage(sent[len(sent)-1]), `{"n":19}`)
+	})
+}
+
+func TestSlowIdentityHoldsBackNoOther(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.cloud.slow = make(map[iothub.Identity]bool)
+		for i := range 20 {
+			id := iothub.DeviceIdentity(fmt.Sprint("slow", i))
+			w.cloud.slow[id] = true
+			if err := w.m.PatchReported(t.Context(), id, json.RawMessage(`{"a":1}`)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(6 * time.Second)
+		for i := range 3 {
+			if err := w.m.PatchReported(t.Context(), dev, json.RawMessage(fmt.Sprintf(`{"a":%d}`, i))); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(5 * time.Second)
+		}
+		if got := fmt.Sprint(w.cloud.sent()); got != `[{"a":0} {"a":1} {"a":2}]` {
+			t.Errorf("pushed %s", got)
+		}
+		w.stop()
 	})
 }
 
