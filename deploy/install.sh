@@ -28,14 +28,14 @@ fi
 live() { [ -z "$DESTDIR" ] && [ -d /run/systemd/system ]; }
 
 install_all() {
-  for program in edged edgectl; do
+  for program in edged edged-log edgectl; do
     if [ ! -x "$BIN/$program" ]; then
       echo "install: $BIN/$program is missing: make build" >&2
       exit 1
     fi
   done
   # The helpers are needed by those who use what they are for.
-  for program in edged edged-pkcs11 edged-verify; do
+  for program in edged edged-log edged-pkcs11 edged-verify; do
     if [ -x "$BIN/$program" ]; then
       install -D -m 0755 "$BIN/$program" "$libexec/$program"
     fi

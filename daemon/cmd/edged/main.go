@@ -15,8 +15,6 @@ import (
 	"syscall"
 
 	"github.com/alecthomas/kong"
-
-	"github.com/breakwater-iot/breakwater/daemon/internal/modlog"
 )
 
 // version is set by the build.
@@ -35,14 +33,6 @@ type cli struct {
 }
 
 func main() {
-	// The container's shim starts this executable to keep a module's log.
-	if len(os.Args) == 3 && os.Args[1] == modlog.WriterCommand {
-		if err := modlog.RunWriter(os.Args[2]); err != nil {
-			fmt.Fprintln(os.Stderr, "edged log-writer:", err)
-			os.Exit(exitFailure)
-		}
-		return
-	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
 	stop()

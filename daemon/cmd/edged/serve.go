@@ -112,13 +112,22 @@ func start(ctx context.Context, cfg config.Config, log *slog.Logger) (err error)
 // openToken gives access to PKCS#11 keys by the helper that lies next to this
 // program.
 func openToken(k config.Keys, log *slog.Logger) (*pkcs11.Token, error) {
-	self, err := os.Executable()
+	program, err := beside("edged-pkcs11")
 	if err != nil {
-		return nil, fmt.Errorf("find edged-pkcs11: %w", err)
+		return nil, err
 	}
 	return pkcs11.New(pkcs11.Options{
-		Program: filepath.Join(filepath.Dir(self), "edged-pkcs11"), Library: k.LibPath, Log: log.With("part", "pkcs11"),
+		Program: program, Library: k.LibPath, Log: log.With("part", "pkcs11"),
 	}), nil
+}
+
+// beside returns the path of a program in the directory of this one.
+func beside(name string) (string, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return "", fmt.Errorf("find %s: %w", name, err)
+	}
+	return filepath.Join(filepath.Dir(self), name), nil
 }
 
 func openTPM(c config.TPM) (*tpm.TPM, error) {
@@ -140,17 +149,21 @@ func openEngine(ctx context.Context, cfg config.Config, roots *x509.CertPool, lo
 		}
 		net.Subnet = subnet
 	}
-	self, err := os.Executable()
+	judge, err := beside("edged-verify")
 	if err != nil {
-		return nil, fmt.Errorf("find edged-verify: %w", err)
+		return nil, err
+	}
+	writer, err := beside("edged-log")
+	if err != nil {
+		return nil, err
 	}
 	gate := verify.New(verify.Options{
 		Policies: cfg.Verification.ImagePolicies(), Dir: filepath.Join(cfg.HomeDir, "verified"),
-		Program: filepath.Join(filepath.Dir(self), "edged-verify"), Log: log.With("part", "verify"),
+		Program: judge, Log: log.With("part", "verify"),
 	})
 	return containerd.Open(ctx, containerd.Config{
 		Address: cfg.Containerd.Address, Namespace: cfg.Containerd.Namespace, HomeDir: cfg.HomeDir,
-		Network: net, RootCAs: roots, Gate: gate, Log: log.With("part", "engine"),
+		LogWriter: writer, Network: net, RootCAs: roots, Gate: gate, Log: log.With("part", "engine"),
 	})
 }
 

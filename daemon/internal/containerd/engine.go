@@ -40,7 +40,8 @@ type Config struct {
 	// scratch. Containerd must see it under the same path.
 	HomeDir string
 	// LogWriter is the executable that is started as "… log-writer ARG" for every
-	// running module; empty is the daemon's own. See modlog.RunWriter.
+	// running module: edged-log; empty is the calling program's own. See
+	// modlog.RunWriter.
 	LogWriter string
 	// Network describes the module network; its Dir is chosen here.
 	Network network.Config
@@ -93,6 +94,10 @@ func Open(ctx context.Context, cfg Config) (*Runtime, error) {
 			return nil, fmt.Errorf("log writer: %w", err)
 		}
 		cfg.LogWriter = exe
+	}
+	// Better now than at the start of every module.
+	if _, err := os.Stat(cfg.LogWriter); err != nil {
+		return nil, fmt.Errorf("log writer: %w", err)
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)

@@ -17,9 +17,8 @@ import (
 	"github.com/breakwater-iot/breakwater/daemon/internal/runtime"
 )
 
-// WriterCommand is the first argument with which the container's shim starts the
-// daemon's executable as a log writer; the second is the packed Settings.
-// main must look for it before anything else and call RunWriter.
+// WriterCommand is the first argument with which the container's shim starts the log
+// writer, edged-log; the second is the packed Settings.
 const WriterCommand = "log-writer"
 
 // The shim passes the module's streams and a pipe to say "ready" on.
