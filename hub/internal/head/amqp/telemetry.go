@@ -40,12 +40,12 @@ func (c *client) onTelemetry(d *amqp.Delivery) {
 
 // messages decodes what a delivery holds.
 func (c *client) messages(d *amqp.Delivery) ([]*iothub.Message, *wire.Error) {
-	w, err := d.Message()
-	if err != nil {
+	var w wire.Message // on the stack; nothing of it is kept but what it points to
+	if err := wire.DecodeMessage(d.Payload(), &w); err != nil {
 		return nil, wire.Errorf(wire.CondDecodeError, "malformed message")
 	}
 	if d.Format() != formatBatch {
-		m, refusal := c.message(w)
+		m, refusal := c.message(&w)
 		if refusal != nil {
 			return nil, refusal
 		}

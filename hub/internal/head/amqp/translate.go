@@ -38,6 +38,7 @@ const (
 	fromDevice  direction = 1 << iota // telemetry
 	fromService                       // what a service sends to a device
 	toClient                          // cloud-to-device messages and inputs
+	toReader                          // events
 )
 
 // named is a system property that AMQP has no field for: its name on the wire and
@@ -50,18 +51,18 @@ type named struct {
 // applicationNames travel as application properties, annotationNames as message
 // annotations; both hold strings.
 var applicationNames = [...]named{
-	{keyOutputName, iothub.OutputName, fromDevice},
-	{keySchema, iothub.MessageSchema, fromDevice | toClient},
-	{keyCreationTime, iothub.CreationTime, fromDevice | toClient},
+	{keyOutputName, iothub.OutputName, fromDevice | toReader},
+	{keySchema, iothub.MessageSchema, fromDevice | toClient | toReader},
+	{keyCreationTime, iothub.CreationTime, fromDevice | toClient | toReader},
 	{keyOperation, iothub.Operation, fromDevice | toClient},
 	{keyAck, iothub.Ack, fromDevice | fromService | toClient},
 }
 
 var annotationNames = [...]named{
-	{keyInterfaceID, iothub.InterfaceID, fromDevice},
-	{keyComponent, iothub.ComponentName, fromDevice | toClient},
-	{keyDiagnosticID, iothub.DiagnosticID, fromDevice | toClient},
-	{keyCorrelation, iothub.CorrelationContext, fromDevice | toClient},
+	{keyInterfaceID, iothub.InterfaceID, fromDevice | toReader},
+	{keyComponent, iothub.ComponentName, fromDevice | toClient | toReader},
+	{keyDiagnosticID, iothub.DiagnosticID, fromDevice | toClient | toReader},
+	{keyCorrelation, iothub.CorrelationContext, fromDevice | toClient | toReader},
 	{keyFromDevice, iothub.ConnectionDeviceID, toClient},
 	{keyFromModule, iothub.ConnectionModuleID, toClient},
 }
@@ -84,6 +85,10 @@ func serviceName(name string) bool {
 
 var errBody = wire.Errorf(wire.CondNotImplemented, "the body must be data sections, a string or a binary")
 
+// systemRoom is how many system properties a message usually has in the end, with
+// those that the hub stamps.
+const systemRoom = 8
+
 // decode translates a message of a client. What a client says of its sender is
 // dropped. The body aliases that of w.
 func decode(w *wire.Message, dir direction) (*iothub.Message, *wire.Error) {
@@ -91,7 +96,10 @@ func decode(w *wire.Message, dir direction) (*iothub.Message, *wire.Error) {
 	if !ok && !(w.Value.Set && w.Value.V.IsNull()) {
 		return nil, errBody
 	}
-	m := &iothub.Message{Body: body}
+	m := &iothub.Message{Body: body, System: make(iothub.Properties, 0, systemRoom)}
+	if n := len(w.ApplicationProperties); n > 0 {
+		m.Properties = make(iothub.Properties, 0, n)
+	}
 	if p := w.Properties; p != nil {
 		decodeProperties(p, m)
 	}
@@ -199,26 +207,38 @@ func parseTime(s string) (wire.Timestamp, bool) {
 func encode(m *iothub.Message, to, input, lock string) *wire.Message {
 	w := wire.NewMessage(m.Body)
 	w.Properties = encodeProperties(m, to)
-	for i := range m.System {
-		p := &m.System[i]
-		for _, n := range applicationNames {
-			if n.name == p.Name && n.dirs&toClient != 0 {
-				w.ApplicationProperties = w.ApplicationProperties.With(n.wire, wire.String(valid(p.Value)))
-			}
-		}
-		for _, n := range annotationNames {
-			if n.name == p.Name && n.dirs&toClient != 0 {
-				w.Annotations = w.Annotations.WithSymbol(n.wire, wire.String(valid(p.Value)))
-			}
-		}
-	}
+	encodeNamed(w, m, toClient)
 	w.Annotations = append(w.Annotations, encodeDelivery(m, lock)...)
 	if input != "" {
 		w.Annotations = w.Annotations.WithSymbol(keyInputName, wire.String(valid(input)))
 	}
+	encodeApplication(w, m, toClient)
+	return w
+}
+
+// encodeNamed adds the system properties that AMQP has no field for.
+func encodeNamed(w *wire.Message, m *iothub.Message, dir direction) {
+	for i := range m.System {
+		p := &m.System[i]
+		for _, n := range applicationNames {
+			if n.name == p.Name && n.dirs&dir != 0 {
+				w.ApplicationProperties = w.ApplicationProperties.With(n.wire, wire.String(valid(p.Value)))
+			}
+		}
+		for _, n := range annotationNames {
+			if n.name == p.Name && n.dirs&dir != 0 {
+				w.Annotations = w.Annotations.WithSymbol(n.wire, wire.String(valid(p.Value)))
+			}
+		}
+	}
+}
+
+// encodeApplication adds the properties of the sender, but those whose names are the
+// hub's.
+func encodeApplication(w *wire.Message, m *iothub.Message, dir direction) {
 	for i := range m.Properties {
 		p := &m.Properties[i]
-		if _, taken := lookup(applicationNames[:], p.Name, toClient); p.Name == "" || taken || serviceName(p.Name) {
+		if _, taken := lookup(applicationNames[:], p.Name, dir); p.Name == "" || taken || serviceName(p.Name) {
 			continue
 		}
 		v := wire.String(valid(p.Value))
@@ -227,7 +247,6 @@ func encode(m *iothub.Message, to, input, lock string) *wire.Message {
 		}
 		w.ApplicationProperties = w.ApplicationProperties.With(valid(p.Name), v)
 	}
-	return w
 }
 
 func encodeProperties(m *iothub.Message, to string) *wire.Properties {
