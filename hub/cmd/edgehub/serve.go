@@ -31,6 +31,7 @@ import (
 	"github.com/breakwater-iot/breakwater/hub/internal/servercert"
 	"github.com/breakwater-iot/breakwater/hub/internal/settings"
 	"github.com/breakwater-iot/breakwater/hub/internal/store"
+	"github.com/breakwater-iot/breakwater/hub/internal/trust"
 	"github.com/breakwater-iot/breakwater/hub/internal/twin"
 	"github.com/breakwater-iot/breakwater/proto/iothub"
 	"github.com/breakwater-iot/breakwater/proto/iothub/rest"
@@ -45,7 +46,7 @@ type program struct {
 	set     settings.Edge
 	log     *slog.Logger
 	vault   *workload.Client
-	bundle  []byte
+	bundle  *trust.Bundle
 	roots   *x509.CertPool
 	store   *store.Store
 	folder  seglog.Folder // of the queues
@@ -106,7 +107,7 @@ func (p *program) open(ctx context.Context) (err error) {
 	if p.vault, err = workload.Open(p.set.WorkloadURI, p.set.ModuleID, p.set.GenerationID); err != nil {
 		return fmt.Errorf("workload API: %w", err)
 	}
-	if p.bundle, err = p.vault.TrustBundle(ctx); err != nil {
+	if p.bundle, err = trust.New(ctx, p.vault.TrustBundle, p.log); err != nil {
 		return err
 	}
 	if p.roots, err = p.vault.Roots(ctx); err != nil {
@@ -205,8 +206,6 @@ func (p *program) wire(ctx context.Context) error {
 	if idle == 0 {
 		idle = -1 // never, as the settings say
 	}
-	anchors := x509.NewCertPool()
-	anchors.AppendCertsFromPEM(p.bundle)
 	dial, err := p.upstream(network)
 	if err != nil {
 		return err
@@ -220,7 +219,7 @@ func (p *program) wire(ctx context.Context) error {
 		Config:  p.store.Bucket("config"),
 		Twin:    twin.Options{PushEvery: p.set.TwinPush, MinSync: p.set.TwinSync, Logger: p.log},
 		Auth: auth.Options{
-			Hosts: []string{p.set.HubName, p.set.GatewayName}, Device: p.set.DeviceID, TrustBundle: anchors,
+			Hosts: []string{p.set.HubName, p.set.GatewayName}, Device: p.set.DeviceID, TrustBundle: p.bundle.Pool,
 			NoCertificates: !p.set.ClientCerts, Logger: p.log,
 		},
 		Messages: p.folder, UnsafeNoSync: noSync(), Scope: p.scope, Registry: registry, Metrics: p.metrics, Logger: p.log,
@@ -238,6 +237,7 @@ func (p *program) authorize(ctx context.Context) (string, error) {
 func (p *program) run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return p.cert.Run(ctx) })
+	g.Go(func() error { return p.bundle.Run(ctx) })
 	g.Go(func() error { return p.hub.Run(ctx) })
 	g.Go(func() error {
 		err := p.store.Watch(ctx)

@@ -34,8 +34,9 @@ type Options struct {
 	Hosts []string
 	// Device is the edge device; its modules need no certificate of their own.
 	Device string
-	// TrustBundle anchors the certificates of CA-signed devices; nil accepts none.
-	TrustBundle *x509.CertPool
+	// TrustBundle gives what anchors the certificates of CA-signed devices now; nil
+	// accepts none.
+	TrustBundle func() *x509.CertPool
 	// NoCertificates refuses all certificates.
 	NoCertificates bool
 	Now            func() time.Time
@@ -50,6 +51,9 @@ type Authenticator struct {
 
 // New returns an Authenticator.
 func New(s Scope, o Options) *Authenticator {
+	if o.TrustBundle == nil {
+		o.TrustBundle = func() *x509.CertPool { return nil }
+	}
 	if o.Now == nil {
 		o.Now = time.Now
 	}

@@ -94,7 +94,7 @@ func entry(id string) scope.Entry {
 
 func authenticator(s auth.Scope, bundle *x509.CertPool) *auth.Authenticator {
 	return auth.New(s, auth.Options{
-		Hosts: []string{"hub.example", "gw.example"}, Device: "edge", TrustBundle: bundle,
+		Hosts: []string{"hub.example", "gw.example"}, Device: "edge", TrustBundle: func() *x509.CertPool { return bundle },
 		Now: func() time.Time { return now }, Logger: slog.New(slog.DiscardHandler),
 	})
 }
@@ -201,7 +201,7 @@ func TestCertificatesCanBeSwitchedOff(t *testing.T) {
 	s := newScope(scope.Entry{ID: iothub.DeviceIdentity("leaf"), Enabled: true, Auth: scope.CertificateAuthority})
 	l := head.Login{Identity: iothub.DeviceIdentity("leaf"), Peer: []*x509.Certificate{ca.leaf(t, func(*x509.Certificate) {})}}
 	for _, off := range []bool{false, true} {
-		a := auth.New(s, auth.Options{TrustBundle: bundle, NoCertificates: off, Now: func() time.Time { return now }, Logger: slog.New(slog.DiscardHandler)})
+		a := auth.New(s, auth.Options{TrustBundle: func() *x509.CertPool { return bundle }, NoCertificates: off, Now: func() time.Time { return now }, Logger: slog.New(slog.DiscardHandler)})
 		if err := a.Check(l); errors.Is(err, head.ErrUnauthorized) != off {
 			t.Errorf("off %v: %v", off, err)
 		}

@@ -30,7 +30,7 @@ func (a *Authenticator) checkCertificate(l head.Login) error {
 		}
 		return nil
 	case scope.CertificateAuthority:
-		_, err := devicecert.CheckSigned(l.Peer, l.Identity.Device, a.o.TrustBundle, now)
+		_, err := devicecert.CheckSigned(l.Peer, l.Identity.Device, a.o.TrustBundle(), now)
 		return err
 	default:
 		return fmt.Errorf("identity does not authenticate by certificate but by %q", e.Auth)

@@ -43,8 +43,9 @@ func TestCertificatesDuringSessions(t *testing.T) {
 	var own, stranger *certtest.Authority
 	withBundle := func(r *rig, o *edge.Options) {
 		own, stranger = certtest.New(t, "ca", time.Now(), nil), certtest.New(t, "ca", time.Now(), nil)
-		o.Auth.TrustBundle = x509.NewCertPool()
-		o.Auth.TrustBundle.AddCert(own.Cert)
+		bundle := x509.NewCertPool()
+		bundle.AddCert(own.Cert)
+		o.Auth.TrustBundle = func() *x509.CertPool { return bundle }
 	}
 	within(t, withBundle, func(t *testing.T, r *rig) {
 		now := time.Now()
@@ -99,8 +100,9 @@ func TestCertificatesWithoutTheCloud(t *testing.T) {
 		s1, _ := devicecert.Thumbprints(mine)
 		r.dir.certified(s1)
 		bundle := func(_ *rig, o *edge.Options) {
-			o.Auth.TrustBundle = x509.NewCertPool()
-			o.Auth.TrustBundle.AddCert(ca.Cert)
+			bundle := x509.NewCertPool()
+			bundle.AddCert(ca.Cert)
+			o.Auth.TrustBundle = func() *x509.CertPool { return bundle }
 		}
 		r.start(bundle)
 		r.cloud.set(true)
