@@ -9,7 +9,6 @@ import (
 	"github.com/breakwater-iot/breakwater/hub/internal/cloud/c2d"
 	"github.com/breakwater-iot/breakwater/hub/internal/head"
 	"github.com/breakwater-iot/breakwater/proto/iothub"
-	"github.com/breakwater-iot/breakwater/proto/iothub/sas"
 )
 
 var _ head.ServiceBackend = (*Hub)(nil)
@@ -26,31 +25,30 @@ func (h *Hub) ConnectService(_ context.Context, login head.ServiceLogin) (head.S
 }
 
 func (h *Hub) admitService(login head.ServiceLogin) (*service, error) {
-	caller, err := h.access.Request(login.Token, nil, iothub.Identity{})
+	grant, err := h.access.Service(login)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", head.ErrUnauthorized, err)
 	}
-	if !caller.Rights.Has(access.ServiceConnect) {
-		return nil, fmt.Errorf("%w: the credentials do not allow service connections", head.ErrUnauthorized)
-	}
-	token, err := sas.Parse(login.Token)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", head.ErrUnauthorized, err)
-	}
-	return &service{h: h, expires: token.Expiry.Add(sas.Skew)}, nil
+	return &service{h: h, grant: grant}, nil
 }
 
 // service is one authenticated service of a head.
 type service struct {
-	h       *Hub
-	expires time.Time
+	h     *Hub
+	grant access.ServiceGrant
 }
 
 // Expires implements head.ServiceSession.
-func (s *service) Expires() time.Time { return s.expires }
+func (s *service) Expires() time.Time { return s.grant.Expires }
+
+// EventPath implements head.ServiceSession.
+func (s *service) EventPath() string { return s.grant.EventPath }
 
 // SendToDevice implements head.ServiceSession.
 func (s *service) SendToDevice(ctx context.Context, to iothub.Identity, m *iothub.Message) error {
+	if s.grant.EventPath != "" {
+		return fmt.Errorf("%w: the credentials are for events", head.ErrUnauthorized)
+	}
 	if err := s.h.SendToDevice(ctx, to, m); err != nil {
 		return messageError(err)
 	}
@@ -59,6 +57,9 @@ func (s *service) SendToDevice(ctx context.Context, to iothub.Identity, m *iothu
 
 // Feedback implements head.ServiceSession.
 func (s *service) Feedback(ctx context.Context) (head.FeedbackBatch, error) {
+	if s.grant.EventPath != "" {
+		return head.FeedbackBatch{}, fmt.Errorf("%w: the credentials are for events", head.ErrUnauthorized)
+	}
 	b, err := s.h.messages.Feedback(ctx)
 	if err != nil {
 		return head.FeedbackBatch{}, err

@@ -33,6 +33,9 @@ type Options struct {
 	Hosts    []string
 	Policies access.Policies
 	Events   events.Options
+	// EventHub describes the event-hub-compatible endpoint; Created, Partitions and the
+	// group $Default are set by Open, and what is empty of the rest.
+	EventHub head.EventHubInfo
 	// Messages are the options of the cloud-to-device queues; Known, Now and Logger are
 	// set by Open.
 	Messages c2d.Options
@@ -51,6 +54,7 @@ type Hub struct {
 	registry *registry.Registry
 	twins    *twin.Store
 	events   *events.Log
+	eventHub head.EventHubInfo
 	messages *c2d.Queues
 	// authorities sign the certificates of devices.
 	authorities *authority.List
@@ -103,7 +107,11 @@ func Open(s *store.Store, o Options) (*Hub, error) {
 	if h.authorities, err = authority.Open(s, o.Now, h.recheckAll); err != nil {
 		return nil, fmt.Errorf("open hub: %w", err)
 	}
-	h.access = access.New(h.registry, access.Options{Hosts: o.Hosts, Policies: o.Policies, Authorities: h.authorities.Pool, Now: o.Now})
+	if err := h.describeEventHub(); err != nil {
+		return nil, fmt.Errorf("open hub: %w", err)
+	}
+	h.access = access.New(h.registry, access.Options{Hosts: o.Hosts, Policies: o.Policies, Authorities: h.authorities.Pool, Now: o.Now,
+		EventHub: h.eventHub.Name, EventHosts: []string{h.eventHub.Host}})
 	return h, nil
 }
 

@@ -13,7 +13,9 @@ import (
 type ServiceLogin struct {
 	Protocol string // "amqp" or "amqp-ws"
 	Remote   net.Addr
-	Token    string // SAS token of a shared access policy
+	Token    string // SAS token of a shared access policy; or
+	Policy   string // its name, and
+	Key      string // its key, as text
 	Peer     []*x509.Certificate
 }
 
@@ -30,6 +32,10 @@ type ServiceBackend interface {
 type ServiceSession interface {
 	// Expires is when its credentials end; zero for never.
 	Expires() time.Time
+	// EventPath is empty for who may act on the whole hub. Otherwise the service may
+	// only read events, and only what lies at this path or below, whose first part is
+	// the name of the event hub; in any case.
+	EventPath() string
 	// SendToDevice queues a cloud-to-device message; nil means that it is on disk.
 	// The system properties Ack, MessageID, AbsoluteExpiryTime and others are those
 	// of iothub.Message. Errors: ErrNotFound, ErrInvalid, ErrTooLarge, ErrThrottled

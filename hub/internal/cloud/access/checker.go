@@ -4,7 +4,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/breakwater-iot/breakwater/hub/internal/devicecert"
@@ -32,6 +31,10 @@ type Options struct {
 	// Hosts are the names of the hub that tokens may be for.
 	Hosts    []string
 	Policies Policies
+	// EventHub is the name of the event-hub-compatible endpoint, "" if there is none,
+	// and EventHosts are the names of hosts that tokens for it may have besides Hosts.
+	EventHub   string
+	EventHosts []string
 	// Authorities returns those whose signature lets devices in that are registered
 	// for it; nil means there are none.
 	Authorities func() *x509.CertPool
@@ -58,6 +61,22 @@ func New(r Registry, o Options) *Checker {
 
 // token reads a token and checks all that needs no key.
 func (c *Checker) token(text string) (sas.Token, error) {
+	t, err := c.parse(text)
+	if err != nil {
+		return t, err
+	}
+	a, err := t.Audience(sas.AllowExtraPath)
+	if err != nil {
+		return t, refused("%v", err)
+	}
+	if !oneOf(a.Host, c.o.Hosts) {
+		return t, refused("token is for host %.255q", a.Host)
+	}
+	return t, nil
+}
+
+// parse reads a token that has not expired.
+func (c *Checker) parse(text string) (sas.Token, error) {
 	t, err := sas.Parse(text)
 	if err != nil {
 		return t, refused("%v", err)
@@ -65,16 +84,7 @@ func (c *Checker) token(text string) (sas.Token, error) {
 	if t.Expired(c.o.Now()) {
 		return t, refused("token expired at %s", t.Expiry.UTC().Format(time.RFC3339))
 	}
-	a, err := t.Audience(sas.AllowExtraPath)
-	if err != nil {
-		return t, refused("%v", err)
-	}
-	for _, h := range c.o.Hosts {
-		if strings.EqualFold(a.Host, h) {
-			return t, nil
-		}
-	}
-	return t, refused("token is for host %.255q", a.Host)
+	return t, nil
 }
 
 // policy checks a token that names a policy.

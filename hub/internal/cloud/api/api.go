@@ -18,7 +18,8 @@ import (
 
 // Options configure New.
 type Options struct {
-	// WebSocket serves "/$iothub/websocket"; nil means there is none.
+	// WebSocket serves "/$iothub/websocket", and "/$servicebus/websocket" of clients of
+	// event hubs; nil means there is none.
 	WebSocket http.Handler
 	// Now is the clock; nil means time.Now.
 	Now    func() time.Time
@@ -77,7 +78,7 @@ var versionPattern = regexp.MustCompile(`^\d{4}-\d{2}-\d{2}(-[A-Za-z]+)?$`)
 // ServeHTTP implements http.Handler.
 func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	path, ok := segments(r.URL)
-	if len(path) == 2 && strings.EqualFold(path[0], "$iothub") && strings.EqualFold(path[1], "websocket") && a.ws != nil {
+	if a.ws != nil && isWebSocket(path) {
 		a.ws.ServeHTTP(w, r)
 		return
 	}
@@ -98,6 +99,11 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if err := a.serve(w, r, path); err != nil {
 		a.fail(w, r, err)
 	}
+}
+
+func isWebSocket(path []string) bool {
+	return len(path) == 2 && strings.EqualFold(path[1], "websocket") &&
+		(strings.EqualFold(path[0], "$iothub") || strings.EqualFold(path[0], "$servicebus"))
 }
 
 func (a *API) serve(w http.ResponseWriter, r *http.Request, path []string) error {

@@ -204,3 +204,8 @@ func (l *Log) NextOf(partition int) (sequence, offset int64) {
 	c := l.head.partitions[partition]
 	return c.sequence, c.offset
 }
+
+// Begins tells whether a reader may begin with an event.
+func (s Start) Begins(e *Event) bool {
+	return s.begins(s.of(&header{e.Partition, e.Sequence, e.Offset, e.Enqueued.UnixMilli()}))
+}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -24,6 +25,10 @@ type Config struct {
 	Address                       string
 	HTTPSPort, MQTTPort, AMQPPort int // 0 takes any free one
 	WellKnownKeys                 bool
+	// EventHostName is under which clients find the event-hub-compatible endpoint; ""
+	// means HostName. ConsumerGroups are its groups besides $Default.
+	EventHostName  string
+	ConsumerGroups []string
 	// MaxEvents and MaxEventBytes bound the event log; 0 means the default.
 	MaxEvents, MaxEventBytes uint64
 	// IDScope names the provisioning service of the hub; "" means the default one.
@@ -56,6 +61,17 @@ func (c *Config) validate() error {
 			return fmt.Errorf("%q is not a host name or address", n)
 		}
 	}
+	if c.EventHostName != "" && !validHost(c.EventHostName) {
+		return fmt.Errorf("%q is not a host name or address", c.EventHostName)
+	}
+	if len(c.ConsumerGroups) > maxGroups {
+		return fmt.Errorf("%d consumer groups; %d is the limit", len(c.ConsumerGroups), maxGroups)
+	}
+	for _, g := range c.ConsumerGroups {
+		if !groupPattern.MatchString(g) {
+			return fmt.Errorf("%q is not a name for a consumer group", g)
+		}
+	}
 	for _, p := range []int{c.HTTPSPort, c.MQTTPort, c.AMQPPort} {
 		if p < 0 || p > 65535 {
 			return fmt.Errorf("%d is not a port", p)
@@ -72,6 +88,11 @@ func (c *Config) validate() error {
 	}
 	return nil
 }
+
+// maxGroups is how many consumer groups a hub may have besides $Default.
+const maxGroups = 20
+
+var groupPattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,49}$`)
 
 func validHost(s string) bool {
 	if net.ParseIP(s) != nil {
@@ -100,6 +121,9 @@ func (c *Config) hosts() []string { return unique(append([]string{c.HostName}, c
 // certificateNames are those of the server certificate.
 func (c *Config) certificateNames() []string {
 	names := append(c.hosts(), "localhost", "127.0.0.1", "::1")
+	if c.EventHostName != "" {
+		names = append(names, c.EventHostName)
+	}
 	if ip := net.ParseIP(c.Address); ip != nil && !ip.IsUnspecified() {
 		names = append(names, c.Address)
 	}

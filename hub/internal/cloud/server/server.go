@@ -22,6 +22,7 @@ import (
 	"github.com/breakwater-iot/breakwater/hub/internal/cloud/dps"
 	"github.com/breakwater-iot/breakwater/hub/internal/cloud/events"
 	"github.com/breakwater-iot/breakwater/hub/internal/cloud/pki"
+	"github.com/breakwater-iot/breakwater/hub/internal/head"
 	"github.com/breakwater-iot/breakwater/hub/internal/head/amqp"
 	"github.com/breakwater-iot/breakwater/hub/internal/head/mqtt"
 	"github.com/breakwater-iot/breakwater/hub/internal/head/ws"
@@ -62,7 +63,8 @@ func Run(ctx context.Context, c Config) (err error) {
 	sessions := newSessions(s, c.Logger)
 	hub, err := cloud.Open(s, cloud.Options{
 		Hosts: c.hosts(), Policies: policies, Logger: c.Logger.With("component", "hub"), Deleted: sessions.deleted,
-		Events: events.Options{MaxEvents: c.MaxEvents, MaxBytes: c.MaxEventBytes},
+		Events:   events.Options{MaxEvents: c.MaxEvents, MaxBytes: c.MaxEventBytes},
+		EventHub: head.EventHubInfo{Host: c.EventHostName, Port: uint16(c.AMQPPort), Groups: c.ConsumerGroups},
 	})
 	if err != nil {
 		return err
@@ -87,7 +89,7 @@ func serve(ctx context.Context, c Config, s *store.Store, hub *cloud.Hub, certif
 	if err != nil {
 		return err
 	}
-	links, err := amqp.New(amqp.Options{Backend: hub, Services: hub, Flavor: amqp.Cloud, TLS: certificates.TLS(),
+	links, err := amqp.New(amqp.Options{Backend: hub, Services: hub, Events: hub, Flavor: amqp.Cloud, TLS: certificates.TLS(),
 		Logger: c.Logger.With("component", "amqp")})
 	if err != nil {
 		return err

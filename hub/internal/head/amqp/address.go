@@ -20,6 +20,9 @@ const (
 	nodeSend             // /messages/devicebound: cloud-to-device messages for any device
 	nodeFeedback         // /messages/servicebound/feedback
 	nodeFileNotices      // /messages/servicebound/filenotifications
+	nodeRedirect         // /messages/events/...: the event endpoint is elsewhere
+	nodeManagement       // [/{event hub}]/$management
+	nodePartition        // /{event hub}/ConsumerGroups/{group}/Partitions/{n}
 )
 
 // forService tells the nodes that need the right of a service.
@@ -29,6 +32,11 @@ func (n node) forService() bool { return n >= nodeSend }
 type address struct {
 	node node
 	id   iothub.Identity // zero for nodes of the service side
+	// entity is the event hub of nodeManagement ("" for that of the host) and of
+	// nodePartition.
+	entity           string
+	group, partition string // of nodePartition
+	rest             string // of nodeRedirect: what follows
 }
 
 // parseAddress reads the address of a link (spec iothub-amqp 5). A scheme with any
@@ -41,7 +49,7 @@ func parseAddress(s string) address {
 		return address{}
 	}
 	if len(path) < 2 || !strings.EqualFold(path[0], "devices") {
-		return address{node: serviceNode(path)}
+		return serviceAddress(path)
 	}
 	id := iothub.Identity{Device: decodeID(path[1])}
 	path = path[2:]
@@ -56,7 +64,7 @@ func parseAddress(s string) address {
 	if n == nodeUnknown || iothub.CheckID(id.Device) != nil {
 		return address{}
 	}
-	return address{n, id}
+	return address{node: n, id: id}
 }
 
 // splitAddress returns the parts of the path; false when there is none.
@@ -84,16 +92,24 @@ func deviceNode(path []string) node {
 	return nodeUnknown
 }
 
-func serviceNode(path []string) node {
+func serviceAddress(path []string) address {
 	switch {
 	case matches(path, "messages", "devicebound"):
-		return nodeSend
+		return address{node: nodeSend}
 	case matches(path, "messages", "servicebound", "feedback"):
-		return nodeFeedback
+		return address{node: nodeFeedback}
 	case matches(path, "messages", "servicebound", "filenotifications"):
-		return nodeFileNotices
+		return address{node: nodeFileNotices}
+	case len(path) >= 2 && matches(path[:2], "messages", "events"):
+		return address{node: nodeRedirect, rest: strings.Join(path[2:], "/")}
+	case matches(path, management):
+		return address{node: nodeManagement}
+	case len(path) == 2 && strings.EqualFold(path[1], management) && path[0] != "":
+		return address{node: nodeManagement, entity: decodeID(path[0])}
+	case len(path) == 5 && strings.EqualFold(path[1], "ConsumerGroups") && strings.EqualFold(path[3], "Partitions") && path[0] != "":
+		return address{node: nodePartition, entity: decodeID(path[0]), group: decodeID(path[2]), partition: path[4]}
 	}
-	return nodeUnknown
+	return address{}
 }
 
 func matches(path []string, words ...string) bool {

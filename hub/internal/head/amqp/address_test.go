@@ -34,11 +34,24 @@ func TestAddresses(t *testing.T) {
 		{"messages/deviceBound/", "send", iothub.Identity{}},
 		{"amqps://h.example:5671/messages/serviceBound/feedback", "feedback", iothub.Identity{}},
 		{"/messages/servicebound/FileNotifications", "filenotifications", iothub.Identity{}},
+		{"messages/events/", "redirect ", iothub.Identity{}},
+		{"/Messages/Events", "redirect ", iothub.Identity{}},
+		{"amqps://h.example/messages/events/$management", "redirect $management", iothub.Identity{}},
+		{"/messages/events/ConsumerGroups/g/Partitions/0", "redirect ConsumerGroups/g/Partitions/0", iothub.Identity{}},
+		{"$management", "management ", iothub.Identity{}},
+		{"amqps://h.example:5671/eh/$Management", "management eh", iothub.Identity{}},
+		{"eh/ConsumerGroups/$Default/Partitions/0", "partition eh $Default 0", iothub.Identity{}},
+		{"amqps://h.example/eh/consumergroups/%24Default/partitions/12/", "partition eh $Default 12", iothub.Identity{}},
 
 		{"", "", iothub.Identity{}},
 		{"/", "", iothub.Identity{}},
 		{"amqps://h.example", "", iothub.Identity{}},
 		{"amqps://h.example/", "", iothub.Identity{}},
+		{"/messages", "", iothub.Identity{}},
+		{"/messages/event", "", iothub.Identity{}},
+		{"eh/ConsumerGroups/$Default/Partitions", "", iothub.Identity{}},
+		{"eh/ConsumerGroups/$Default/Partitions/0/0", "", iothub.Identity{}},
+		{"eh/Publishers/p", "", iothub.Identity{}},
 		{"/devices/d1", "", iothub.Identity{}},
 		{"/devices/d1/streams", "", iothub.Identity{}},
 		{"/devices/d1/twin/more", "", iothub.Identity{}},
@@ -48,8 +61,6 @@ func TestAddresses(t *testing.T) {
 		{"/devices/d1%2fmodules%2fm1/twin", "", iothub.Identity{}}, // a slash in an id
 		{"/devices/d1%00/twin", "", iothub.Identity{}},
 		{"//devices/d1/twin", "", iothub.Identity{}},
-		{"/messages/events", "", iothub.Identity{}},
-		{"$management", "", iothub.Identity{}},
 	}
 	for _, tt := range tests {
 		if node, id := amqp.ParseAddress(tt.address); node != tt.node || id != tt.id {
@@ -60,26 +71,26 @@ func TestAddresses(t *testing.T) {
 
 func TestUserNamesOfPlain(t *testing.T) {
 	tests := []struct {
-		user string
-		id   iothub.Identity
-		ok   bool
+		user, policy string
+		id           iothub.Identity
+		ok           bool
 	}{
-		{"d1@sas.h", dev, true},
-		{"d1@h", dev, true},
-		{"d1/modules/m1@sas.h", mod, true},
-		{"a%2Bb/modules/%24edgeHub@sas.h", iothub.ModuleIdentity("a+b", "$edgeHub"), true},
-		{"a@b@sas.h", iothub.DeviceIdentity("a@b"), true},
-		{"service@sas.root.h", iothub.Identity{}, true},
-		{"service@root.h", iothub.Identity{}, true},
-		{"service", iothub.Identity{}, false},
-		{"@sas.h", iothub.Identity{}, false},
-		{"d1/modules/@sas.h", iothub.Identity{}, false},
-		{"d 1@sas.h", iothub.Identity{}, false},
-		{"", iothub.Identity{}, false},
+		{"d1@sas.h", "", dev, true},
+		{"d1@h", "", dev, true},
+		{"d1/modules/m1@sas.h", "", mod, true},
+		{"a%2Bb/modules/%24edgeHub@sas.h", "", iothub.ModuleIdentity("a+b", "$edgeHub"), true},
+		{"a@b@sas.h", "", iothub.DeviceIdentity("a@b"), true},
+		{"service@sas.root.h", "service", iothub.Identity{}, true},
+		{"service@root.h", "service", iothub.Identity{}, true},
+		{"service", "service", iothub.Identity{}, true},
+		{"@sas.h", "", iothub.Identity{}, false},
+		{"d1/modules/@sas.h", "", iothub.Identity{}, false},
+		{"d 1@sas.h", "", iothub.Identity{}, false},
+		{"", "", iothub.Identity{}, false},
 	}
 	for _, tt := range tests {
-		if id, ok := amqp.ParseUser(tt.user); id != tt.id || ok != tt.ok {
-			t.Errorf("%q: %v, %v; want %v, %v", tt.user, id, ok, tt.id, tt.ok)
+		if id, policy, ok := amqp.ParseUser(tt.user); id != tt.id || policy != tt.policy || ok != tt.ok {
+			t.Errorf("%q: %v, %q, %v; want %v, %q, %v", tt.user, id, policy, ok, tt.id, tt.policy, tt.ok)
 		}
 	}
 }

@@ -95,14 +95,14 @@ func (c *conn) OnSASL(s *amqp.SASL) {
 		}
 		s.Accept()
 	case mechanismPlain:
-		_, user, password, ok := amqp.Plain(s.Response)
-		id, known := parseUser(user)
+		_, name, password, ok := amqp.Plain(s.Response)
+		user, known := parseUser(name)
 		if !ok || !known || password == "" {
 			s.Refuse(wire.SASLAuth)
 			return
 		}
 		c.spawn(func() {
-			code := c.present(id, password)
+			code := c.presentPlain(user, password)
 			switch {
 			case code == cbs.OK:
 				c.mu.Lock()
@@ -120,26 +120,54 @@ func (c *conn) OnSASL(s *amqp.SASL) {
 	}
 }
 
-// parseUser reads the user name of PLAIN (spec iothub-amqp 2.1); a policy gives the
-// zero identity. Names of the hub are not compared: its name is in the token.
-func parseUser(user string) (iothub.Identity, bool) {
-	name, hub, ok := cutLast(user, "@")
-	if !ok || name == "" {
-		return iothub.Identity{}, false
+// user is who a client of PLAIN says it is: an identity, or a policy.
+type user struct {
+	id     iothub.Identity
+	policy string
+}
+
+// parseUser reads the user name of PLAIN (spec iothub-amqp 2.1); one without a host is
+// a policy, as clients of event hubs write it. Names of the hub are not compared: its
+// name is in the token.
+func parseUser(text string) (user, bool) {
+	name, hub, ok := cutLast(text, "@")
+	if name == "" {
+		return user{}, false
+	}
+	if !ok {
+		return user{policy: name}, true
 	}
 	parts := strings.Split(hub, ".")
 	if strings.EqualFold(parts[0], "sas") {
 		parts = parts[1:]
 	}
 	if len(parts) > 0 && strings.EqualFold(parts[0], "root") {
-		return iothub.Identity{}, true
+		return user{policy: name}, true
 	}
 	device, module, isModule := strings.Cut(name, "/modules/")
 	id := iothub.Identity{Device: decodeID(device), Module: decodeID(module)}
 	if iothub.CheckID(id.Device) != nil || isModule && iothub.CheckID(id.Module) != nil {
-		return iothub.Identity{}, false
+		return user{}, false
 	}
-	return id, true
+	return user{id: id}, true
+}
+
+// presentPlain is present for the password of PLAIN, which is a token or, of a policy,
+// its key. A key opens the service side only.
+func (c *conn) presentPlain(u user, password string) int {
+	if u.policy == "" || strings.HasPrefix(password, "SharedAccessSignature ") {
+		return c.present(u.id, password)
+	}
+	if c.srv.opts.Services == nil {
+		return cbs.Unauthorized
+	}
+	ctx, cancel := context.WithTimeout(c.ctx, c.srv.opts.AuthTimeout)
+	defer cancel()
+	if _, err := c.connectService(ctx, head.ServiceLogin{Policy: u.policy, Key: password}); err != nil {
+		c.log.Info("amqp key refused", "policy", u.policy, "err", err)
+		return code(err)
+	}
+	return cbs.OK
 }
 
 // putToken takes a token by CBS. For whom it is says the token, not the name of the
@@ -203,8 +231,10 @@ func describe(code int) string {
 // present checks a token and keeps it if it holds; those who came in with the one
 // before get it. It returns a status code of CBS.
 func (c *conn) present(id iothub.Identity, token string) int {
-	err := c.check(id, token)
+	eventsOnly, err := c.check(id, token)
 	switch {
+	case eventsOnly && err == nil:
+		return cbs.OK
 	case err == nil:
 	case errors.Is(err, head.ErrUnavailable) && c.srv.opts.Flavor == Edge:
 		// Not known yet, perhaps offline: the first link decides.
@@ -232,17 +262,17 @@ func (c *conn) present(id iothub.Identity, token string) int {
 }
 
 // check asks whether a token holds. That of a policy may be a service's, which
-// begins the service side of the connection.
-func (c *conn) check(id iothub.Identity, token string) error {
+// begins the service side of the connection, or it is for reading events only.
+func (c *conn) check(id iothub.Identity, token string) (eventsOnly bool, err error) {
 	ctx, cancel := context.WithTimeout(c.ctx, c.srv.opts.AuthTimeout)
 	defer cancel()
 	if id.IsZero() && c.srv.opts.Services != nil {
-		err := c.connectService(ctx, token)
+		eventsOnly, err := c.connectService(ctx, head.ServiceLogin{Token: token})
 		if !errors.Is(err, head.ErrUnauthorized) {
-			return err
+			return eventsOnly, err
 		}
 	}
-	return c.srv.opts.Backend.Check(ctx, c.login(id, credential{owner: id, token: token}))
+	return false, c.srv.opts.Backend.Check(ctx, c.login(id, credential{owner: id, token: token}))
 }
 
 func code(err error) int {
@@ -253,6 +283,8 @@ func code(err error) int {
 		return cbs.NotFound
 	case errors.Is(err, head.ErrInvalid):
 		return cbs.BadRequest
+	case errors.Is(err, errManyGrants):
+		return cbs.Forbidden
 	case errors.Is(err, head.ErrUnavailable), errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
 		return cbs.Unavailable
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/breakwater-iot/breakwater/hub/amqp"
 	"github.com/breakwater-iot/breakwater/hub/amqp/cbs"
+	"github.com/breakwater-iot/breakwater/hub/amqp/rpc"
 	"github.com/breakwater-iot/breakwater/hub/amqp/wire"
 	"github.com/breakwater-iot/breakwater/hub/internal/head"
 	"github.com/breakwater-iot/breakwater/proto/iothub"
@@ -18,15 +19,17 @@ import (
 // conn is one connection: what its clients have shown of themselves, and who of
 // them is admitted.
 type conn struct {
-	srv    *Server
-	net    net.Conn
-	amqp   *amqp.Conn // set before the first call of a handler method
-	t      Transport
-	log    *slog.Logger
-	ctx    context.Context // ends with the connection; the engine's handlers carry none
-	cancel context.CancelFunc
-	cbs    *cbs.Node
-	wg     sync.WaitGroup // goroutines of the connection and its clients
+	srv        *Server
+	net        net.Conn
+	amqp       *amqp.Conn // set before the first call of a handler method
+	t          Transport
+	log        *slog.Logger
+	ctx        context.Context // ends with the connection; the engine's handlers carry none
+	cancel     context.CancelFunc
+	cbs        *cbs.Node
+	management *rpc.Node
+	managing   lane           // answers of management
+	wg         sync.WaitGroup // goroutines of the connection and its clients
 
 	mu      sync.Mutex
 	closed  bool
@@ -34,7 +37,9 @@ type conn struct {
 	checks  int                        // tokens that are being checked
 	tokens  map[iothub.Identity]string // by who they are for; the zero identity: a policy
 	clients map[iothub.Identity]*client
-	service *service    // nil until the token of a service was shown
+	service *service               // nil until the token of a service was shown
+	grants  map[string]*eventGrant // rights to read events, by their path in lower case
+	readers map[*eventReader]struct{}
 	patient *time.Timer // ends a connection that shows nothing
 }
 
@@ -44,9 +49,12 @@ func newConn(ctx context.Context, s *Server, nc net.Conn, t Transport) *conn {
 	c := &conn{
 		srv: s, net: nc, t: t, log: s.log.With("remote", nc.RemoteAddr().String()),
 		tokens: make(map[iothub.Identity]string), clients: make(map[iothub.Identity]*client),
+		grants: make(map[string]*eventGrant), readers: make(map[*eventReader]struct{}),
 	}
 	c.ctx, c.cancel = context.WithCancel(ctx)
 	c.cbs = cbs.New(c.putToken)
+	c.management = rpc.New(c.onManagement)
+	c.managing.spawn = c.spawn
 	return c
 }
 
@@ -77,7 +85,7 @@ func (c *conn) OnOpen(o *amqp.Open) {
 // outOfPatience ends a connection that nobody has authenticated on.
 func (c *conn) outOfPatience() {
 	c.mu.Lock()
-	idle := len(c.tokens) == 0 && len(c.clients) == 0 && c.service == nil
+	idle := len(c.tokens) == 0 && len(c.clients) == 0 && c.service == nil && len(c.grants) == 0
 	c.mu.Unlock()
 	if idle {
 		c.amqp.Close(wire.Errorf(wire.CondUnauthorizedAccess, "no token in time"))
@@ -99,12 +107,14 @@ func (c *conn) OnAttach(a *amqp.Attach) {
 	}
 	addr := parseAddress(a.Address())
 	switch {
-	case addr.node == nodeUnknown:
+	case addr.node == nodeUnknown, addr.node >= nodeRedirect && c.srv.opts.Events == nil:
 		condition := wire.CondNotFound
 		if c.srv.opts.Flavor == Edge {
 			condition = wire.CondNotAllowed
 		}
 		a.Refuse(wire.Errorf(condition, "no node has this address"))
+	case addr.node >= nodeRedirect:
+		c.attachEvents(a, addr)
 	case addr.node.forService():
 		c.attachService(a, addr.node)
 	default:
@@ -175,7 +185,7 @@ func (c *conn) alone(owner iothub.Identity) bool {
 	if _, ok := c.tokens[owner]; ok {
 		others--
 	}
-	return len(c.clients) == 0 && others == 0 && c.service == nil
+	return len(c.clients) == 0 && others == 0 && c.service == nil && len(c.grants) == 0
 }
 
 // token returns the newest token of an owner, or "".
@@ -209,6 +219,9 @@ func (c *conn) finish(reason error) {
 		c.patient.Stop()
 	}
 	clear(c.tokens)
+	for path := range c.grants {
+		c.dropGrant(path)
+	}
 	c.mu.Unlock()
 	c.cancel()
 	for _, client := range clients {

@@ -21,6 +21,8 @@ func ParseAddress(s string) (node string, id iothub.Identity) {
 	return map[node_]string{
 		nodeUnknown: "", nodeEvents: "events", nodeDeviceBound: "devicebound", nodeMethods: "methods", nodeTwin: "twin",
 		nodeSend: "send", nodeFeedback: "feedback", nodeFileNotices: "filenotifications",
+		nodeRedirect: "redirect " + a.rest, nodeManagement: "management " + a.entity,
+		nodePartition: "partition " + a.entity + " " + a.group + " " + a.partition,
 	}[a.node], a.id
 }
 
@@ -28,7 +30,10 @@ func ParseAddress(s string) (node string, id iothub.Identity) {
 type node_ = node
 
 // ParseUser reads the user name of PLAIN.
-func ParseUser(s string) (iothub.Identity, bool) { return parseUser(s) }
+func ParseUser(s string) (id iothub.Identity, policy string, ok bool) {
+	u, ok := parseUser(s)
+	return u.id, u.policy, ok
+}
 
 // LockTag returns the delivery tag for a lock token.
 func LockTag(s string) ([]byte, bool) {

@@ -31,8 +31,11 @@ type Options struct {
 	Backend head.Backend
 	// Services serves the links of back ends; nil refuses them.
 	Services head.ServiceBackend
-	Logger   *slog.Logger
-	Flavor   Flavor
+	// Events is the event-hub-compatible endpoint; nil if there is none. It needs
+	// Services, which say who may read.
+	Events head.EventHub
+	Logger *slog.Logger
+	Flavor Flavor
 
 	// TLS wraps the connections that Serve accepts. A client certificate is asked
 	// for but not required, whatever ClientAuth says. With nil the listener's
@@ -80,6 +83,9 @@ const (
 func (o *Options) setDefaults() error {
 	if o.Backend == nil {
 		return errors.New("amqp options: no backend")
+	}
+	if o.Events != nil && o.Services == nil {
+		return errors.New("amqp options: events without services")
 	}
 	if o.Logger == nil {
 		return errors.New("amqp options: no logger")

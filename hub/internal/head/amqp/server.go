@@ -18,9 +18,10 @@ import (
 // Server is the AMQP head. Create it with New. Methods may be called
 // concurrently; several Serve may run at once.
 type Server struct {
-	opts Options
-	log  *slog.Logger
-	tls  *tls.Config
+	opts   Options
+	log    *slog.Logger
+	tls    *tls.Config
+	epochs epochs
 
 	mu    sync.Mutex
 	conns int
@@ -31,7 +32,7 @@ func New(opts Options) (*Server, error) {
 	if err := opts.setDefaults(); err != nil {
 		return nil, err
 	}
-	s := &Server{opts: opts, log: opts.Logger}
+	s := &Server{opts: opts, log: opts.Logger, epochs: epochs{groups: make(map[groupPartition]*readers)}}
 	if opts.TLS != nil {
 		s.tls = opts.TLS.Clone()
 		// Whoever comes with a certificate is judged by the Backend; clients with

@@ -28,18 +28,21 @@ type service struct {
 	links   map[*serviceLink]bool
 }
 
-// connectService authenticates a service and begins, or renews, the service side.
-func (c *conn) connectService(ctx context.Context, token string) error {
-	session, err := c.srv.opts.Services.ConnectService(ctx, head.ServiceLogin{
-		Protocol: c.t.Protocol, Remote: c.net.RemoteAddr(), Token: token, Peer: c.t.Peer,
-	})
+// connectService authenticates a service and begins, or renews, the service side. It
+// tells whether the service may only read events.
+func (c *conn) connectService(ctx context.Context, login head.ServiceLogin) (eventsOnly bool, err error) {
+	login.Protocol, login.Remote, login.Peer = c.t.Protocol, c.net.RemoteAddr(), c.t.Peer
+	session, err := c.srv.opts.Services.ConnectService(ctx, login)
 	if err != nil {
-		return err
+		return false, err
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed {
-		return head.ErrUnavailable
+		return false, head.ErrUnavailable
+	}
+	if path := session.EventPath(); path != "" {
+		return true, c.grantEvents(path, session.Expires())
 	}
 	if c.service == nil {
 		s := &service{conn: c, links: make(map[*serviceLink]bool)}
@@ -47,7 +50,7 @@ func (c *conn) connectService(ctx context.Context, token string) error {
 		c.service = s
 	}
 	c.service.renew(session)
-	return nil
+	return false, nil
 }
 
 // renew gives a service another session. Links stay.
@@ -60,11 +63,13 @@ func (s *service) renew(session head.ServiceSession) {
 		s.timer = nil
 	}
 	if at := session.Expires(); !at.IsZero() && !s.ended {
-		// Longer timers than this overflow; no connection lives that long.
-		left := min(time.Until(at), 100*365*24*time.Hour)
-		s.timer = time.AfterFunc(left, func() { s.expired(session) })
+		s.timer = time.AfterFunc(left(at), func() { s.expired(session) })
 	}
 }
+
+// left is how long it is until a time. Longer timers than this overflow; no connection
+// lives that long.
+func left(at time.Time) time.Duration { return min(time.Until(at), 100*365*24*time.Hour) }
 
 // expired ends the service side when its token has run out, unless another one came.
 func (s *service) expired(session head.ServiceSession) {
@@ -80,6 +85,7 @@ func (s *service) expired(session head.ServiceSession) {
 	}
 	s.conn.mu.Unlock()
 	s.conn.log.Info("amqp service ended by expiry of its token")
+	s.conn.detachUngranted()
 	s.end(wireError(head.ErrExpired))
 }
 

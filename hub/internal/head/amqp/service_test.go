@@ -23,7 +23,8 @@ type services struct {
 	logins   chan head.ServiceLogin
 
 	mu   sync.Mutex
-	auth error // of ConnectService
+	path func(head.ServiceLogin) string // of events; nil: the whole hub
+	auth error                          // of ConnectService
 	send error
 }
 
@@ -53,13 +54,20 @@ func (s *services) ConnectService(_ context.Context, l head.ServiceLogin) (head.
 		return nil, s.auth
 	}
 	s.logins <- l
-	return &serviceSession{s, s.expires}, nil
+	path := ""
+	if s.path != nil {
+		path = s.path(l)
+	}
+	return &serviceSession{s, s.expires, path}, nil
 }
 
 type serviceSession struct {
 	s       *services
 	expires time.Time
+	path    string
 }
+
+func (s *serviceSession) EventPath() string { return s.path }
 
 func (s *serviceSession) Expires() time.Time { return s.expires }
 
