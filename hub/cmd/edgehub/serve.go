@@ -178,7 +178,7 @@ func (p *program) wire(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	p.metrics = metrics.New(p.set.HubName, p.set.DeviceID)
+	p.metrics = metrics.New(p.set.HubName, p.set.DeviceID, p.set.MetricsMaxAge)
 	network, err := p.network()
 	if err != nil {
 		return err

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"time"
 
 	"github.com/breakwater-iot/breakwater/hub/internal/head"
 	"github.com/breakwater-iot/breakwater/hub/internal/metrics"
@@ -40,6 +41,9 @@ func (h *Hub) ownState(up bool, err error) {
 	switch {
 	case up && !before:
 		h.log.Info("cloud is connected")
+		if lost := h.lost.Swap(0); lost != 0 {
+			h.metrics.Online(h.self().String(), time.Since(time.Unix(0, lost)))
+		}
 		h.wakeUpstream()
 		h.scope.RefreshSoon()
 		h.jobs.add("own twin", h.fetchConfig)
@@ -52,6 +56,7 @@ func (h *Hub) ownState(up bool, err error) {
 	case !up && before:
 		h.log.Warn("cloud is lost; messages are stored", "error", err)
 		h.metrics.Offline(h.self().String())
+		h.lost.Store(time.Now().UnixNano())
 		// The others would find out one by one, and come back one by one.
 		h.pool.CloseOthers(h.self())
 	case !up:
@@ -101,6 +106,7 @@ func (c cloudTwins) PatchReported(ctx context.Context, id iothub.Identity, patch
 	if !c.hub.online.Load() {
 		return upstream.ErrDown
 	}
+	start := time.Now()
 	err := c.hub.pool.PatchReported(ctx, id, patch)
 	if errors.Is(err, upstream.ErrMessage) {
 		// Kept, it would be refused again and again, and all later ones with it.
@@ -110,7 +116,7 @@ func (c cloudTwins) PatchReported(ctx context.Context, id iothub.Identity, patch
 	if err != nil {
 		return err
 	}
-	c.hub.metrics.Reported(metrics.Upstream, id.String())
+	c.hub.metrics.Reported(metrics.Upstream, id.String(), time.Since(start))
 	return nil
 }
 

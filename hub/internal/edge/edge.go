@@ -80,7 +80,8 @@ type Hub struct {
 	engine  *dispatch.Engine
 
 	routing    atomic.Pointer[routing]
-	online     atomic.Bool // the hub's own cloud connection is up
+	online     atomic.Bool  // the hub's own cloud connection is up
+	lost       atomic.Int64 // when it went down, in ns since 1970; 0 while it is up, or was never
 	configured chan struct{}
 	configOnce sync.Once
 	configMu   sync.Mutex            // one configuration at a time

@@ -35,6 +35,7 @@ func (h *Hub) invoke(ctx context.Context, from string, target iothub.Identity, r
 		return iothub.MethodResponse{}, err
 	}
 	h.metrics.Method(from, target.String())
+	start := time.Now()
 	answer := make(chan iothub.MethodResponse, 1)
 	cancel := s.client.InvokeMethod(r.Name, r.Payload, func(status int, payload json.RawMessage) {
 		answer <- iothub.MethodResponse{Status: status, Payload: payload}
@@ -44,6 +45,7 @@ func (h *Hub) invoke(ctx context.Context, from string, target iothub.Identity, r
 	defer limit.Stop()
 	select {
 	case a := <-answer:
+		h.metrics.MethodAnswered(from, target.String(), time.Since(start))
 		return a, nil
 	case <-s.gone:
 		return iothub.MethodResponse{}, fmt.Errorf("%w: %s has gone without an answer", head.ErrNotConnected, target)

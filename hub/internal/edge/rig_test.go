@@ -358,7 +358,7 @@ func (r *rig) start(change func(*rig, *edge.Options)) {
 		_, ok := cache.Chain(id, "edge")
 		return ok
 	}
-	r.metrics = metrics.New(hubName, "edge")
+	r.metrics = metrics.New(hubName, "edge", 0)
 	o := edge.Options{
 		HubName: hubName, Device: "edge", Hostname: "gateway.test", Version: "1.2.3",
 		Dial: r.cloud.dial, Records: r.store.Bucket("twins"), Config: r.store.Bucket("config"),

@@ -87,12 +87,12 @@ func (h *Hub) expired(m *iothub.Message) {
 // hooks count what the engine does.
 func (h *Hub) hooks() dispatch.Hooks {
 	return dispatch.Hooks{
-		Sent: func(m *iothub.Message, info dispatch.Info, _ time.Duration) {
+		Sent: func(m *iothub.Message, info dispatch.Info, took time.Duration) {
 			d, ok := h.routing.Load().destinations[info.Endpoint]
 			if !ok { // removed meanwhile
 				d.to = info.Endpoint
 			}
-			h.metrics.Sent(m.Sender().String(), d.to, m.System.Get(iothub.OutputName), d.input, info.Priority)
+			h.metrics.Sent(m.Sender().String(), d.to, m.System.Get(iothub.OutputName), d.input, info.Priority, took, time.Since(info.Enqueued))
 		},
 		Dropped: func(m *iothub.Message, _ dispatch.Info, reason string) {
 			h.metrics.Dropped(reason, m.Sender().String(), m.System.Get(iothub.OutputName))

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/breakwater-iot/breakwater/hub/internal/head"
 	"github.com/breakwater-iot/breakwater/hub/internal/upstream"
@@ -68,6 +69,7 @@ func (s *session) Telemetry(_ context.Context, m *iothub.Message, done func(erro
 
 // Twin answers from the cloud or from disk.
 func (s *session) Twin(ctx context.Context) (iothub.TwinProperties, error) {
+	start := time.Now()
 	t, err := s.hub.twins.Get(ctx, s.id())
 	if err != nil {
 		return t, err
@@ -76,13 +78,14 @@ func (s *session) Twin(ctx context.Context) (iothub.TwinProperties, error) {
 	if s.hub.pool.Up(s.id()) {
 		source = "upstream"
 	}
-	s.hub.metrics.TwinRead(source, s.id().String())
+	s.hub.metrics.TwinRead(source, s.id().String(), time.Since(start))
 	return t, nil
 }
 
 // PatchReported keeps the patch and tells the routes. The version is not known
 // here: the cloud gives it later.
 func (s *session) PatchReported(ctx context.Context, patch json.RawMessage, _ int64) (int64, error) {
+	start := time.Now()
 	err := s.hub.twins.PatchReported(ctx, s.id(), patch)
 	var invalid *iothub.ValidationError
 	if errors.As(err, &invalid) {
@@ -91,7 +94,7 @@ func (s *session) PatchReported(ctx context.Context, patch json.RawMessage, _ in
 	if err != nil {
 		return 0, err
 	}
-	s.hub.metrics.Reported("edge_hub", s.id().String())
+	s.hub.metrics.Reported("edge_hub", s.id().String(), time.Since(start))
 	s.hub.accept(s.hub.twinChange(s.id(), patch), func(err error) {
 		if err != nil {
 			s.hub.log.Warn("twin change notification not stored", "id", s.id().String(), "error", err)

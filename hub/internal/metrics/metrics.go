@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"strconv"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -29,11 +30,17 @@ type Metrics struct {
 	disconnected                     *prometheus.CounterVec
 	queueLength                      *prometheus.Desc
 	clients                          prometheus.Gauge
-	size                             *prometheus.SummaryVec
+
+	size, getTwinTook, sendTook, reportedTook *summaries
+	methodTook, processTook, offlineTook      *summaries
 }
 
-// New returns metrics whose series carry the names of the hub and the device.
-func New(iothub, device string) *Metrics {
+// New returns metrics whose series carry the names of the hub and the device. The
+// quantiles of summaries are of the last maxAge, or since half of that; 0 means 1 h.
+func New(iothub, device string, maxAge time.Duration) *Metrics {
+	if maxAge <= 0 {
+		maxAge = time.Hour
+	}
 	m := &Metrics{registry: prometheus.NewRegistry()}
 	labels := func(telemetry bool) prometheus.Labels {
 		l := prometheus.Labels{"iothub": iothub, "edge_device": device, "ms_telemetry": "False"}
@@ -73,19 +80,33 @@ func New(iothub, device string) *Metrics {
 	plain["instance_number"] = instance
 	m.clients = prometheus.NewGauge(prometheus.GaugeOpts{Name: "edgehub_connected_clients",
 		Help: "Clients connected, without the hub itself", ConstLabels: plain})
-	m.size = prometheus.NewSummaryVec(prometheus.SummaryOpts{Name: "edgehub_message_size_bytes",
-		Help: "Size of the messages received", ConstLabels: plain, MaxAge: time.Hour,
-		Objectives: map[float64]float64{0.5: 0.05, 0.9: 0.01, 0.99: 0.001}}, []string{"id"})
-	m.registry.MustRegister(m.clients, m.size)
+	m.registry.MustRegister(m.clients)
+	summary := func(name, help string, telemetry prometheus.Labels, vars ...string) *summaries {
+		s := newSummaries(name, help, maxAge, telemetry, vars...)
+		m.registry.MustRegister(s)
+		return s
+	}
+	m.size = summary("message_size_bytes", "Size of the messages received", plain, "id")
+	m.getTwinTook = summary("gettwin_duration_seconds", "Time to get a twin", plain, "source", "id")
+	m.sendTook = summary("message_send_duration_seconds", "Time from sending a message to its settlement", plain,
+		"from", "to", "from_route_output", "to_route_input")
+	m.reportedTook = summary("reported_properties_update_duration_seconds", "Time to update reported properties", plain, "target", "id")
+	m.methodTook = summary("direct_method_duration_seconds", "Time from passing a direct method on to its answer", plain, "from", "to")
+	m.processTook = summary("message_process_duration_seconds", "Time from storing a message to its settlement", l, "from", "to", "priority")
+	m.offlineTook = summary("offline_duration_seconds", "Time without the cloud", l, "id")
 	return m
 }
 
 // Received counts a message from a client.
 func (m *Metrics) Received(id, output string) { m.received.WithLabelValues(id, output).Inc() }
 
-// Sent counts a message that an endpoint has taken.
-func (m *Metrics) Sent(from, to, output, input string, priority uint32) {
-	m.sent.WithLabelValues(from, to, output, input, fmt.Sprint(priority)).Inc()
+// Sent counts a message that an endpoint has taken: so long after it was sent there,
+// and so long after it was stored.
+func (m *Metrics) Sent(from, to, output, input string, priority uint32, took, process time.Duration) {
+	p := strconv.FormatUint(uint64(priority), 10)
+	m.sent.WithLabelValues(from, to, output, input, p).Inc()
+	m.sendTook.seconds(took, from, to, output, input)
+	m.processTook.seconds(process, from, to, p)
 }
 
 // Dropped counts a message that will not be delivered: no_route, ttl_expiry or
@@ -99,20 +120,34 @@ func (m *Metrics) Unacked(from, output string) {
 	m.unacked.WithLabelValues("storage_failure", from, output).Inc()
 }
 
-// TwinRead counts a twin given to a client.
-func (m *Metrics) TwinRead(source, id string) { m.getTwin.WithLabelValues(source, id).Inc() }
+// TwinRead counts a twin given to a client, and how long it took to get it.
+func (m *Metrics) TwinRead(source, id string, took time.Duration) {
+	m.getTwin.WithLabelValues(source, id).Inc()
+	m.getTwinTook.seconds(took, source, id)
+}
 
 // Reported counts an update of reported properties, from a client or to the cloud.
-func (m *Metrics) Reported(target, id string) { m.reported.WithLabelValues(target, id).Inc() }
+func (m *Metrics) Reported(target, id string, took time.Duration) {
+	m.reported.WithLabelValues(target, id).Inc()
+	m.reportedTook.seconds(took, target, id)
+}
 
 // Method counts a direct method passed on.
 func (m *Metrics) Method(from, to string) { m.methods.WithLabelValues(from, to).Inc() }
+
+// MethodAnswered notes how long the answer to a direct method took.
+func (m *Metrics) MethodAnswered(from, to string, took time.Duration) {
+	m.methodTook.seconds(took, from, to)
+}
 
 // Retried counts an operation that is tried again.
 func (m *Metrics) Retried(id, operation string) { m.retry.WithLabelValues(id, operation).Inc() }
 
 // Offline counts a loss of the cloud.
 func (m *Metrics) Offline(id string) { m.offline.WithLabelValues(id).Inc() }
+
+// Online notes how long the cloud was lost.
+func (m *Metrics) Online(id string, after time.Duration) { m.offlineTook.seconds(after, id) }
 
 // Refused counts a client that was not admitted.
 func (m *Metrics) Refused(id string) { m.connectFailed.WithLabelValues(id, "not_authenticated").Inc() }
@@ -159,7 +194,7 @@ func (q queues) Collect(c chan<- prometheus.Metric) {
 }
 
 // Size notes the size of a message.
-func (m *Metrics) Size(id string, bytes int) { m.size.WithLabelValues(id).Observe(float64(bytes)) }
+func (m *Metrics) Size(id string, bytes int) { m.size.observe(float64(bytes), id) }
 
 // Handler serves the page of metrics.
 func (m *Metrics) Handler() http.Handler {

@@ -40,6 +40,7 @@ type Edge struct {
 	ProxyModule       string // that may pass on certificates of its clients
 	MetricsEnabled    bool
 	MetricsPort       int
+	MetricsMaxAge     time.Duration // of what quantiles are made of
 	MaxClients        int
 	AckTimeout        time.Duration
 	IdleTimeout       time.Duration // of cloud connections; 0: never
@@ -88,6 +89,7 @@ func FromEnvironment(environ []string) (Edge, error) {
 		AuthMode:          r.choice("AuthenticationMode", "Scope", "Cloud", "CloudAndScope"),
 		ProxyModule:       r.text("ApiProxyModuleId", "IoTEdgeAPIProxy"),
 		MetricsEnabled:    r.boolean("Metrics__Listener__MetricsEnabled"),
+		MetricsMaxAge:     r.span("Metrics__Listener__MetricsHistogramMaxAge", time.Hour),
 		MaxClients:        r.number("MaxConnectedClients", 100, 1, 1_000_000),
 		AckTimeout:        r.seconds("MessageAckTimeoutSecs", 30, 1),
 		IdleTimeout:       r.seconds("CloudConnectionIdleTimeoutSecs", 3600, 1),
@@ -146,6 +148,43 @@ func (r *reader) number(name string, fallback, low, high int) int {
 func (r *reader) seconds(name string, fallback, low int) time.Duration {
 	const tenYears = 10 * 365 * 24 * 3600
 	return time.Duration(r.number(name, fallback, low, tenYears)) * time.Second
+}
+
+// span is a time span of .NET, [d.]hh:mm[:ss], from a second to ten days.
+func (r *reader) span(name string, fallback time.Duration) time.Duration {
+	v := r.text(name, "")
+	if v == "" {
+		return fallback
+	}
+	days, clock, found := strings.Cut(v, ".")
+	if !found {
+		days, clock = "0", v
+	}
+	parts := append([]string{days}, strings.Split(clock, ":")...)
+	if len(parts) == 3 {
+		parts = append(parts, "0")
+	}
+	units := []time.Duration{24 * time.Hour, time.Hour, time.Minute, time.Second}
+	limits := []int{10, 23, 59, 59}
+	d := time.Duration(0)
+	for i, unit := range units {
+		n := -1
+		if len(parts) == len(units) {
+			if x, err := strconv.Atoi(parts[i]); err == nil && x <= limits[i] {
+				n = x
+			}
+		}
+		if n < 0 {
+			d = 0
+			break
+		}
+		d += time.Duration(n) * unit
+	}
+	if d < time.Second {
+		r.errs = append(r.errs, fmt.Errorf("environment variable %s is %q: want a time span such as 01:00:00", name, v))
+		return fallback
+	}
+	return d
 }
 
 // boolean is true unless the variable says otherwise: all switches are on by default.

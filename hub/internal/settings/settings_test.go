@@ -43,22 +43,35 @@ func TestNamesAreNotCaseSensitiveAndEveryVariableCounts(t *testing.T) {
 
 func TestWrongValuesAreNamed(t *testing.T) {
 	tests := map[string]string{
-		"MaxConnectedClients":   "many",
-		"MessageAckTimeoutSecs": "-1",
-		"MqttSettings__Enabled": "perhaps",
-		"RuntimeLogLevel":       "loud",
-		"ShutdownWaitPeriod":    "99999999999999999999",
-		"QueueMaxBytes":         "1 GB",
-		"QueueWhenFull":         "panic",
-		"QueueDrain":            "backwards",
-		"ClientCertAuthEnabled": "maybe",
-		"AuthenticationMode":    "trust",
-		"UpstreamProtocol":      "Carrier pigeon",
+		"MaxConnectedClients":                       "many",
+		"MessageAckTimeoutSecs":                     "-1",
+		"MqttSettings__Enabled":                     "perhaps",
+		"RuntimeLogLevel":                           "loud",
+		"ShutdownWaitPeriod":                        "99999999999999999999",
+		"QueueMaxBytes":                             "1 GB",
+		"QueueWhenFull":                             "panic",
+		"QueueDrain":                                "backwards",
+		"ClientCertAuthEnabled":                     "maybe",
+		"AuthenticationMode":                        "trust",
+		"UpstreamProtocol":                          "Carrier pigeon",
+		"Metrics__Listener__MetricsHistogramMaxAge": "1:99:00",
 	}
 	for name, value := range tests {
 		_, err := settings.FromEnvironment(append([]string{name + "=" + value}, given...))
 		if err == nil || !strings.Contains(err.Error(), name) || !strings.Contains(err.Error(), value) {
 			t.Errorf("%s=%s: error %v", name, value, err)
+		}
+	}
+}
+
+func TestTimeSpans(t *testing.T) {
+	for text, want := range map[string]time.Duration{
+		"": time.Hour, "01:00:00": time.Hour, "00:30": 30 * time.Minute, "00:00:05": 5 * time.Second, "2.01:00:00": 49 * time.Hour,
+		"00:00:00": 0, "1h": 0, "1": 0, "-1:00:00": 0, "1:2:3:4": 0, "x.01:00:00": 0, "24:00:00": 0,
+	} {
+		s, err := settings.FromEnvironment(append([]string{"Metrics__Listener__MetricsHistogramMaxAge=" + text}, given...))
+		if (err == nil) != (want != 0) || err == nil && s.MetricsMaxAge != want {
+			t.Errorf("%q: %v, %v", text, s.MetricsMaxAge, err)
 		}
 	}
 }
