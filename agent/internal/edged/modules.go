@@ -129,6 +129,14 @@ func engine(d *managementv1.ModuleDetails) plan.Engine {
 	if code, err := strconv.Atoi(d.GetStatus().GetExitStatus().GetStatusCode()); err == nil {
 		e.ExitCode = code
 	}
+	if e.State == plan.Running {
+		switch d.GetStatus().GetRuntimeStatus().GetHealth() {
+		case "unhealthy":
+			e.State = plan.Unhealthy
+		case "starting":
+			e.Probing = true
+		}
+	}
 	labels := settings["createOptions"].GetStructValue().GetFields()["Labels"].GetStructValue().GetFields()
 	for k, v := range labels {
 		e.Labels[k] = v.GetStringValue()

@@ -54,7 +54,7 @@ func Make(d Diff, in Inputs) Plan {
 	}
 	for _, c := range d.Removed {
 		g := m.group(c.order())
-		if c.State == Running || c.State == Unknown {
+		if c.Runs() || c.State == Unknown {
 			g.stops = append(g.stops, Command{Op: Stop, Module: c.Name})
 		}
 		g.removes = append(g.removes, Command{Op: Remove, Module: c.Name})
@@ -175,23 +175,33 @@ func (m *maker) state(c Change) {
 			return
 		}
 		g.states = append(g.states, Command{Op: Start, Module: w.Name})
+	case Unhealthy:
+		if w.Restart >= manifest.RestartOnUnhealthy && c.Restart.Count < m.Policy.MaxRestarts {
+			m.restart(g, c)
+		}
 	case Backoff:
-		if due := m.Policy.due(c.Current, w.Restart, m.Now); due.After(m.Now) {
-			if m.next.IsZero() || due.Before(m.next) {
-				m.next = due
-			}
-			return
-		}
-		if cleanEnd(c.Current, w.Restart) {
-			g.states = append(g.states, m.startAfterCleanEnd(c))
-			return
-		}
-		saved := c.Restart
-		saved.Count++
-		saved.Last = m.Now
-		g.states = append(g.states, Command{Op: Group, Module: w.Name, Steps: []Command{
-			{Op: Stop, Module: w.Name}, {Op: Start, Module: w.Name}, {Op: Save, Module: w.Name, Restart: saved}}})
+		m.restart(g, c)
 	}
+}
+
+// restart starts a module again, if it is due.
+func (m *maker) restart(g *group, c Change) {
+	w := c.Wanted
+	if due := m.Policy.due(c.Current, w.Restart, m.Now); due.After(m.Now) {
+		if m.next.IsZero() || due.Before(m.next) {
+			m.next = due
+		}
+		return
+	}
+	if cleanEnd(c.Current, w.Restart) {
+		g.states = append(g.states, m.startAfterCleanEnd(c))
+		return
+	}
+	saved := c.Restart
+	saved.Count++
+	saved.Last = m.Now
+	g.states = append(g.states, Command{Op: Group, Module: w.Name, Steps: []Command{
+		{Op: Stop, Module: w.Name}, {Op: Start, Module: w.Name}, {Op: Save, Module: w.Name, Restart: saved}}})
 }
 
 // startAfterCleanEnd starts a module that ended with exit code 0. Such a start
@@ -229,7 +239,7 @@ func pullsFirst(list []Command) []Command {
 func Shutdown(current []Engine) []Command {
 	var list []Command
 	for _, e := range current {
-		if e.Name != manifest.AgentName && e.State == Running {
+		if e.Name != manifest.AgentName && e.Runs() {
 			list = append(list, Command{Op: Stop, Module: e.Name})
 		}
 	}

@@ -30,6 +30,12 @@ func running(m manifest.Module) plan.Current {
 	return plan.Current{Engine: plan.Engine{Name: m.Name, Image: m.Image, State: plan.Running, Started: now.Add(-time.Minute)}, Applied: &m}
 }
 
+func unhealthy(m manifest.Module, r plan.Restart) plan.Current {
+	c := running(m)
+	c.State, c.Restart = plan.Unhealthy, r
+	return c
+}
+
 func order(n uint32) func(*manifest.Module) { return func(m *manifest.Module) { m.Order = n } }
 func env(k, v string) func(*manifest.Module) {
 	return func(m *manifest.Module) { m.Env = map[string]string{k: v} }
@@ -139,6 +145,19 @@ var systems = map[string]system{
 		wanted:  []manifest.Module{module("a")},
 		current: []plan.Current{running(module("edgeAgent")), running(module("edgeHub")), running(module("a"))},
 	},
+	"unhealthy modules": {
+		wanted: []manifest.Module{
+			module("always"), module("on-unhealthy", policy(manifest.RestartOnUnhealthy)),
+			module("on-failure", policy(manifest.RestartOnFailure)), module("never", policy(manifest.RestartNever)),
+			module("just-restarted"), module("given-up"), module("stopped", status(manifest.Stopped)),
+		},
+		current: []plan.Current{
+			unhealthy(module("always"), plan.Restart{}), unhealthy(module("on-unhealthy", policy(manifest.RestartOnUnhealthy)), plan.Restart{}),
+			unhealthy(module("on-failure", policy(manifest.RestartOnFailure)), plan.Restart{}), unhealthy(module("never", policy(manifest.RestartNever)), plan.Restart{}),
+			unhealthy(module("just-restarted"), plan.Restart{Count: 2, Last: now.Add(-10 * time.Second)}), unhealthy(module("given-up"), plan.Restart{Count: 20}),
+			unhealthy(module("stopped", status(manifest.Stopped)), plan.Restart{}), unhealthy(module("removed"), plan.Restart{}),
+		},
+	},
 	"container that nobody remembers": {
 		wanted:  []manifest.Module{module("a")},
 		current: []plan.Current{{Engine: plan.Engine{Name: "a", Image: "a:1", State: plan.Running}}, {Engine: plan.Engine{Name: "b", State: plan.Stopped}}},
@@ -184,6 +203,8 @@ func TestStatusOf(t *testing.T) {
 	}{
 		{plan.Running, never, 0, true, plan.Running},
 		{plan.Running, always, 20, true, plan.Running},
+		{plan.Unhealthy, never, 0, true, plan.Unhealthy},
+		{plan.Unhealthy, always, 20, true, plan.Unhealthy},
 		{plan.Stopped, never, 0, true, plan.Stopped},
 		{plan.Stopped, onFailure, 0, true, plan.Stopped},
 		{plan.Stopped, onUnhealthy, 20, true, plan.Stopped},

@@ -10,7 +10,7 @@ import (
 // agent says about a module.
 type State string
 
-// The states. The engine knows running, stopped, failed, dead and unknown.
+// The states. The engine knows running, unhealthy, stopped, failed, dead and unknown.
 const (
 	Unknown State = "unknown"
 	Running State = "running"
@@ -18,6 +18,8 @@ const (
 	Failed  State = "failed"
 	Dead    State = "dead"
 	Backoff State = "backoff"
+	// Unhealthy runs, and its health check says that it should not.
+	Unhealthy State = "unhealthy"
 )
 
 // Labels that tell what the agent's own container was made from.
@@ -38,7 +40,12 @@ type Engine struct {
 	Started     time.Time // zero: never
 	Exited      time.Time // zero: never
 	Labels      map[string]string
+	// Probing says that it runs and its health check has not come to a result yet.
+	Probing bool
 }
+
+// Runs tells whether the container has a process.
+func (e Engine) Runs() bool { return e.State == Running || e.State == Unhealthy }
 
 // Restart is what the agent remembers about a module's restarts.
 type Restart struct {
@@ -104,7 +111,7 @@ func (p Policy) CoolOff(count int) time.Duration {
 // wanted stopped is stopped however it ended.
 func (p Policy) StatusOf(c Current, wanted manifest.Status, restart manifest.RestartPolicy) State {
 	switch c.State {
-	case Running, Dead, Unknown:
+	case Running, Unhealthy, Dead, Unknown:
 		return c.State
 	}
 	if wanted == manifest.Stopped {

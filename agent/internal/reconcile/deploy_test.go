@@ -165,6 +165,24 @@ func TestFailingPullBacksOffWhileOthersProceed(t *testing.T) {
 	})
 }
 
+func TestVersionIsNotReportedBeforeItsImagesAreHere(t *testing.T) {
+	in(t, desired(1, mod{name: "a"}), func(r *rig) {
+		release := r.daemon.HoldPull("b")
+		r.push(desired(2, mod{name: "a"}, mod{name: "b"}))
+		r.pass(time.Minute)
+		r.expectStatus(1, 200)
+		r.push(desired(3, mod{name: "a", env: map[string]string{"K": "v"}}, mod{name: "b"}))
+		r.pass(time.Minute)
+		r.expectStatus(1, 200)
+		release()
+		r.pass(10 * time.Second)
+		r.expectStatus(3, 200)
+		if r.daemon.State("b") != plan.Running {
+			t.Errorf("b is %s", r.daemon.State("b"))
+		}
+	})
+}
+
 func TestFailedUpdateIsNotTakenForDone(t *testing.T) {
 	in(t, desired(1, mod{name: "a"}), func(r *rig) {
 		r.daemon.FailWith(func(call string) error {

@@ -65,7 +65,8 @@ type Loop struct {
 	// Owned by Run.
 	taken    *state.Taken // what was taken over; never nil after load
 	hasTaken bool
-	dirty    bool // taken differs from the saved one
+	dirty    bool   // taken differs from the saved one
+	held     *int64 // the version to report, see holdVersion
 	source   source
 	status   report.Status
 	platform *report.Platform
@@ -251,6 +252,7 @@ func (l *Loop) apply(ctx context.Context, wanted *manifest.Deployment, engines [
 		HasIdentity: func(name string) bool { _, ok := l.work.ids[name]; return ok },
 	})
 	res := l.runner.Run(ctx, wanted.Version, p.Commands)
+	l.holdVersion(res.Pending > 0)
 	l.takeOver(wanted, engines)
 	return outcome{next: p.Next, ran: res.Ran > 0, skipped: res.Skipped > 0, err: errors.Join(idErr, res.Err())}
 }
@@ -271,6 +273,18 @@ func (l *Loop) setOutcome(err error, skipped bool) {
 		l.setStatus(report.Status{Code: report.CodeFailed, Description: err.Error()})
 	case !skipped:
 		l.setStatus(report.Status{Code: report.CodeSuccessful})
+	}
+}
+
+// holdVersion keeps what is reported as taken over while images are still on their
+// way: with the status of before, the new version would say that all is done.
+func (l *Loop) holdVersion(pending bool) {
+	switch {
+	case !pending:
+		l.held = nil
+	case l.held == nil:
+		version := l.provenVersion()
+		l.held = &version
 	}
 }
 

@@ -165,6 +165,9 @@ func (l *Loop) doubtImage(module string) {
 
 // provenVersion is the version of the deployment that is reported as taken over.
 func (l *Loop) provenVersion() int64 {
+	if l.held != nil {
+		return *l.held
+	}
 	if s := l.taken.Safe; s.Phase == rollout.Trial {
 		return s.Old.Version
 	}

@@ -169,6 +169,17 @@ func TestJudge(t *testing.T) {
 	d := deployment(2, 2, true)
 	m := d.Modules["m"]
 	running := plan.Current{Engine: plan.Engine{Name: "m", Image: "m:2", State: plan.Running, Started: start.Add(-time.Hour)}, Applied: &m}
+	probing := running
+	probing.Probing = true
+	var watch rollout.Watch
+	for _, at := range []time.Duration{0, d.Safe.Settle + time.Second} {
+		if v := judged(d, &watch, probing, at); v.Healthy() || v.Failed != "" {
+			t.Errorf("after %v, before its health check has passed: %+v", at, v)
+		}
+	}
+	if v := judged(d, &watch, running, d.Safe.Settle+time.Second); !v.Healthy() {
+		t.Errorf("its health check has passed: %+v", v)
+	}
 	judge := func(w *rollout.Watch, c plan.Current, at time.Duration) rollout.Verdict {
 		return w.Judge(d, map[string]plan.Current{"m": c}, plan.DefaultPolicy(), nil, start.Add(at))
 	}
@@ -211,4 +222,8 @@ func TestJudge(t *testing.T) {
 	if v := judge(w, ended, time.Second); !strings.Contains(v.Failed, "m has ended with code 7") {
 		t.Errorf("a task that has failed for good: %+v", v)
 	}
+}
+
+func judged(d *manifest.Deployment, w *rollout.Watch, c plan.Current, at time.Duration) rollout.Verdict {
+	return w.Judge(d, map[string]plan.Current{"m": c}, plan.DefaultPolicy(), nil, start.Add(at))
 }

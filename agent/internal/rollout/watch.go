@@ -66,6 +66,8 @@ func (w *Watch) Judge(d *manifest.Deployment, current map[string]plan.Current, p
 		}
 		if now.Sub(w.runs[c.Name].seen) < d.Safe.Settle {
 			waiting = append(waiting, fmt.Sprintf("%s runs for less than %v", c.Name, d.Safe.Settle))
+		} else if c.Probing {
+			waiting = append(waiting, c.Name+" has not passed its health check yet")
 		}
 	}
 	slices.Sort(waiting)

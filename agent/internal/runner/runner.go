@@ -27,6 +27,7 @@ type Executor interface {
 type Result struct {
 	Ran     int     // commands tried
 	Skipped int     // commands in back-off, pending, or behind an essential one
+	Pending int     // of these, commands whose work goes on by itself
 	Failed  []error // one for each command that failed
 }
 
@@ -81,6 +82,7 @@ func (r *Runner) Run(ctx context.Context, version int64, commands []plan.Command
 			switch err := r.runOne(ctx, id, c); {
 			case errors.Is(err, ErrPending):
 				res.Skipped++
+				res.Pending++
 				ok = false
 			case err != nil:
 				res.Failed = append(res.Failed, err)
