@@ -14,7 +14,7 @@ import (
 // selection is what `make test` runs of `make conformance`: each kind of client, each
 // head and each hub at least once.
 var selection = []string{
-	"Node device mqtt edgehub", "Node module amqp edgehub", "Node service https", "Node service amqp iothub",
+	"Node device mqtt edgehub", "Node module amqp edgehub", "Node service https", "Node service amqp iothub", "Node event-hubs amqp iothub",
 	"Paho mqtt iothub", "Qpid Proton amqp edgehub", "uAMQP amqp iothub", "mosquitto mqtt edgehub", "go-amqp amqp iothub",
 	"raw bytes", "mutated streams edgehub", "hostile peers iothub",
 }

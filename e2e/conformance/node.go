@@ -59,6 +59,9 @@ func nodeParts(ctx context.Context, w *world) ([]part, error) {
 	for _, transport := range []string{"https", "amqp", "amqp-ws"} {
 		add(w.nodeService(ctx, transport))
 	}
+	for _, transport := range []string{"amqp", "amqp-ws"} {
+		add(w.nodeEvents(ctx, transport))
+	}
 	return all, errors.Join(errs...)
 }
 
@@ -166,5 +169,19 @@ func (w *world) nodeService(ctx context.Context, transport string) (*scenario, e
 		s.features = has("open", "feedback receiver", "C2D to an unknown device refused", "C2D and feedback: Success",
 			"feedback: Expired", "queue of 50 is full", "close")
 	}
+	return s, nil
+}
+
+// nodeEvents is the client for event hubs, which reads the telemetry of iothub.
+func (w *world) nodeEvents(ctx context.Context, transport string) (*scenario, error) {
+	s := w.node("events", "Node event-hubs", transport, hubCloud)
+	l, err := w.device(ctx, hubCloud, "node-events-"+transport)
+	if err != nil {
+		return s, err
+	}
+	s.config["device"], s.config["connection"] = l.device, l.connection
+	s.features = has("open", "event hub properties", "partition properties", "from the beginning", "what an event says", "from an offset",
+		"from a sequence number", "from a time", "only what comes", "beyond the end refused", "owner level: the higher wins",
+		"two readers at once see all", "goes on after the hub was killed", "bad key refused", "close")
 	return s, nil
 }
