@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"errors"
 	"math/big"
 	"os"
 	"path/filepath"
@@ -72,7 +73,7 @@ pk = "file://DIR/local.key"
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	p := check.Device(file)
+	p := check.Device(check.DeviceOptions{ConfigFile: file})
 	cfg, err := p.Config()
 	if err != nil || cfg.Device.HubName != "" {
 		t.Fatalf("%+v, %v", cfg.Device, err)
@@ -111,11 +112,23 @@ pk = "file://DIR/local.key"
 	if err := p.Pairs(t.Context(), cfg); err != nil {
 		t.Error(err)
 	}
+	if err := errors.Join(p.Preloaded(t.Context(), cfg), p.KeyFiles(t.Context(), cfg)); err != nil {
+		t.Error(err)
+	}
 	if err := os.Rename(filepath.Join(dir, "local.key"), filepath.Join(dir, "bootstrap.key")); err != nil {
 		t.Fatal(err)
 	}
 	err = p.Pairs(t.Context(), cfg)
 	if err == nil || !strings.Contains(err.Error(), "bootstrap.pem: key does not belong") || !strings.Contains(err.Error(), "local.pem") {
 		t.Errorf("wrong keys: %v", err)
+	}
+	if err := p.KeyFiles(t.Context(), cfg); err == nil || !strings.Contains(err.Error(), "key of "+dir+"/local.pem") {
+		t.Errorf("missing key: %v", err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "local.pem"), []byte("nothing"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Preloaded(t.Context(), cfg); err == nil || !strings.Contains(err.Error(), "local.pem") {
+		t.Errorf("unreadable certificate: %v", err)
 	}
 }

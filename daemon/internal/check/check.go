@@ -8,6 +8,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -53,10 +54,14 @@ type Check struct {
 	// Name says in words what is well when the check passes.
 	Name string
 	run  func(context.Context, *state) Outcome
+	// part is the part of the configuration that it looks at, and nothing else: it
+	// runs without a configuration too.
+	part string
 }
 
 // The groups, in order.
 const (
+	Identity      = "Configuration checks (identity, keys, certificates)"
 	Configuration = "Configuration checks"
 	Connectivity  = "Connectivity checks"
 )
@@ -70,13 +75,43 @@ type Certificate struct {
 // ErrNoModule says that no module runs in whose network one could look.
 var ErrNoModule = errors.New("no module runs in the module network")
 
+// ErrNoService says that the daemon is not run by a service manager that could tell
+// about it.
+var ErrNoService = errors.New("the daemon is not run by systemd")
+
 // Probes look at the device. All are needed.
 type Probes struct {
-	Now      func() time.Time
-	Config   func() (config.Config, error)
+	Now func() time.Time
+	// Config returns the configuration; what is wrong in it as joined *config.Error.
+	Config func() (config.Config, error)
+	// Applied compares the configuration with what edgectl config apply has handed to
+	// the daemon: fs.ErrNotExist if there is none.
+	Applied  func() (same bool, err error)
 	Hostname func() (string, error)
 	// ConfigChanged is when the config file was written last.
 	ConfigChanged func() (time.Time, error)
+	// Installed is the version of the daemon's program; fs.ErrNotExist if it is
+	// elsewhere.
+	Installed func(context.Context) (string, error)
+	// Info asks the daemon by its management socket.
+	Info func(context.Context, config.Config) (Info, error)
+	// Workload asks the daemon for the trust bundle, as modules do.
+	Workload func(context.Context, config.Config) error
+	// TPM talks to the TPM.
+	TPM func(context.Context, config.Config) error
+	// Preloaded reads the certificates that the configuration names, KeyFiles their
+	// keys.
+	Preloaded, KeyFiles func(context.Context, config.Config) error
+	// Nameservers are those of modules.
+	Nameservers func() ([]netip.Addr, error)
+	// LogSizes are the bytes of each module's log.
+	LogSizes func(config.Config) (map[string]int64, error)
+	// Storage tells where a running module keeps its data, and whether that is a
+	// mount of the host (ErrNoModule if it does not run).
+	Storage func(ctx context.Context, cfg config.Config, module string) (path string, mounted bool, err error)
+	// ServiceEnv is the environment of the daemon's process; ErrNoService if no service
+	// manager tells.
+	ServiceEnv func(context.Context) (map[string]string, error)
 	// Engine returns containerd's version.
 	Engine func(context.Context, config.Config) (string, error)
 	// Plugins fails when a network plugin is missing.
@@ -93,7 +128,12 @@ type Probes struct {
 	// HostConnect opens a TLS connection from the host, ModuleConnect from the
 	// network of a running module (ErrNoModule if there is none).
 	HostConnect, ModuleConnect func(ctx context.Context, cfg config.Config, host string, port int) error
+	// ESTConnect is HostConnect with the roots for EST servers.
+	ESTConnect func(ctx context.Context, cfg config.Config, host string, port int) error
 }
+
+// Info is what the daemon tells of itself.
+type Info struct{ Version, DeviceID, HubName string }
 
 // Options say which checks to run.
 type Options struct {
@@ -104,6 +144,11 @@ type Options struct {
 	HubName string
 	// TimeServer is host:port.
 	TimeServer string
+	// Version is that of the program that checks.
+	Version string
+	// ExpectedAziot and ExpectedEdged are the versions that should be there; empty for
+	// no expectation, or for Version.
+	ExpectedAziot, ExpectedEdged string
 }
 
 // Done is a check that was run, or was not.
@@ -125,16 +170,14 @@ func Run(ctx context.Context, o Options, each func(Done)) error {
 		}
 	}
 	s := &state{Options: o}
-	fatal := ""
+	s.load()
 	for _, c := range all {
 		var out Outcome
 		switch {
 		case slices.Contains(o.DontRun, c.ID):
 			out = Outcome{Ignored, []string{"left out on request"}}
-		case fatal != "":
-			out = skipped("not run, because %s failed", fatal)
-		case c.ID != configID && s.cfg == nil:
-			out = skipped("not run, because %s was left out", configID)
+		case c.part == "" && s.cfg == nil:
+			out = skipped("not run, because the configuration is not well-formed")
 		default:
 			within, cancel := context.WithTimeout(ctx, timeout)
 			out = c.run(within, s)
@@ -142,9 +185,6 @@ func Run(ctx context.Context, o Options, each func(Done)) error {
 		}
 		if ctx.Err() != nil {
 			return ctx.Err()
-		}
-		if out.Result == Fatal {
-			fatal = c.ID
 		}
 		each(Done{c, out})
 	}
@@ -154,7 +194,37 @@ func Run(ctx context.Context, o Options, each func(Done)) error {
 // state is what checks know of each other.
 type state struct {
 	Options
-	cfg *config.Config
+	// cfg is nil if the configuration cannot be used; wrong is what is wrong in each of
+	// its parts then.
+	cfg   *config.Config
+	wrong map[string][]string
+
+	info  *answer[Info]
+	clock *answer[time.Duration]
+}
+
+// answer is remembered for the checks that ask for the same.
+type answer[T any] struct {
+	value T
+	err   error
+}
+
+// daemon asks the daemon, once.
+func (s *state) daemon(ctx context.Context) (Info, error) {
+	if s.info == nil {
+		info, err := s.Info(ctx, *s.cfg)
+		s.info = &answer[Info]{info, err}
+	}
+	return s.info.value, s.info.err
+}
+
+// offset asks the time server, once.
+func (s *state) offset(ctx context.Context) (time.Duration, error) {
+	if s.clock == nil {
+		d, err := s.ClockOffset(ctx, s.TimeServer)
+		s.clock = &answer[time.Duration]{d, err}
+	}
+	return s.clock.value, s.clock.err
 }
 
 func (s *state) hub() string {

@@ -7,5 +7,7 @@ var (
 	FromHostsFile = fromHostsFile
 	Nameservers   = nameservers
 	FindModuleNet = findModuleNet
-	HostConnect   = hostConnect
+	OnHostMount   = onHostMount
+	StorageFolder = storageFolder
+	Environ       = environ
 )

@@ -1,61 +1,67 @@
 package check
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io/fs"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
-	"google.golang.org/grpc/status"
-
 	"github.com/breakwater-iot/breakwater/daemon/internal/config"
-	"github.com/breakwater-iot/breakwater/daemon/internal/containerd"
 	"github.com/breakwater-iot/breakwater/daemon/internal/credential"
 	"github.com/breakwater-iot/breakwater/daemon/internal/daemon"
 	"github.com/breakwater-iot/breakwater/daemon/internal/network"
 	"github.com/breakwater-iot/breakwater/daemon/internal/pki"
 	"github.com/breakwater-iot/breakwater/daemon/internal/provision"
-	managementv1 "github.com/breakwater-iot/breakwater/proto/management/v1"
+	"github.com/breakwater-iot/breakwater/proto/proxy"
 )
 
-// Device are the probes of this device, whose config is the file at path.
-func Device(path string) Probes {
+// DeviceOptions say where to look.
+type DeviceOptions struct {
+	// ConfigFile is the operator's configuration, AppliedFile what the daemon was
+	// handed.
+	ConfigFile, AppliedFile string
+	// Host is the URI of the management API for a daemon whose sockets are the service
+	// manager's.
+	Host string
+	// Proxy is the URL of an HTTP proxy to connect through; empty means that of the
+	// environment.
+	Proxy string
+	// Program is the daemon's.
+	Program string
+}
+
+// Device are the probes of this device.
+func Device(o DeviceOptions) Probes {
 	return Probes{
-		Now: time.Now,
-		Config: func() (config.Config, error) {
-			machine, err := os.Hostname()
-			if err != nil {
-				return config.Config{}, fmt.Errorf("name of the machine: %w", err)
-			}
-			cfg, err := config.Load(path, machine)
-			if err != nil || cfg.Provisioning.Source != "dps" {
-				return cfg, err
-			}
-			if a, err := provision.ReadFile(provision.File(cfg.HomeDir)); err == nil {
-				cfg.Device = config.Device{HubName: a.Hub, DeviceID: a.DeviceID, Gateway: a.Hub}
-			}
-			return cfg, nil
-		},
+		Now:      time.Now,
+		Config:   o.load,
+		Applied:  o.applied,
 		Hostname: os.Hostname,
 		ConfigChanged: func() (time.Time, error) {
-			st, err := os.Stat(path)
+			st, err := os.Stat(o.AppliedFile)
+			if errors.Is(err, fs.ErrNotExist) {
+				st, err = os.Stat(o.ConfigFile)
+			}
 			if err != nil {
 				return time.Time{}, err
 			}
 			return st.ModTime(), nil
 		},
+		Installed: o.installed,
 		Engine: func(ctx context.Context, cfg config.Config) (string, error) {
-			seen, err := containerd.Look(ctx, cfg.Containerd.Address, cfg.Containerd.Namespace)
+			seen, err := look(ctx, cfg)
 			return seen.Version, err
 		},
 		Plugins: func(cfg config.Config) error {
@@ -64,21 +70,66 @@ func Device(path string) Probes {
 			}
 			return network.CheckPlugins(network.DefaultPluginDirs)
 		},
-		Uptime: uptime,
+		Uptime: o.uptime, Info: o.info, Workload: workload, TPM: talkToTPM, ServiceEnv: serviceEnv,
 		EdgeCA: func(cfg config.Config) ([]Certificate, error) {
 			return certificates(cmp.Or(cfg.EdgeCA.KeyPair.Cert, issued(cfg, "edge_ca")))
 		},
 		Identity: func(cfg config.Config) ([]Certificate, error) {
 			return certificates(cmp.Or(cfg.Identity.Cert, issued(cfg, "device-id")))
 		},
-		EST:           estIdentities,
-		LocalCA:       func(cfg config.Config) ([]Certificate, error) { return certificates(cfg.Issuance.LocalCA.Cert) },
-		Pairs:         matchingPairs,
-		TrustBundle:   func(cfg config.Config) ([]Certificate, error) { return certificates(cfg.TrustBundleCert) },
-		ClockOffset:   clockOffset,
-		HostConnect:   hostConnect,
-		ModuleConnect: moduleConnect,
+		EST:     estIdentities,
+		LocalCA: func(cfg config.Config) ([]Certificate, error) { return certificates(cfg.Issuance.LocalCA.Cert) },
+		Pairs:   matchingPairs, Preloaded: preloadedFiles, KeyFiles: readableKeys,
+		TrustBundle: func(cfg config.Config) ([]Certificate, error) { return certificates(cfg.TrustBundleCert) },
+		ClockOffset: clockOffset,
+		Nameservers: moduleNameservers, LogSizes: logSizes, Storage: moduleStorage,
+		HostConnect: o.hostConnect, ModuleConnect: moduleConnect, ESTConnect: o.estConnect,
 	}
+}
+
+// load reads the configuration, and who the device is if that was assigned.
+func (o DeviceOptions) load() (config.Config, error) {
+	machine, err := os.Hostname()
+	if err != nil {
+		return config.Config{}, fmt.Errorf("name of the machine: %w", err)
+	}
+	cfg, err := config.Load(o.ConfigFile, machine)
+	if err != nil || cfg.Provisioning.Source != "dps" {
+		return cfg, err
+	}
+	if a, err := provision.ReadFile(provision.File(cfg.HomeDir)); err == nil {
+		cfg.Device = config.Device{HubName: a.Hub, DeviceID: a.DeviceID, Gateway: a.Hub}
+	}
+	return cfg, nil
+}
+
+func (o DeviceOptions) applied() (bool, error) {
+	have, err := os.ReadFile(o.AppliedFile)
+	if err != nil {
+		return false, err
+	}
+	want, err := os.ReadFile(o.ConfigFile)
+	if err != nil {
+		// Who asks must learn of the missing file, not that nothing is applied.
+		return false, fmt.Errorf("%s: %s", o.ConfigFile, err.Error())
+	}
+	return bytes.Equal(have, want), nil
+}
+
+// installed asks the program on disk, which may be newer than what runs.
+func (o DeviceOptions) installed(ctx context.Context) (string, error) {
+	if _, err := os.Stat(o.Program); err != nil {
+		return "", err
+	}
+	out, err := exec.CommandContext(ctx, o.Program, "--version").Output()
+	if err != nil {
+		return "", fmt.Errorf("%s --version: %w", o.Program, err)
+	}
+	_, version, ok := strings.Cut(strings.TrimSpace(string(out)), "edged ")
+	if !ok {
+		return "", fmt.Errorf("%s --version says %.40q", o.Program, out)
+	}
+	return version, nil
 }
 
 // issued is the file of a certificate that the daemon gets from an issuer.
@@ -112,20 +163,58 @@ func estIdentities(cfg config.Config) ([]Certificate, error) {
 	return out, nil
 }
 
-// matchingPairs compares certificates in files with their keys, as far as those are
-// in files too.
-func matchingPairs(ctx context.Context, cfg config.Config) error {
-	var errs []error
+// configured are the certificates with keys that the configuration names.
+func configured(cfg config.Config) (out []config.KeyPair) {
 	for _, p := range []config.KeyPair{
 		{Cert: cfg.Identity.Cert, Key: cfg.Identity.CertPK}, cfg.EdgeCA.KeyPair, cfg.Issuance.LocalCA,
 		{Cert: cfg.Identity.Issue.Cert, Key: cfg.Identity.Issue.CertPK}, {Cert: cfg.Identity.Issue.BootstrapCert, Key: cfg.Identity.Issue.BootstrapPK},
 		{Cert: cfg.EdgeCA.Issue.Cert, Key: cfg.EdgeCA.Issue.CertPK}, {Cert: cfg.EdgeCA.BootstrapCert, Key: cfg.EdgeCA.BootstrapPK},
 	} {
-		if p.Cert == "" || p.Key.OnToken() {
+		if p.Cert != "" && !slices.Contains(out, p) {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+// matchingPairs compares certificates in files with their keys, as far as those are
+// in files too.
+func matchingPairs(ctx context.Context, cfg config.Config) error {
+	var errs []error
+	for _, p := range configured(cfg) {
+		if p.Key.OnToken() {
 			continue
 		}
 		if _, err := (credential.Keys{}).Certificate(ctx, p.Cert, p.Key); err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", p.Cert, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func preloadedFiles(_ context.Context, cfg config.Config) error {
+	var errs []error
+	for _, p := range configured(cfg) {
+		if _, err := certificates(p.Cert); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	for _, file := range cfg.Issuance.EST.TrustedCerts {
+		if _, err := certificates(file); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func readableKeys(ctx context.Context, cfg config.Config) error {
+	var errs []error
+	for _, p := range configured(cfg) {
+		if p.Key.OnToken() {
+			continue
+		}
+		if _, err := (credential.Keys{}).Signer(ctx, p.Key); err != nil {
+			errs = append(errs, fmt.Errorf("key of %s: %w", p.Cert, err))
 		}
 	}
 	return errors.Join(errs...)
@@ -147,36 +236,51 @@ func certificates(file string) ([]Certificate, error) {
 	return out, nil
 }
 
-// uptime asks the daemon at its management socket.
-func uptime(ctx context.Context, cfg config.Config) (_ time.Duration, err error) {
-	path, err := config.SocketPath(cfg.Listen.Management)
+func (o DeviceOptions) hostConnect(ctx context.Context, cfg config.Config, host string, port int) error {
+	roots, _, err := daemon.Trust(cfg)
 	if err != nil {
-		return 0, err
+		return err
 	}
-	conn, err := grpc.NewClient("unix:"+path, grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithAuthority("localhost"), grpc.WithNoProxy())
-	if err != nil {
-		return 0, err
-	}
-	defer func() { err = errors.Join(err, conn.Close()) }()
-	res, err := managementv1.NewSystemClient(conn).GetResources(ctx, &managementv1.GetResourcesRequest{})
-	if err != nil {
-		return 0, errors.New(status.Convert(err).Message())
-	}
-	return time.Duration(res.GetProcessUptime() * float64(time.Second)), nil
+	return o.connect(ctx, roots, host, port)
 }
 
-func hostConnect(ctx context.Context, cfg config.Config, host string, port int) error {
-	var d net.Dialer
+func (o DeviceOptions) estConnect(ctx context.Context, cfg config.Config, host string, port int) error {
+	roots, _, err := daemon.Trust(cfg)
+	if err != nil {
+		return err
+	}
+	for _, file := range cfg.Issuance.EST.TrustedCerts {
+		certs, err := certificates(file)
+		if err != nil {
+			return err
+		}
+		for _, c := range certs {
+			roots.AddCert(c.Certificate)
+		}
+	}
+	return o.connect(ctx, roots, host, port)
+}
+
+func (o DeviceOptions) connect(ctx context.Context, roots *x509.CertPool, host string, port int) error {
+	var d *proxy.Dialer
+	var err error
+	if o.Proxy != "" {
+		d, err = proxy.New(o.Proxy, "")
+	} else {
+		d, err = proxy.FromEnvironment(os.Getenv)
+	}
+	if err != nil {
+		return err
+	}
 	conn, err := d.DialContext(ctx, "tcp", net.JoinHostPort(host, strconv.Itoa(port)))
 	if err != nil {
 		return err
 	}
-	return handshake(ctx, cfg, conn, host)
+	return handshake(ctx, roots, conn, host)
 }
 
 func moduleConnect(ctx context.Context, cfg config.Config, host string, port int) error {
-	seen, err := containerd.Look(ctx, cfg.Containerd.Address, cfg.Containerd.Namespace)
+	seen, err := look(ctx, cfg)
 	if err != nil {
 		return fmt.Errorf("%w: containerd: %w", ErrNoModule, err)
 	}
@@ -188,16 +292,16 @@ func moduleConnect(ctx context.Context, cfg config.Config, host string, port int
 	if err != nil {
 		return err
 	}
-	return handshake(ctx, cfg, conn, host)
-}
-
-// handshake speaks TLS as the daemon does, trusting what it trusts, and closes.
-func handshake(ctx context.Context, cfg config.Config, conn net.Conn, host string) error {
-	defer conn.Close()
 	roots, _, err := daemon.Trust(cfg)
 	if err != nil {
-		return err
+		return errors.Join(err, conn.Close())
 	}
+	return handshake(ctx, roots, conn, host)
+}
+
+// handshake speaks TLS as the daemon does, and closes.
+func handshake(ctx context.Context, roots *x509.CertPool, conn net.Conn, host string) error {
+	defer conn.Close()
 	return tls.Client(conn, &tls.Config{ServerName: host, RootCAs: roots, MinVersion: tls.VersionTLS12}).HandshakeContext(ctx)
 }
 

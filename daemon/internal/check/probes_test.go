@@ -125,37 +125,126 @@ func TestConnectVerifiesTheHub(t *testing.T) {
 	if err := os.WriteFile(bundle, text, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := check.HostConnect(t.Context(), config.Config{TrustBundleCert: bundle}, host, port); err != nil {
+	device := check.Device(check.DeviceOptions{})
+	if err := device.HostConnect(t.Context(), config.Config{TrustBundleCert: bundle}, host, port); err != nil {
 		t.Errorf("trusted: %v", err)
 	}
-	if err := check.HostConnect(t.Context(), config.Config{}, host, port); err == nil {
+	est := config.Config{Issuance: config.Issuance{EST: config.ESTServer{TrustedCerts: []string{bundle}}}}
+	if err := device.ESTConnect(t.Context(), est, host, port); err != nil {
+		t.Errorf("trusted as an EST server: %v", err)
+	}
+	if err := device.HostConnect(t.Context(), est, host, port); err == nil {
+		t.Error("an EST server's root is trusted for the hub")
+	}
+	if err := device.HostConnect(t.Context(), config.Config{}, host, port); err == nil {
 		t.Error("a stranger's certificate passes")
 	}
 	server.Close()
-	if err := check.HostConnect(t.Context(), config.Config{TrustBundleCert: bundle}, host, port); err == nil {
+	if err := device.HostConnect(t.Context(), config.Config{TrustBundleCert: bundle}, host, port); err == nil {
 		t.Error("connected to nothing")
 	}
 }
 
 func TestProbesOfADeviceThatIsNotSetUp(t *testing.T) {
 	dir := t.TempDir()
-	p := check.Device(filepath.Join(dir, "config.toml"))
+	p := check.Device(check.DeviceOptions{
+		ConfigFile: filepath.Join(dir, "config.toml"), AppliedFile: filepath.Join(dir, "none"), Program: filepath.Join(dir, "edged"),
+	})
 	cfg := config.Default()
 	cfg.HomeDir, cfg.Listen.Management = dir, "unix://"+dir+"/mgmt.sock"
+	cfg.Listen.Workload, cfg.TPM.TCTI = "unix://"+dir+"/w.sock", "device:"+dir+"/tpm"
 	cfg.Containerd.CNIBinDir, cfg.TrustBundleCert = dir, filepath.Join(dir, "bundle")
 	if err := os.WriteFile(cfg.TrustBundleCert, []byte("nothing"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	for name, probe := range map[string]func() error{
-		"config":  func() error { _, err := p.Config(); return err },
-		"changed": func() error { _, err := p.ConfigChanged(); return err },
-		"plugins": func() error { return p.Plugins(cfg) },
-		"uptime":  func() error { _, err := p.Uptime(t.Context(), cfg); return err },
-		"edge CA": func() error { _, err := p.EdgeCA(cfg); return err },
-		"bundle":  func() error { _, err := p.TrustBundle(cfg); return err },
+		"config":    func() error { _, err := p.Config(); return err },
+		"changed":   func() error { _, err := p.ConfigChanged(); return err },
+		"plugins":   func() error { return p.Plugins(cfg) },
+		"uptime":    func() error { _, err := p.Uptime(t.Context(), cfg); return err },
+		"info":      func() error { _, err := p.Info(t.Context(), cfg); return err },
+		"workload":  func() error { return p.Workload(t.Context(), cfg) },
+		"TPM":       func() error { return p.TPM(t.Context(), cfg) },
+		"applied":   func() error { _, err := p.Applied(); return err },
+		"installed": func() error { _, err := p.Installed(t.Context()); return err },
+		"edge CA":   func() error { _, err := p.EdgeCA(cfg); return err },
+		"bundle":    func() error { _, err := p.TrustBundle(cfg); return err },
 	} {
 		if probe() == nil {
 			t.Errorf("%s: all is well", name)
 		}
+	}
+}
+
+func TestWhatIsAppliedAndInstalled(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name, text string) string {
+		file := filepath.Join(dir, name)
+		if err := os.WriteFile(file, []byte(text), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		return file
+	}
+	p := check.Device(check.DeviceOptions{
+		ConfigFile: write("config", "a"), AppliedFile: write("applied", "a"), Program: write("edged", "#!/bin/sh\necho edged 1.2.3\n"),
+	})
+	if same, err := p.Applied(); !same || err != nil {
+		t.Errorf("%v, %v", same, err)
+	}
+	write("applied", "b")
+	if same, err := p.Applied(); same || err != nil {
+		t.Errorf("%v, %v", same, err)
+	}
+	if v, err := p.Installed(t.Context()); v != "1.2.3" || err != nil {
+		t.Errorf("%q, %v", v, err)
+	}
+	write("edged", "#!/bin/sh\necho other\n")
+	if v, err := p.Installed(t.Context()); err == nil {
+		t.Errorf("version %q", v)
+	}
+	if err := os.Remove(filepath.Join(dir, "config")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.Applied(); err == nil || errors.Is(err, os.ErrNotExist) {
+		t.Errorf("missing configuration: %v", err)
+	}
+}
+
+func TestModulesAsTheirProcessesShowThem(t *testing.T) {
+	const mounts = `1 0 0:1 / / rw - overlay overlay rw
+2 1 0:2 / /tmp rw - tmpfs tmpfs rw
+3 1 8:1 /srv /iotedge/storage rw,relatime master:1 - ext4 /dev/sda1 rw
+4 1 8:1 /x /with\\040space rw - ext4 /dev/sda1 rw
+nonsense
+`
+	for folder, want := range map[string]bool{
+		"/iotedge/storage": true, "/iotedge/storage/edgeHub": true, "/iotedge/storages": false, "/iotedge": false,
+		"/tmp": false, "/tmp/x": false, "/": false, "/data": false, "/with space/x": true,
+	} {
+		if got := check.OnHostMount([]byte(strings.ReplaceAll(mounts, `\\`, `\`)), folder); got != want {
+			t.Errorf("%s: %v", folder, got)
+		}
+	}
+	for text, want := range map[string]string{"": "/tmp", "A=b\x00storageFolder=/x/\x00": "/x", "StorageFolder=/y\x00storageFolder=/x": "/y", "StorageFolder": "/tmp"} {
+		if got := check.StorageFolder(check.Environ([]byte(text))); got != want {
+			t.Errorf("%q: %s", text, got)
+		}
+	}
+}
+
+func TestLogsAreMeasured(t *testing.T) {
+	cfg := config.Config{HomeDir: t.TempDir()}
+	p := check.Device(check.DeviceOptions{})
+	if sizes, err := p.LogSizes(cfg); err != nil || len(sizes) > 0 {
+		t.Errorf("%v, %v", sizes, err)
+	}
+	for name, size := range map[string]int{"logs/a/1": 10, "logs/a/2": 5, "logs/b/1": 1} {
+		file := filepath.Join(cfg.HomeDir, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(file), 0o700), os.WriteFile(file, make([]byte, size), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if sizes, err := p.LogSizes(cfg); err != nil || sizes["a"] != 15 || sizes["b"] != 1 || len(sizes) != 2 {
+		t.Errorf("%v, %v", sizes, err)
 	}
 }

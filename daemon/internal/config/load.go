@@ -13,6 +13,11 @@ import (
 	"github.com/pelletier/go-toml/v2"
 )
 
+// AppliedPath is where edgectl config apply puts the configuration for edged: a
+// change of the file at DefaultPath counts when it is applied, not by chance at the
+// next start.
+const AppliedPath = "/etc/aziot/edged/config.d/00-super.toml"
+
 // maxFile bounds a config file; real ones have a few KiB.
 const maxFile = 1 << 20
 

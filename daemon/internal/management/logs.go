@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"strconv"
-	"strings"
 	"time"
 
 	"google.golang.org/grpc"
@@ -66,10 +65,10 @@ func logOptions(r *managementv1.LogsRequest, now time.Time) (runtime.LogOptions,
 	if opts.Tail, err = parseTail(r.GetTail()); err != nil {
 		return opts, err
 	}
-	if opts.Since, err = parseTime(r.GetSince(), now); err != nil {
+	if opts.Since, err = humantime.Moment(r.GetSince(), now); err != nil {
 		return opts, fmt.Errorf("since: %w", err)
 	}
-	if opts.Until, err = parseTime(r.GetUntil(), now); err != nil {
+	if opts.Until, err = humantime.Moment(r.GetUntil(), now); err != nil {
 		return opts, fmt.Errorf("until: %w", err)
 	}
 	return opts, nil
@@ -89,35 +88,13 @@ func parseTail(s string) (int, error) {
 	return int(n), nil
 }
 
-// parseTime reads a point in time: RFC 3339, Unix seconds, or how long ago ("1h",
-// "1 day 2 hours"). Empty is the zero time.
-func parseTime(s string, now time.Time) (time.Time, error) {
-	s = strings.TrimSpace(s)
-	if s == "" {
-		return time.Time{}, nil
-	}
-	if t, err := time.Parse(time.RFC3339, s); err == nil {
-		return t, nil
-	}
-	if n, err := strconv.ParseInt(s, 10, 64); err == nil {
-		if n < 0 || n > 1<<40 {
-			return time.Time{}, fmt.Errorf("%q is out of range", s)
-		}
-		return time.Unix(n, 0).UTC(), nil
-	}
-	d, err := humantime.Parse(s)
-	if err != nil {
-		return time.Time{}, fmt.Errorf("%q is no time: want RFC 3339, Unix seconds or a duration such as \"1 day 2 hours\"", s)
-	}
-	return now.Add(-d), nil
-}
-
 // eventKinds maps the engine's events to the API's.
 var eventKinds = map[runtime.EventType]managementv1.ModuleEvent_Kind{
 	runtime.EventCreated: managementv1.ModuleEvent_KIND_CREATED,
 	runtime.EventStarted: managementv1.ModuleEvent_KIND_STARTED,
 	runtime.EventExited:  managementv1.ModuleEvent_KIND_EXITED,
 	runtime.EventRemoved: managementv1.ModuleEvent_KIND_REMOVED,
+	runtime.EventHealth:  managementv1.ModuleEvent_KIND_HEALTH,
 }
 
 // Watch streams events from the moment its headers are sent. When the reader falls
@@ -166,5 +143,6 @@ func event(e runtime.Event) *managementv1.ModuleEvent {
 	if e.Type == runtime.EventExited {
 		out.ExitCode = uint32(e.ExitCode)
 	}
+	out.Health = string(e.Health)
 	return out
 }

@@ -87,3 +87,7 @@ func onlyLoopback(conf string) bool {
 	}
 	return true
 }
+
+// ModuleResolv returns the resolv.conf of a module in the module network that has no
+// wishes of its own.
+func ModuleResolv() ([]byte, error) { return Resolver{}.file(false) }

@@ -1,15 +1,15 @@
-package management_test
+package humantime_test
 
 import (
 	"testing"
 	"time"
 
-	"github.com/breakwater-iot/breakwater/daemon/internal/management"
+	"github.com/breakwater-iot/breakwater/daemon/internal/humantime"
 )
 
 var now = time.Date(2026, 6, 1, 12, 0, 0, 0, time.UTC)
 
-func TestTimesOfLogRequests(t *testing.T) {
+func TestMoments(t *testing.T) {
 	for _, c := range []struct {
 		text string
 		want time.Time
@@ -33,19 +33,19 @@ func TestTimesOfLogRequests(t *testing.T) {
 		{text: "9000000000 weeks", bad: true},
 		{text: "4611686018427387904ns 4611686018427387904ns", bad: true},
 	} {
-		got, err := management.ParseTime(c.text, now)
+		got, err := humantime.Moment(c.text, now)
 		if (err != nil) != c.bad || err == nil && !got.Equal(c.want) {
 			t.Errorf("%q: %v, %v", c.text, got, err)
 		}
 	}
 }
 
-func FuzzParseTime(f *testing.F) {
+func FuzzMoment(f *testing.F) {
 	for _, s := range []string{"1h30m", "1 day 2 hours", "1700000000", "2026-05-01T00:00:00Z", "1 w"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
-		got, err := management.ParseTime(s, now)
+		got, err := humantime.Moment(s, now)
 		if err != nil && !got.IsZero() {
 			t.Fatalf("%q: both %v and %v", s, got, err)
 		}

@@ -1,4 +1,0 @@
-package management
-
-// ParseTime reads since and until.
-var ParseTime = parseTime
