@@ -2,17 +2,10 @@ package amqp
 
 import (
 	"encoding/json"
-	"net/http"
-	"sync"
 
 	"github.com/breakwater-iot/breakwater/hub/amqp"
 	"github.com/breakwater-iot/breakwater/hub/amqp/wire"
-)
-
-// Bounds of direct methods.
-const (
-	maxMethods       = 256       // calls of one client that wait for an answer
-	maxMethodPayload = 128 << 10 // bytes, each way
+	"github.com/breakwater-iot/breakwater/hub/internal/head/call"
 )
 
 // Names of application properties of methods; the case is what clients look for.
@@ -24,44 +17,11 @@ const (
 // statusMissing is what the caller of a method sees when the client gives no status.
 const statusMissing = 400000
 
-type answerFunc = func(status int, payload json.RawMessage)
-
 // methods are the direct-method calls that wait for the client's answer, by
 // correlation id.
-type methods struct {
-	mu      sync.Mutex
-	closed  bool
-	pending map[guid]answerFunc
-}
+type methods struct{ call.Pending[guid] }
 
-// add registers a call; false when there are too many or the client has ended.
-func (m *methods) add(answer answerFunc) (id guid, ok bool) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.closed || len(m.pending) >= maxMethods {
-		return guid{}, false
-	}
-	if m.pending == nil {
-		m.pending = make(map[guid]answerFunc)
-	}
-	id = newGUID()
-	m.pending[id] = answer
-	return id, true
-}
-
-func (m *methods) take(id guid) answerFunc {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	answer := m.pending[id]
-	delete(m.pending, id)
-	return answer
-}
-
-func (m *methods) close() {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.closed, m.pending = true, nil
-}
+func (m *methods) close() { m.Close() }
 
 // InvokeMethod implements head.Client. A client that does not take methods, or has
 // too many calls open, never answers. An empty payload goes out as null, because
@@ -71,7 +31,7 @@ func (c *client) InvokeMethod(name string, payload json.RawMessage, answer func(
 	if l == nil {
 		return func() {}
 	}
-	id, ok := c.methods.add(answer)
+	id, ok := c.methods.Add(newGUID, answer)
 	if !ok {
 		return func() {}
 	}
@@ -82,7 +42,7 @@ func (c *client) InvokeMethod(name string, payload json.RawMessage, answer func(
 	m.Properties = &wire.Properties{To: path(c.id) + "/methods/devicebound", CorrelationID: wire.String(id.String())}
 	m.ApplicationProperties = m.ApplicationProperties.With(keyMethodName, wire.String(name))
 	c.control(l, m)
-	return func() { c.methods.take(id) }
+	return func() { c.methods.Take(id) }
 }
 
 // onMethodAnswer completes a call; an answer that nobody waits for is ignored. A
@@ -104,30 +64,13 @@ func (c *client) onMethodAnswer(d *amqp.Delivery) {
 	if !ok {
 		return
 	}
-	answer := c.methods.take(id)
-	if answer == nil {
-		return
-	}
 	status := statusMissing
 	if v, ok := m.ApplicationProperties.Get(keyMethodStatus); ok {
 		if n, ok := v.Int64(); ok {
 			status = int(int32(n))
 		}
 	}
-	switch {
-	case len(payload) > maxMethodPayload:
-		answer(http.StatusRequestEntityTooLarge, nil)
-	case len(payload) == 0:
-		answer(status, nil)
-	case json.Valid(payload):
-		answer(status, payload)
-	default:
-		text, err := json.Marshal(string(payload))
-		if err != nil {
-			text = nil // strings always marshal
-		}
-		answer(status, text)
-	}
+	c.methods.Complete(id, status, payload)
 }
 
 // correlation reads the correlation id of an answer, a uuid or its text.

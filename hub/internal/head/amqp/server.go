@@ -2,29 +2,23 @@ package amqp
 
 import (
 	"context"
-	"crypto/tls"
 	"crypto/x509"
-	"errors"
-	"fmt"
 	"log/slog"
 	"net"
-	"sync"
 	"time"
 
 	"github.com/breakwater-iot/breakwater/hub/amqp"
 	"github.com/breakwater-iot/breakwater/hub/amqp/engine"
+	"github.com/breakwater-iot/breakwater/hub/internal/head/listen"
 )
 
 // Server is the AMQP head. Create it with New. Methods may be called
 // concurrently; several Serve may run at once.
 type Server struct {
-	opts   Options
-	log    *slog.Logger
-	tls    *tls.Config
-	epochs epochs
-
-	mu    sync.Mutex
-	conns int
+	opts     Options
+	log      *slog.Logger
+	listener *listen.Listener
+	epochs   epochs
 }
 
 // New checks the options and returns a server that does nothing yet.
@@ -33,73 +27,18 @@ func New(opts Options) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{opts: opts, log: opts.Logger, epochs: epochs{groups: make(map[groupPartition]*readers)}}
-	if opts.TLS != nil {
-		s.tls = opts.TLS.Clone()
-		// Whoever comes with a certificate is judged by the Backend; clients with
-		// tokens share the port.
-		s.tls.ClientAuth = tls.RequestClientCert
-	}
+	s.listener = listen.New(listen.Options{Protocol: "amqp", TLS: opts.TLS, Timeout: opts.ConnectTimeout,
+		MaxConnections: opts.MaxConnections, Logger: opts.Logger})
 	return s, nil
 }
 
 // Serve accepts connections until the context ends or the listener fails, then
 // ends all of them and waits. It closes ln. It returns nil when the context ended
-// it. A temporary failure to accept (no file descriptors) is waited out.
+// it.
 func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
-	ctx, cancel := context.WithCancel(ctx)
-	var wg sync.WaitGroup
-	defer wg.Wait()
-	defer cancel()
-	wg.Go(func() {
-		<-ctx.Done()
-		if err := ln.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
-			s.log.Warn("amqp listener close", "err", err)
-		}
+	return s.listener.Serve(ctx, ln, func(ctx context.Context, nc net.Conn, peer []*x509.Certificate) {
+		s.serve(ctx, nc, Transport{Protocol: "amqp", Peer: peer})
 	})
-	delay := time.Duration(0)
-	for {
-		nc, err := ln.Accept()
-		switch {
-		case err == nil:
-			delay = 0
-			wg.Go(func() { s.accepted(ctx, nc) })
-		case ctx.Err() != nil:
-			return nil
-		case errors.Is(err, net.ErrClosed):
-			return fmt.Errorf("amqp accept: %w", err)
-		default:
-			delay = min(max(2*delay, 5*time.Millisecond), time.Second)
-			s.log.Warn("amqp accept", "err", err, "retryIn", delay)
-			select {
-			case <-time.After(delay):
-			case <-ctx.Done():
-			}
-		}
-	}
-}
-
-// accepted does the TLS handshake and serves one connection of a listener.
-func (s *Server) accepted(ctx context.Context, nc net.Conn) {
-	defer nc.Close()
-	if !s.enter() {
-		s.log.Warn("amqp connection refused: too many connections", "remote", nc.RemoteAddr())
-		return
-	}
-	defer s.leave()
-	t := Transport{Protocol: "amqp"}
-	if s.tls != nil {
-		nc = tls.Server(nc, s.tls)
-	}
-	if tc, ok := nc.(*tls.Conn); ok {
-		handshake, cancel := context.WithTimeout(ctx, s.opts.ConnectTimeout)
-		defer cancel()
-		if err := tc.HandshakeContext(handshake); err != nil {
-			s.log.Debug("amqp TLS handshake", "remote", nc.RemoteAddr(), "err", err)
-			return
-		}
-		t.Peer = tc.ConnectionState().PeerCertificates
-	}
-	s.serve(ctx, nc, t)
 }
 
 // Transport says how a connection came in that ServeConn shall serve.
@@ -111,12 +50,7 @@ type Transport struct {
 // ServeConn serves one connection that another head accepted, such as a
 // WebSocket, and returns when it has ended. It closes nc.
 func (s *Server) ServeConn(ctx context.Context, nc net.Conn, t Transport) {
-	defer nc.Close()
-	if !s.enter() {
-		return
-	}
-	defer s.leave()
-	s.serve(ctx, nc, t)
+	s.listener.Conn(ctx, nc, func(ctx context.Context, nc net.Conn, _ []*x509.Certificate) { s.serve(ctx, nc, t) })
 }
 
 // ServeWebSocket is ServeConn for a connection inside a WebSocket.
@@ -125,6 +59,9 @@ func (s *Server) ServeWebSocket(ctx context.Context, nc net.Conn, peer []*x509.C
 }
 
 func (s *Server) serve(ctx context.Context, nc net.Conn, t Transport) {
+	if err := nc.SetDeadline(time.Time{}); err != nil {
+		return // it has ended; the engine has its own times
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	c := newConn(ctx, s, nc, t)
@@ -163,20 +100,3 @@ func (s *Server) serve(ctx context.Context, nc net.Conn, t Transport) {
 // closeTimeout is how long a client may take to answer a close; a hub that stops waits
 // for it.
 const closeTimeout = 2 * time.Second
-
-// enter counts an open socket against MaxConnections.
-func (s *Server) enter() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.opts.MaxConnections > 0 && s.conns >= s.opts.MaxConnections {
-		return false
-	}
-	s.conns++
-	return true
-}
-
-func (s *Server) leave() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.conns--
-}

@@ -124,7 +124,7 @@ func (c *client) finish(readErr error) {
 	}
 	c.wg.Wait()
 	c.guarded(c.out.close)
-	c.methods.close()
+	c.methods.Close()
 	if c.session != nil {
 		c.guarded(func() { c.sendWill(reason) })
 		c.guarded(func() { c.session.Close(reason) })

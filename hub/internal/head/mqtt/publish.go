@@ -35,7 +35,7 @@ func (c *client) publish(pk *packets.Packet) {
 	case topic.TwinGet, topic.TwinPatchReported:
 		c.twinRequest(t, pk.Payload, seq)
 	case topic.MethodResponse:
-		c.methods.answer(t.RequestID, t.Status, pk.Payload)
+		c.methods.Complete(t.RequestID, t.Status, pk.Payload)
 		c.in.settle(seq)
 	default:
 		c.log.Warn("mqtt publish dropped: unknown topic", "identity", c.id.String(), "topic", pk.TopicName)

@@ -2,18 +2,16 @@ package mqtt
 
 import (
 	"context"
-	"crypto/tls"
 	"crypto/x509"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"strconv"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/breakwater-iot/breakwater/hub/internal/head"
+	"github.com/breakwater-iot/breakwater/hub/internal/head/listen"
 	"github.com/breakwater-iot/breakwater/proto/iothub"
 	mochi "github.com/mochi-mqtt/server/v2"
 )
@@ -21,15 +19,14 @@ import (
 // Server is the MQTT head. Create it with New. Methods may be called
 // concurrently; several Serve may run at once.
 type Server struct {
-	opts  Options
-	log   *slog.Logger
-	mqtt  *mochi.Server
-	tls   *tls.Config
-	count atomic.Uint64 // names connections within mochi
+	opts     Options
+	log      *slog.Logger
+	mqtt     *mochi.Server
+	listener *listen.Listener
+	count    atomic.Uint64 // names connections within mochi
 
-	mu    sync.Mutex
-	conns int
-	ids   map[iothub.Identity]int // admitted connections; two while one displaces another
+	mu  sync.Mutex
+	ids map[iothub.Identity]int // admitted connections; two while one displaces another
 }
 
 // New checks the options and returns a server that does nothing yet.
@@ -38,12 +35,8 @@ func New(opts Options) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{opts: opts, log: opts.Logger, ids: make(map[iothub.Identity]int)}
-	if opts.TLS != nil {
-		s.tls = opts.TLS.Clone()
-		// Whoever comes with a certificate is judged by the Backend, which knows
-		// thumbprints and trust bundle; SAS clients share the port.
-		s.tls.ClientAuth = tls.RequestClientCert
-	}
+	s.listener = listen.New(listen.Options{Protocol: "mqtt", TLS: opts.TLS, Timeout: opts.ConnectTimeout,
+		MaxConnections: opts.MaxConnections, Logger: opts.Logger})
 	capabilities := mochi.NewDefaultServerCapabilities()
 	capabilities.MaximumPacketSize = uint32(opts.MaxMessageSize + topicRoom)
 	capabilities.MinimumProtocolVersion = protocolLevel
@@ -63,64 +56,11 @@ func New(opts Options) (*Server, error) {
 
 // Serve accepts connections until the context ends or the listener fails, then
 // ends all of them and waits. It closes ln. It returns nil when the context ended
-// it. A temporary failure to accept (no file descriptors) is waited out.
+// it.
 func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
-	ctx, cancel := context.WithCancel(ctx)
-	var wg sync.WaitGroup
-	defer wg.Wait()
-	defer cancel()
-	wg.Go(func() {
-		<-ctx.Done()
-		if err := ln.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
-			s.log.Warn("mqtt listener close", "err", err)
-		}
+	return s.listener.Serve(ctx, ln, func(ctx context.Context, nc net.Conn, peer []*x509.Certificate) {
+		s.serve(ctx, nc, Transport{Protocol: "mqtt", Peer: peer})
 	})
-	delay := time.Duration(0)
-	for {
-		nc, err := ln.Accept()
-		switch {
-		case err == nil:
-			delay = 0
-			wg.Go(func() { s.accepted(ctx, nc) })
-		case ctx.Err() != nil:
-			return nil
-		case errors.Is(err, net.ErrClosed):
-			return fmt.Errorf("mqtt accept: %w", err)
-		default:
-			delay = min(max(2*delay, 5*time.Millisecond), time.Second)
-			s.log.Warn("mqtt accept", "err", err, "retryIn", delay)
-			select {
-			case <-time.After(delay):
-			case <-ctx.Done():
-			}
-		}
-	}
-}
-
-// accepted does the TLS handshake and serves one connection of a listener.
-func (s *Server) accepted(ctx context.Context, nc net.Conn) {
-	defer nc.Close()
-	deadline := time.Now().Add(s.opts.ConnectTimeout)
-	if err := nc.SetDeadline(deadline); err != nil {
-		return
-	}
-	if !s.enter() {
-		s.log.Warn("mqtt connection refused: too many connections", "remote", nc.RemoteAddr())
-		return
-	}
-	defer s.leave()
-	t := Transport{Protocol: "mqtt"}
-	if s.tls != nil {
-		nc = tls.Server(nc, s.tls)
-	}
-	if tc, ok := nc.(*tls.Conn); ok {
-		if err := tc.HandshakeContext(ctx); err != nil {
-			s.log.Debug("mqtt TLS handshake", "remote", nc.RemoteAddr(), "err", err)
-			return
-		}
-		t.Peer = tc.ConnectionState().PeerCertificates
-	}
-	s.serve(ctx, nc, t)
 }
 
 // Transport says how a connection came in that ServeConn shall serve.
@@ -132,15 +72,7 @@ type Transport struct {
 // ServeConn serves one connection that another head accepted, such as a
 // WebSocket, and returns when it has ended. It closes nc.
 func (s *Server) ServeConn(ctx context.Context, nc net.Conn, t Transport) {
-	defer nc.Close()
-	if err := nc.SetDeadline(time.Now().Add(s.opts.ConnectTimeout)); err != nil {
-		return
-	}
-	if !s.enter() {
-		return
-	}
-	defer s.leave()
-	s.serve(ctx, nc, t)
+	s.listener.Conn(ctx, nc, func(ctx context.Context, nc net.Conn, _ []*x509.Certificate) { s.serve(ctx, nc, t) })
 }
 
 // ServeWebSocket is ServeConn for a connection inside a WebSocket.
@@ -159,23 +91,6 @@ func (s *Server) serve(ctx context.Context, nc net.Conn, t Transport) {
 	unwatch := context.AfterFunc(ctx, func() { c.stop(head.ErrShutdown) })
 	defer unwatch()
 	c.finish(c.read())
-}
-
-// enter counts an open socket against MaxConnections.
-func (s *Server) enter() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.opts.MaxConnections > 0 && s.conns >= s.opts.MaxConnections {
-		return false
-	}
-	s.conns++
-	return true
-}
-
-func (s *Server) leave() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.conns--
 }
 
 // admit counts an authenticated client against MaxClients; a second connection of

@@ -2,14 +2,12 @@ package mqtt
 
 import (
 	"encoding/json"
-	"errors"
+	"log/slog"
 	"net/http"
-	"time"
 
 	"github.com/breakwater-iot/breakwater/hub/internal/head"
 	"github.com/breakwater-iot/breakwater/proto/iothub"
 	"github.com/breakwater-iot/breakwater/proto/iothub/topic"
-	"github.com/rs/xid"
 )
 
 // twinQueue is how many twin requests of one client may wait; one more is
@@ -130,58 +128,13 @@ func (c *client) twinResponse(r twinRequest, status int, version int64, body []b
 	c.control(topic.Topic{Kind: topic.TwinResponse, Status: status, RequestID: r.topic.RequestID, Version: version}, body)
 }
 
-// twinFailure is the body of a failed request. Its errorCode is what the Node SDK
-// decides on, so it is there whatever the status.
-type twinFailure struct {
-	ErrorCode    int    `json:"errorCode"`
-	TrackingID   string `json:"trackingId"`
-	Message      string `json:"message"`
-	TimestampUTC string `json:"timestampUtc"`
-}
-
-// twinError answers with what err means to the client. Only errors about the
-// request itself carry their text. An edge hub says 400 or 500
-// as the original does.
+// twinError answers with what err means to the client.
 func (c *client) twinError(r twinRequest, err error) {
-	status, code, text := twinStatus(err)
-	if c.srv.opts.Flavor == Edge {
-		switch status {
-		case http.StatusBadRequest, http.StatusRequestEntityTooLarge, http.StatusPreconditionFailed:
-			status, code = http.StatusBadRequest, 400004
-		case http.StatusTooManyRequests: // of this head, not of the original's
-		default:
-			status, code = http.StatusInternalServerError, 500001
-		}
+	status, body := head.TwinFailure(err, c.srv.opts.Flavor == Edge)
+	level := slog.LevelInfo
+	if status == http.StatusTooManyRequests {
+		level = slog.LevelDebug // a flood must not become one of log lines
 	}
-	c.log.Info("mqtt twin request failed", "identity", c.id.String(), "kind", r.topic.Kind.String(), "status", status, "err", err)
-	body, merr := json.Marshal(twinFailure{
-		ErrorCode:    code,
-		TrackingID:   xid.New().String(),
-		Message:      text,
-		TimestampUTC: time.Now().UTC().Format(time.RFC3339),
-	})
-	if merr != nil {
-		body = nil // cannot be: numbers and strings
-	}
+	c.log.Log(c.ctx, level, "mqtt twin request failed", "identity", c.id.String(), "kind", r.topic.Kind.String(), "status", status, "err", err)
 	c.twinResponse(r, status, 0, body)
-}
-
-func twinStatus(err error) (status, code int, text string) {
-	switch {
-	case errors.Is(err, head.ErrInvalid):
-		return http.StatusBadRequest, 400004, err.Error()
-	case errors.Is(err, head.ErrTooLarge):
-		return http.StatusRequestEntityTooLarge, 413001, err.Error()
-	case errors.Is(err, head.ErrPrecondition):
-		return http.StatusPreconditionFailed, 412001, err.Error()
-	case errors.Is(err, head.ErrNotFound):
-		return http.StatusNotFound, 404001, "The identity does not exist."
-	case errors.Is(err, head.ErrUnauthorized):
-		return http.StatusUnauthorized, 401003, "The identity is not authorized."
-	case errors.Is(err, head.ErrThrottled):
-		return http.StatusTooManyRequests, 429001, "Too many requests."
-	case errors.Is(err, head.ErrUnavailable):
-		return http.StatusServiceUnavailable, 503001, "The service is not available now."
-	}
-	return http.StatusInternalServerError, 500001, "Internal error."
 }
