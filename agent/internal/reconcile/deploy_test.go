@@ -210,6 +210,7 @@ func TestWaitForAllPullsStopsNothingWhenOneFails(t *testing.T) {
 		r.opts.PullsFirst = true
 		r.start(true)
 		r.expect("identity+ a", "identity+ b", "pull a", "pull b", "create a", "start a", "create b", "start b")
+		r.pass(2 * time.Second) // the modules' own start has woken the loop
 		r.daemon.FailWith(func(call string) error {
 			if call == "pull b" {
 				return errors.New("no such image")
