@@ -27,10 +27,7 @@ var deviceConfig = template.Must(template.New("config.toml").Parse(`hostname = "
 homedir = "{{.Home}}"
 trust_bundle_cert = "file://{{.TrustBundle}}"
 
-[provisioning]
-source = "manual"
-connection_string = "{{.ConnectionString}}"
-
+{{.Provisioning}}
 [agent]
 name = "edgeAgent"
 type = "docker"
@@ -57,22 +54,23 @@ workload_uri = "unix://{{.Workload}}"
 management_uri = "unix://{{.Management}}"
 `))
 
-// WriteDeviceConfig writes the configuration file of edged.
-func (r *Rig) WriteDeviceConfig(connectionString string) error {
+// WriteDeviceConfig writes the configuration file of edged; provisioning are the
+// tables that say which device it is.
+func (r *Rig) WriteDeviceConfig(provisioning string) error {
 	if err := os.MkdirAll(r.deviceDir(), 0o755); err != nil {
 		return fmt.Errorf("configuration of edged: %w", err)
 	}
 	var text strings.Builder
 	if err := deviceConfig.Execute(&text, map[string]string{
-		"Hostname":         DeviceName,
-		"Home":             filepath.Join(r.deviceDir(), "home"),
-		"TrustBundle":      r.CloudRoot(),
-		"ConnectionString": connectionString,
-		"AgentImage":       registryPrefix + "/edgeagent:" + imageTag,
-		"HubName":          HubName,
-		"HubAddr":          cloudAddr,
-		"Workload":         r.workloadSocket(),
-		"Management":       r.managementSocket(),
+		"Hostname":     DeviceName,
+		"Home":         filepath.Join(r.deviceDir(), "home"),
+		"TrustBundle":  r.CloudRoot(),
+		"Provisioning": provisioning,
+		"AgentImage":   registryPrefix + "/edgeagent:" + imageTag,
+		"HubName":      HubName,
+		"HubAddr":      cloudAddr,
+		"Workload":     r.workloadSocket(),
+		"Management":   r.managementSocket(),
 	}); err != nil {
 		return fmt.Errorf("configuration of edged: %w", err)
 	}

@@ -82,6 +82,42 @@ func peakOf(pid int) int {
 	return 0
 }
 
+// Memory is what a process has in RAM, in kB.
+type Memory struct {
+	Resident int // all pages that are mapped
+	Own      int // of these, anonymous ones: heap and stacks
+	Share    int // pages that n processes have in common count as 1/n
+}
+
+// Memory tells what edged and the running modules have in RAM now.
+func (r *Rig) Memory(ctx context.Context) (map[string]Memory, error) {
+	pids, err := r.PIDs(ctx)
+	if err != nil {
+		return nil, err
+	}
+	pids["edged"] = r.edged.PID()
+	out := make(map[string]Memory, len(pids))
+	for name, pid := range pids {
+		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
+		if err != nil {
+			return nil, fmt.Errorf("memory of %s: %w", name, err)
+		}
+		var m Memory
+		for line := range strings.Lines(string(text)) {
+			field, rest, _ := strings.Cut(line, ":")
+			to := map[string]*int{"Rss": &m.Resident, "Anonymous": &m.Own, "Pss": &m.Share}[field]
+			if to == nil {
+				continue
+			}
+			if _, err := fmt.Sscan(rest, to); err != nil {
+				return nil, fmt.Errorf("memory of %s: %q: %w", name, line, err)
+			}
+		}
+		out[name] = m
+	}
+	return out, nil
+}
+
 // PeakMemory returns the largest resident size seen of each program, in kB.
 func (r *Rig) PeakMemory() map[string]int {
 	r.memory.mu.Lock()

@@ -58,42 +58,73 @@ func run(ctx context.Context, name string, args ...string) (string, error) {
 	return stdout.String(), nil
 }
 
+// cables join the device to the other hosts. The device's end is named after the
+// other host, that of the other host "device".
+var cables = []struct {
+	to             Host
+	name           string
+	device, remote string // addresses
+}{
+	{Cloud, "cloud", deviceToCloud, cloudAddr},
+	{Leaf, "leaf", deviceToLeaf, leafAddr},
+}
+
 // buildNetwork makes the hosts and their cables.
 func buildNetwork(ctx context.Context) error {
 	for _, h := range hosts {
-		if _, err := run(ctx, "ip", "netns", "add", string(h)); err != nil {
-			return err
-		}
-		if err := writeHostsFile(h); err != nil {
-			return err
-		}
-		if _, err := run(ctx, "ip", "-n", string(h), "link", "set", "lo", "up"); err != nil {
+		if err := addHost(ctx, h); err != nil {
 			return err
 		}
 	}
-	cables := []struct {
-		a, b         Host
-		aName, bName string
-		aAddr, bAddr string
-	}{
-		{Device, Cloud, "cloud", "device", deviceToCloud, cloudAddr},
-		{Device, Leaf, "leaf", "device", deviceToLeaf, leafAddr},
+	return plugDevice(ctx)
+}
+
+func addHost(ctx context.Context, h Host) error {
+	if _, err := run(ctx, "ip", "netns", "add", string(h)); err != nil {
+		return err
 	}
+	if err := writeHostsFile(h); err != nil {
+		return err
+	}
+	_, err := run(ctx, "ip", "-n", string(h), "link", "set", "lo", "up")
+	return err
+}
+
+// plugDevice makes the cables.
+func plugDevice(ctx context.Context) error {
+	device := string(Device)
 	for _, c := range cables {
-		steps := [][]string{
-			{"-n", string(c.a), "link", "add", c.aName, "type", "veth", "peer", "name", c.bName, "netns", string(c.b)},
-			{"-n", string(c.a), "addr", "add", c.aAddr + "/30", "dev", c.aName},
-			{"-n", string(c.b), "addr", "add", c.bAddr + "/30", "dev", c.bName},
-			{"-n", string(c.a), "link", "set", c.aName, "up"},
-			{"-n", string(c.b), "link", "set", c.bName, "up"},
-		}
-		for _, s := range steps {
-			if _, err := run(ctx, "ip", s...); err != nil {
+		for _, step := range [][]string{
+			{"-n", device, "link", "add", c.name, "type", "veth", "peer", "name", "device", "netns", string(c.to)},
+			{"-n", device, "addr", "add", c.device + "/30", "dev", c.name},
+			{"-n", string(c.to), "addr", "add", c.remote + "/30", "dev", "device"},
+			{"-n", device, "link", "set", c.name, "up"},
+			{"-n", string(c.to), "link", "set", "device", "up"},
+		} {
+			if _, err := run(ctx, "ip", step...); err != nil {
 				return err
 			}
 		}
 	}
 	return nil
+}
+
+// replaceDevice takes the device's host with its cables away and makes a new one,
+// as the machine's network is after a reboot. Nothing of the rig listens there then.
+func replaceDevice(ctx context.Context) error {
+	killAll(ctx, Device)
+	for _, c := range cables {
+		if _, err := run(ctx, "ip", "-n", string(c.to), "link", "del", "device"); err != nil {
+			return err
+		}
+	}
+	if _, err := run(ctx, "ip", "netns", "del", string(Device)); err != nil {
+		return err
+	}
+	if err := addHost(ctx, Device); err != nil {
+		return err
+	}
+	return plugDevice(ctx)
 }
 
 // writeHostsFile gives a host its /etc/hosts: `ip netns exec` binds it there.

@@ -29,23 +29,30 @@ func (r *Rig) Bring(ctx context.Context) (AgentReport, error) {
 	if err != nil {
 		return AgentReport{}, err
 	}
-	images, err := r.PushImages(ctx)
-	if err != nil {
+	if err := r.pushAndSay(ctx); err != nil {
 		return AgentReport{}, err
-	}
-	for line := range strings.Lines(images) {
-		r.say("  %s", strings.TrimSpace(line))
 	}
 	if err := r.Deploy(ctx, r.Manifest); err != nil {
 		return AgentReport{}, err
 	}
-	if err := r.WriteDeviceConfig(connectionString); err != nil {
+	if err := r.WriteDeviceConfig(manual(connectionString)); err != nil {
 		return AgentReport{}, err
 	}
 	if err := r.StartDevice(); err != nil {
 		return AgentReport{}, err
 	}
 	return r.WaitDeployed(ctx)
+}
+
+func (r *Rig) pushAndSay(ctx context.Context) error {
+	images, err := r.PushImages(ctx)
+	if err != nil {
+		return err
+	}
+	for line := range strings.Lines(images) {
+		r.say("  %s", strings.TrimSpace(line))
+	}
+	return nil
 }
 
 // Quiet lets the senders finish and waits until edgeHub has nothing left for
