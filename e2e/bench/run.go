@@ -11,10 +11,13 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Options configure Run.
@@ -68,6 +71,7 @@ func Run(ctx context.Context, o Options) error {
 			return fmt.Errorf("no section %q: there are %s", name, strings.Join(Sections(), ", "))
 		}
 	}
+	fmt.Fprintln(o.Out, machine())
 	var bars []Bar
 	for _, s := range sections {
 		if len(o.Only) > 0 && !slices.Contains(o.Only, s.name) {
@@ -90,12 +94,20 @@ func Run(ctx context.Context, o Options) error {
 	if err := w.Flush(); err != nil {
 		return err
 	}
-	average, err := os.ReadFile("/proc/loadavg")
-	if err != nil {
-		return err
-	}
-	_, err = fmt.Fprintf(o.Out, "\nload average at the end: %s\n", strings.Join(strings.Fields(string(average))[:3], " "))
+	_, err := fmt.Fprintf(o.Out, "\n%s\n", machine())
 	return err
+}
+
+// machine is what figures depend on: the processors, the kernel, and what else went on.
+func machine() string {
+	var name unix.Utsname
+	_ = unix.Uname(&name) // it has no error for a buffer that exists
+	load := "unknown"
+	if raw, err := os.ReadFile("/proc/loadavg"); err == nil {
+		load = strings.Join(strings.Fields(string(raw))[:3], " ")
+	}
+	return fmt.Sprintf("%s, Linux %s, %d processors, load average %s", time.Now().Format(time.DateTime),
+		unix.ByteSliceToString(name.Release[:]), runtime.NumCPU(), load)
 }
 
 func table(out io.Writer) *tabwriter.Writer { return tabwriter.NewWriter(out, 0, 0, 2, ' ', 0) }
