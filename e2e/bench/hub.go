@@ -21,11 +21,11 @@ func (s started) String() string {
 
 // startHub starts edgehub on a storage folder, and measures until it has answered a
 // TLS handshake, and until a module is logged in.
-func startHub(ctx context.Context, rig *hubrig.Rig, storage string, env ...string) (*hubrig.Process, started, error) {
+func startHub(ctx context.Context, rig *hubrig.Rig, storage string) (*hubrig.Process, started, error) {
 	var s started
 	login := rig.Login(sinkModule)
 	began := time.Now()
-	hub, err := rig.StartHub(storage, env...)
+	hub, err := rig.StartHub(storage)
 	if err != nil {
 		return nil, s, err
 	}
