@@ -51,6 +51,8 @@ type commands struct {
 		Key    groupKey    `cmd:"" help:"Print the key of one device, derived from that of the group."`
 	} `cmd:"" help:"Enrollment groups for device provisioning."`
 
+	ConnectionString connectionString `cmd:"" help:"Print the connection string of a policy, for back ends."`
+
 	Deploy  deployCommand  `cmd:"" help:"Apply a deployment manifest to an edge device."`
 	Method  methodCommand  `cmd:"" help:"Call a direct method and print the answer."`
 	Monitor monitorCommand `cmd:"" help:"Print the telemetry that arrives."`

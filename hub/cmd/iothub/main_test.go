@@ -363,3 +363,15 @@ func TestMessagesToADevice(t *testing.T) {
 		}
 	}
 }
+
+func TestConnectionStringsOfAPolicy(t *testing.T) {
+	h := startHub(t)
+	login, err := connstr.Parse(h.must("connection-string"))
+	if err != nil || login.HostName != "hub.test" || login.SharedAccessKeyName != "iothubowner" {
+		t.Fatalf("%v, %v", login, err)
+	}
+	want := "Endpoint=sb://hub.test/;SharedAccessKeyName=iothubowner;SharedAccessKey=" + login.SharedAccessKey.Base64() + ";EntityPath=iothub-ehub-hub-1-0\n"
+	if got := h.must("connection-string", "--event-hub"); got != want {
+		t.Errorf("%s", got)
+	}
+}

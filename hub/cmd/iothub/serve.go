@@ -17,6 +17,8 @@ type serveCommand struct {
 	HTTPSPort     int           `name:"https-port" default:"443" help:"Port for services, HTTPS and WebSockets."`
 	MQTTPort      int           `name:"mqtt-port" default:"8883" help:"Port for devices, MQTT over TLS."`
 	AMQPPort      int           `name:"amqp-port" default:"5671" help:"Port for devices and services, AMQP over TLS."`
+	EventHostname string        `name:"event-hostname" help:"Name under which clients of event hubs come (the hub's name by default)."`
+	ConsumerGroup []string      `help:"One more consumer group for readers of events, besides $$Default; may be repeated."`
 	WellKnownKeys bool          `help:"Make policies with keys that everybody can know, the same on every machine. For tests."`
 	RetainEvents  uint64        `default:"1048576" help:"How many events to keep."`
 	RetainBytes   uint64        `default:"1073741824" help:"How many bytes of events to keep."`
@@ -35,6 +37,7 @@ func (c *serveCommand) Run(ctx context.Context, env environment) error {
 	err := server.Run(ctx, server.Config{
 		Data: c.Data, HostName: c.Hostname, Names: c.Name, Address: c.Address,
 		HTTPSPort: c.HTTPSPort, MQTTPort: c.MQTTPort, AMQPPort: c.AMQPPort, WellKnownKeys: c.WellKnownKeys,
+		EventHostName: c.EventHostname, ConsumerGroups: c.ConsumerGroup,
 		MaxEvents: c.RetainEvents, MaxEventBytes: c.RetainBytes, IDScope: c.IDScope, AssignDelay: c.AssignDelay, Logger: log,
 		Ready: func(e server.Endpoints) {
 			fmt.Fprintf(env.out, "iothub ready hostname=%s https=%s mqtt=%s amqp=%s\n", c.Hostname, e.HTTPS, e.MQTT, e.AMQP)

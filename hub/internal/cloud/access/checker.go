@@ -72,6 +72,9 @@ func (c *Checker) token(text string) (sas.Token, error) {
 	if !oneOf(a.Host, c.o.Hosts) {
 		return t, refused("token is for host %.255q", a.Host)
 	}
+	if _, ok := c.eventPath(t); ok {
+		return t, refused("token is for reading events")
+	}
 	return t, nil
 }
 

@@ -37,9 +37,7 @@ func (c *Checker) Service(l head.ServiceLogin) (ServiceGrant, error) {
 	if err != nil {
 		return ServiceGrant{}, refused("%v", err)
 	}
-	path := strings.TrimRight(strings.Join(t.Path()[1:], "/"), "/")
-	entity, _, _ := strings.Cut(path, "/")
-	forEvents := c.o.EventHub != "" && strings.EqualFold(entity, c.o.EventHub)
+	path, forEvents := c.eventPath(t)
 	switch {
 	case forEvents && (oneOf(a.Host, c.o.EventHosts) || oneOf(a.Host, c.o.Hosts)):
 		g.EventPath = path
@@ -57,6 +55,13 @@ func (c *Checker) Service(l head.ServiceLogin) (ServiceGrant, error) {
 		return ServiceGrant{}, refused("policy %s may not connect services", p.Name)
 	}
 	return g, nil
+}
+
+// eventPath tells whether a token is for the event endpoint, and for what there.
+func (c *Checker) eventPath(t sas.Token) (path string, ok bool) {
+	path = strings.TrimRight(strings.Join(t.Path()[1:], "/"), "/")
+	entity, _, _ := strings.Cut(path, "/")
+	return path, c.o.EventHub != "" && strings.EqualFold(entity, c.o.EventHub)
 }
 
 // serviceKey checks the key of a policy.

@@ -64,6 +64,12 @@ func (a *API) streamEvents(r *request) (answer, error) {
 	}
 }
 
+// getEventHub says where clients of event hubs find the events.
+func (a *API) getEventHub(*request) (answer, error) {
+	i := a.hub.EventHub()
+	return answer{doc: rest.EventHub{Name: i.Name, Host: i.Host, Port: int(i.Port), Partitions: i.Partitions, ConsumerGroups: i.Groups}}, nil
+}
+
 // sendNow writes and flushes; false if the client is gone.
 func (r *request) sendNow(b []byte) bool {
 	if _, err := r.w.Write(b); err != nil {

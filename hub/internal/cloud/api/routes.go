@@ -107,6 +107,7 @@ func (a *API) table() []route {
 	add(get, "statistics/devices", policy(read), (*API).deviceStatistics)
 	add(get, "statistics/service", policy(read), (*API).serviceStatistics)
 	add(get, "admin/events", policy(service), (*API).streamEvents)
+	add(get, "admin/eventhub", policy(service), (*API).getEventHub)
 	return table
 }
 
