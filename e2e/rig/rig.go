@@ -187,7 +187,10 @@ func (r *Rig) serveRegistry() error {
 // PushImages builds the images for this machine and pushes them to the registry.
 func (r *Rig) PushImages(ctx context.Context) (string, error) {
 	r.say("building the images and pushing them to %s", registryPrefix)
-	args := []string{"push", "--root", r.Root, "--platform", "linux/" + goarch(), "--version", imageTag}
+	args := []string{
+		"push", "--root", r.Root, "--platform", "linux/" + goarch(), "--version", imageTag,
+		"--only", "edgeagent,edgehub,temperature-sensor,filter",
+	}
 	if r.NodeModule {
 		args = append(args, "--node")
 	}
