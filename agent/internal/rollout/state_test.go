@@ -169,17 +169,6 @@ func TestJudge(t *testing.T) {
 	d := deployment(2, 2, true)
 	m := d.Modules["m"]
 	running := plan.Current{Engine: plan.Engine{Name: "m", Image: "m:2", State: plan.Running, Started: start.Add(-time.Hour)}, Applied: &m}
-	probing := running
-	probing.Probing = true
-	var watch rollout.Watch
-	for _, at := range []time.Duration{0, d.Safe.Settle + time.Second} {
-		if v := judged(d, &watch, probing, at); v.Healthy() || v.Failed != "" {
-			t.Errorf("after %v, before its health check has passed: %+v", at, v)
-		}
-	}
-	if v := judged(d, &watch, running, d.Safe.Settle+time.Second); !v.Healthy() {
-		t.Errorf("its health check has passed: %+v", v)
-	}
 	judge := func(w *rollout.Watch, c plan.Current, at time.Duration) rollout.Verdict {
 		return w.Judge(d, map[string]plan.Current{"m": c}, plan.DefaultPolicy(), nil, start.Add(at))
 	}
@@ -224,6 +213,30 @@ func TestJudge(t *testing.T) {
 	}
 }
 
-func judged(d *manifest.Deployment, w *rollout.Watch, c plan.Current, at time.Duration) rollout.Verdict {
-	return w.Judge(d, map[string]plan.Current{"m": c}, plan.DefaultPolicy(), nil, start.Add(at))
+func TestAHealthCheckMustHavePassed(t *testing.T) {
+	d := deployment(2, 2, true)
+	m := d.Modules["m"]
+	c := plan.Current{Engine: plan.Engine{Name: "m", Image: "m:2", State: plan.Running, Started: start, Probing: true}, Applied: &m}
+	w := rollout.NewWatch(start)
+	judge := func(at time.Duration) rollout.Verdict {
+		return w.Judge(d, map[string]plan.Current{"m": c}, plan.DefaultPolicy(), nil, start.Add(at))
+	}
+	judge(0)
+	settled := d.Safe.Settle + time.Second
+	if v := judge(settled); !strings.Contains(v.Waiting, "m has not passed its health check yet") || v.Failed != "" {
+		t.Errorf("before it has: %+v", v)
+	}
+	c.State, c.Probing = plan.Unhealthy, false
+	if v := judge(settled); !strings.Contains(v.Waiting, "m is unhealthy") || v.Failed != "" {
+		t.Errorf("when it has failed: %+v", v)
+	}
+	if v := judge(d.Safe.Timeout); v.Failed == "" {
+		t.Errorf("when it has failed for too long: %+v", v)
+	}
+	c.State = plan.Running
+	w = rollout.NewWatch(start)
+	judge(0)
+	if v := judge(settled); !v.Healthy() {
+		t.Errorf("when it has passed: %+v", v)
+	}
 }

@@ -113,10 +113,14 @@ func (r *Runtime) plan(ctx context.Context, spec runtime.Spec, img client.Image)
 	if err != nil {
 		return nil, fmt.Errorf("image %s: %w", spec.Image, err)
 	}
+	check, err := imageHealthcheck(ctx, img)
+	if err != nil {
+		return nil, err
+	}
 	host := r.host
 	host.Etc = r.hosts.Paths(spec.Name)
 	return ocimap.Build(ocimap.Input{
-		Name: spec.Name, Namespace: r.cfg.Namespace, Options: spec.Options, Image: config.Config, Host: host,
+		Name: spec.Name, Namespace: r.cfg.Namespace, Options: spec.Options, Image: config.Config, Healthcheck: check, Host: host,
 	})
 }
 

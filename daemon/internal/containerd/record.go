@@ -27,6 +27,8 @@ const (
 	extensionType = "io.breakwater/module.v1"
 	// labelRun holds the last run.
 	labelRun = "io.breakwater.run"
+	// labelHealth holds how the module felt when that last changed.
+	labelHealth = "io.breakwater.health"
 
 	// lostExitCode is the exit code of a module whose end nobody saw.
 	lostExitCode = 255
@@ -68,6 +70,7 @@ type stored struct {
 	name   string
 	module module
 	last   lastRun
+	health runHealth
 }
 
 func decode(c containers.Container) (stored, error) {
@@ -82,6 +85,11 @@ func decode(c containers.Container) (stored, error) {
 	if text := c.Labels[labelRun]; text != "" {
 		if err := json.Unmarshal([]byte(text), &s.last); err != nil {
 			return s, fmt.Errorf("last run of %s: %w", c.ID, err)
+		}
+	}
+	if text := c.Labels[labelHealth]; text != "" {
+		if err := json.Unmarshal([]byte(text), &s.health); err != nil {
+			return s, fmt.Errorf("health of %s: %w", c.ID, err)
 		}
 	}
 	return s, nil
@@ -194,6 +202,8 @@ func state(s stored, p *task.Process) runtime.State {
 	case task.Status_CREATED: // about to be started
 	case task.Status_RUNNING, task.Status_PAUSED, task.Status_PAUSING:
 		st.Status, st.Pid, st.Address = runtime.StatusRunning, int(p.GetPid()), address(s.last.Address)
+		feels := s.healthOf()
+		st.Health, st.HealthOutput = feels.Status, feels.Output
 		if p.GetStatus() != task.Status_RUNNING {
 			st.Status = runtime.StatusPaused
 		}

@@ -26,6 +26,7 @@ func (r *Runtime) watch(run *run) {
 			r.settle(run, code, at)
 		}
 	})
+	r.probe(run)
 }
 
 // await returns the exit code and time; ok is false when the runtime is closing.

@@ -93,6 +93,14 @@ func describe(st runtime.State) (*managementv1.ModuleDetails, error) {
 	if err != nil {
 		return nil, err
 	}
+	if st.Health != "" {
+		h := string(st.Health)
+		out.Status.RuntimeStatus.Health = &h
+		if st.HealthOutput != "" && st.Health == runtime.Unhealthy {
+			text := "unhealthy: " + st.HealthOutput
+			out.Status.RuntimeStatus.Description = &text
+		}
+	}
 	if !st.Started.IsZero() {
 		t := st.Started.UTC().Format(time.RFC3339Nano)
 		out.Status.StartTime = &t

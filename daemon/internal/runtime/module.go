@@ -38,6 +38,16 @@ const (
 	StatusUnknown Status = "unknown" // the engine cannot tell
 )
 
+// Health is what a module's health check says.
+type Health string
+
+// How a module may feel.
+const (
+	HealthStarting Health = "starting" // it has neither succeeded nor failed often enough
+	Healthy        Health = "healthy"
+	Unhealthy      Health = "unhealthy"
+)
+
 // State is a module as it is now.
 type State struct {
 	Name string
@@ -59,6 +69,10 @@ type State struct {
 	// ExitCode belongs to Exited. 128+n means killed by signal n. 255 with Exited
 	// set means that the end was not seen (power loss).
 	ExitCode int
+	// Health is how it feels while it runs, if it has a health check, else "".
+	// HealthOutput is what its last failed check said when Health changed; bounded.
+	Health       Health
+	HealthOutput string
 	// Address is the module's address in the module network while it runs there.
 	Address string
 }
@@ -83,6 +97,7 @@ const (
 	EventStarted EventType = "started"
 	EventExited  EventType = "exited"
 	EventRemoved EventType = "removed"
+	EventHealth  EventType = "health" // Health has changed
 )
 
 // Event is something that happened to a module. State is already changed when the
@@ -93,6 +108,8 @@ type Event struct {
 	Time   time.Time
 	// ExitCode is set for EventExited.
 	ExitCode int
+	// Health is set for EventHealth.
+	Health Health
 }
 
 // Stream is where a module wrote a line.

@@ -85,6 +85,8 @@ const (
 	ModuleEvent_KIND_REMOVED     ModuleEvent_Kind = 4
 	// Events were dropped: list again.
 	ModuleEvent_KIND_LOST ModuleEvent_Kind = 5
+	// Its health changed.
+	ModuleEvent_KIND_HEALTH ModuleEvent_Kind = 6
 )
 
 // Enum value maps for ModuleEvent_Kind.
@@ -96,6 +98,7 @@ var (
 		3: "KIND_EXITED",
 		4: "KIND_REMOVED",
 		5: "KIND_LOST",
+		6: "KIND_HEALTH",
 	}
 	ModuleEvent_Kind_value = map[string]int32{
 		"KIND_UNSPECIFIED": 0,
@@ -104,6 +107,7 @@ var (
 		"KIND_EXITED":      3,
 		"KIND_REMOVED":     4,
 		"KIND_LOST":        5,
+		"KIND_HEALTH":      6,
 	}
 )
 
@@ -504,8 +508,10 @@ func (x *ExitStatus) GetStatusCode() string {
 type RuntimeStatus struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// running, stopped, failed, dead, unknown.
-	Status        string  `protobuf:"bytes,1,opt,name=status,proto3" json:"status,omitempty"`
-	Description   *string `protobuf:"bytes,2,opt,name=description,proto3,oneof" json:"description,omitempty"`
+	Status      string  `protobuf:"bytes,1,opt,name=status,proto3" json:"status,omitempty"`
+	Description *string `protobuf:"bytes,2,opt,name=description,proto3,oneof" json:"description,omitempty"`
+	// starting, healthy or unhealthy; absent without a health check, and unless running.
+	Health        *string `protobuf:"bytes,3,opt,name=health,proto3,oneof" json:"health,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -550,6 +556,13 @@ func (x *RuntimeStatus) GetStatus() string {
 func (x *RuntimeStatus) GetDescription() string {
 	if x != nil && x.Description != nil {
 		return *x.Description
+	}
+	return ""
+}
+
+func (x *RuntimeStatus) GetHealth() string {
+	if x != nil && x.Health != nil {
+		return *x.Health
 	}
 	return ""
 }
@@ -1379,7 +1392,9 @@ type ModuleEvent struct {
 	Name  string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
 	Time  *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=time,proto3" json:"time,omitempty"`
 	// Set for KIND_EXITED.
-	ExitCode      uint32 `protobuf:"varint,4,opt,name=exit_code,json=exitCode,proto3" json:"exit_code,omitempty"`
+	ExitCode uint32 `protobuf:"varint,4,opt,name=exit_code,json=exitCode,proto3" json:"exit_code,omitempty"`
+	// Set for KIND_HEALTH, as in RuntimeStatus.
+	Health        string `protobuf:"bytes,5,opt,name=health,proto3" json:"health,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1440,6 +1455,13 @@ func (x *ModuleEvent) GetExitCode() uint32 {
 		return x.ExitCode
 	}
 	return 0
+}
+
+func (x *ModuleEvent) GetHealth() string {
+	if x != nil {
+		return x.Health
+	}
+	return ""
 }
 
 type Identity struct {
@@ -2503,11 +2525,13 @@ const file_management_v1_management_proto_rawDesc = "" +
 	"ExitStatus\x12\x1b\n" +
 	"\texit_time\x18\x01 \x01(\tR\bexitTime\x12\x1f\n" +
 	"\vstatus_code\x18\x02 \x01(\tR\n" +
-	"statusCode\"^\n" +
+	"statusCode\"\x86\x01\n" +
 	"\rRuntimeStatus\x12\x16\n" +
 	"\x06status\x18\x01 \x01(\tR\x06status\x12%\n" +
-	"\vdescription\x18\x02 \x01(\tH\x00R\vdescription\x88\x01\x01B\x0e\n" +
-	"\f_description\"\r\n" +
+	"\vdescription\x18\x02 \x01(\tH\x00R\vdescription\x88\x01\x01\x12\x1b\n" +
+	"\x06health\x18\x03 \x01(\tH\x01R\x06health\x88\x01\x01B\x0e\n" +
+	"\f_descriptionB\t\n" +
+	"\a_health\"\r\n" +
 	"\vListRequest\"Q\n" +
 	"\fListResponse\x12A\n" +
 	"\amodules\x18\x01 \x03(\v2'.breakwater.management.v1.ModuleDetailsR\amodules\" \n" +
@@ -2553,19 +2577,21 @@ const file_management_v1_management_proto_rawDesc = "" +
 	"\x12STREAM_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rSTREAM_STDOUT\x10\x01\x12\x11\n" +
 	"\rSTREAM_STDERR\x10\x02\"\x0e\n" +
-	"\fWatchRequest\"\xa2\x02\n" +
+	"\fWatchRequest\"\xcc\x02\n" +
 	"\vModuleEvent\x12>\n" +
 	"\x04kind\x18\x01 \x01(\x0e2*.breakwater.management.v1.ModuleEvent.KindR\x04kind\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12.\n" +
 	"\x04time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x1b\n" +
-	"\texit_code\x18\x04 \x01(\rR\bexitCode\"r\n" +
+	"\texit_code\x18\x04 \x01(\rR\bexitCode\x12\x16\n" +
+	"\x06health\x18\x05 \x01(\tR\x06health\"\x83\x01\n" +
 	"\x04Kind\x12\x14\n" +
 	"\x10KIND_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fKIND_CREATED\x10\x01\x12\x10\n" +
 	"\fKIND_STARTED\x10\x02\x12\x0f\n" +
 	"\vKIND_EXITED\x10\x03\x12\x10\n" +
 	"\fKIND_REMOVED\x10\x04\x12\r\n" +
-	"\tKIND_LOST\x10\x05\"\x88\x01\n" +
+	"\tKIND_LOST\x10\x05\x12\x0f\n" +
+	"\vKIND_HEALTH\x10\x06\"\x88\x01\n" +
 	"\bIdentity\x12\x1b\n" +
 	"\tmodule_id\x18\x01 \x01(\tR\bmoduleId\x12\x1d\n" +
 	"\n" +

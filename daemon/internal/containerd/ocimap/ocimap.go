@@ -15,6 +15,7 @@ import (
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
+	"github.com/breakwater-iot/breakwater/daemon/internal/containerd/health"
 	"github.com/breakwater-iot/breakwater/daemon/internal/modlog"
 	"github.com/breakwater-iot/breakwater/daemon/internal/network"
 	"github.com/breakwater-iot/breakwater/daemon/internal/runtime"
@@ -27,7 +28,9 @@ type Input struct {
 	Namespace string // of the engine; part of the cgroup's path
 	Options   createopts.Options
 	Image     v1.ImageConfig
-	Host      Host
+	// Healthcheck is the image's; nil if it has none.
+	Healthcheck *createopts.Healthcheck
+	Host        Host
 }
 
 // Host is what the machine and the daemon's configuration contribute.
@@ -71,6 +74,7 @@ type Record struct {
 	Terminal    bool                 `json:"terminal,omitempty"`
 	StopSignal  string               `json:"stopSignal"`
 	StopTimeout time.Duration        `json:"stopTimeout"`
+	Health      *health.Check        `json:"health,omitempty"`
 	// Directories are made, if missing, before every start.
 	Directories []string `json:"directories,omitempty"`
 	Volumes     []Volume `json:"volumes,omitempty"`
@@ -130,7 +134,7 @@ func Build(in Input) (*Plan, error) {
 	b.plan = &Plan{Spec: b.spec}
 	steps := []func() error{
 		b.connect, b.namespaces, b.process, b.limits, b.resources,
-		b.capabilities, b.security, b.devices, b.mounts, b.record,
+		b.capabilities, b.security, b.devices, b.mounts, b.record, b.healthcheck,
 	}
 	for _, step := range steps {
 		if err := step(); err != nil {
@@ -187,7 +191,6 @@ func (b *builder) ignored() {
 		{h.AutoRemove, "HostConfig.AutoRemove", "would break restarts"},
 		{h.Init != nil && *h.Init, "HostConfig.Init", "there is no init"},
 		{h.KernelMemory != 0, "HostConfig.KernelMemory", "kernels do not support it any more"},
-		{o.Healthcheck != nil, "Healthcheck", "nothing reads a module's health"},
 		{o.OpenStdin || o.StdinOnce || o.AttachStdin, "OpenStdin", "modules have no standard input"},
 	} {
 		if w.asked {

@@ -319,12 +319,11 @@ func TestNoCommand(t *testing.T) {
 
 func TestWarnings(t *testing.T) {
 	for options, want := range map[string]string{
-		`{"HostConfig":{"RestartPolicy":{"Name":"always"}}}`:                                        "HostConfig.RestartPolicy",
-		`{"HostConfig":{"Init":true}}`:                                                              "HostConfig.Init",
-		`{"HostConfig":{"AutoRemove":true}}`:                                                        "HostConfig.AutoRemove",
-		`{"HostConfig":{"KernelMemory":1}}`:                                                         "HostConfig.KernelMemory",
-		`{"Healthcheck":{"Test":["NONE"]}}`:                                                         "Healthcheck",
-		`{"OpenStdin":true}`:                                                                        "OpenStdin",
+		`{"HostConfig":{"RestartPolicy":{"Name":"always"}}}`: "HostConfig.RestartPolicy",
+		`{"HostConfig":{"Init":true}}`:                       "HostConfig.Init",
+		`{"HostConfig":{"AutoRemove":true}}`:                 "HostConfig.AutoRemove",
+		`{"HostConfig":{"KernelMemory":1}}`:                  "HostConfig.KernelMemory",
+		`{"OpenStdin":true}`:                                 "OpenStdin",
 		`{"HostConfig":{"NetworkMode":"host","PortBindings":{"1/tcp":[{"HostPort":"5"}]}}}`:         "HostConfig.PortBindings",
 		`{"HostConfig":{"NetworkMode":"host"},"NetworkingConfig":{"EndpointsConfig":{"other":{}}}}`: "NetworkingConfig.EndpointsConfig.other",
 	} {

@@ -21,6 +21,9 @@ func (b *builder) resources() error {
 	if err := b.cpu(); err != nil {
 		return err
 	}
+	if err := b.disks(); err != nil {
+		return err
+	}
 	if l := b.host.PidsLimit; l != nil && *l > 0 {
 		b.spec.Linux.Resources.Pids = &specs.LinuxPids{Limit: l}
 	}
@@ -219,7 +222,7 @@ func (b *builder) namespaces() error {
 		return invalid("HostConfig.Runtime", "there is no runtime %q, only runc", h.Runtime)
 	}
 	if len(h.DeviceRequests) > 0 {
-		return invalid("HostConfig.DeviceRequests", "not supported")
+		return invalid("HostConfig.DeviceRequests", "GPUs and other requested devices are not supported; name their nodes in HostConfig.Devices")
 	}
 	return nil
 }

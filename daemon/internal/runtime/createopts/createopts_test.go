@@ -38,7 +38,7 @@ func TestParseAcceptsNothing(t *testing.T) {
 
 func TestParseWarnsOfTheUnknown(t *testing.T) {
 	_, warnings, err := createopts.Parse([]byte(`{"Shell":["x"],"Nothing":null,"Zero":0,
-		"HostConfig":{"BlkioWeight":5,"Mounts":[{},{"Sauce":"x"}],"Sysctls":{"a":"b"}},"Labels":{"any":"thing"}}`))
+		"HostConfig":{"IOMaximumBandwidth":5,"Mounts":[{},{"Sauce":"x"}],"Sysctls":{"a":"b"}},"Labels":{"any":"thing"}}`))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -46,7 +46,7 @@ func TestParseWarnsOfTheUnknown(t *testing.T) {
 	for _, w := range warnings {
 		paths = append(paths, w.Path)
 	}
-	if want := []string{"HostConfig.BlkioWeight", "HostConfig.Mounts[1].Sauce", "Shell"}; !slices.Equal(paths, want) {
+	if want := []string{"HostConfig.IOMaximumBandwidth", "HostConfig.Mounts[1].Sauce", "Shell"}; !slices.Equal(paths, want) {
 		t.Errorf("warnings %q, want %q", paths, want)
 	}
 }

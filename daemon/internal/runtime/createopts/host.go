@@ -55,6 +55,13 @@ type HostConfig struct {
 	PidsLimit         *int64 `json:",omitempty"`
 	ShmSize           int64  `json:",omitempty"`
 
+	BlkioWeight          uint16           `json:",omitempty"`
+	BlkioWeightDevice    []WeightDevice   `json:",omitempty"`
+	BlkioDeviceReadBps   []ThrottleDevice `json:",omitempty"`
+	BlkioDeviceWriteBps  []ThrottleDevice `json:",omitempty"`
+	BlkioDeviceReadIOps  []ThrottleDevice `json:",omitempty"`
+	BlkioDeviceWriteIOps []ThrottleDevice `json:",omitempty"`
+
 	Ulimits []Ulimit          `json:",omitempty"`
 	Sysctls map[string]string `json:",omitempty"`
 }
@@ -108,6 +115,18 @@ type Device struct {
 	PathOnHost        string `json:",omitempty"`
 	PathInContainer   string `json:",omitempty"`
 	CgroupPermissions string `json:",omitempty"`
+}
+
+// WeightDevice is the share of one disk, 10 to 1000.
+type WeightDevice struct {
+	Path   string `json:",omitempty"`
+	Weight uint16 `json:",omitempty"`
+}
+
+// ThrottleDevice bounds bytes or operations a second on one disk.
+type ThrottleDevice struct {
+	Path string `json:",omitempty"`
+	Rate uint64 `json:",omitempty"`
 }
 
 // LogConfig chooses what is kept of the module's output.

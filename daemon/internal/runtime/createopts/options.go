@@ -46,13 +46,16 @@ type Options struct {
 	Healthcheck *Healthcheck `json:",omitempty"`
 }
 
-// Healthcheck is accepted and kept; nothing in IoT Edge reads a health.
+// Healthcheck says how to find out how the module feels. Times are nanoseconds; what
+// is 0 or empty comes from the image.
 type Healthcheck struct {
 	Test        []string `json:",omitempty"`
 	Interval    int64    `json:",omitempty"`
 	Timeout     int64    `json:",omitempty"`
 	StartPeriod int64    `json:",omitempty"`
-	Retries     int      `json:",omitempty"`
+	// StartInterval is the pause between probes within StartPeriod.
+	StartInterval int64 `json:",omitempty"`
+	Retries       int   `json:",omitempty"`
 }
 
 // NetworkingConfig says which networks to join.

@@ -109,6 +109,16 @@ func (f *Fake) SetStatus(name string, status runtime.Status) {
 	}
 }
 
+// SetHealth changes how a running module feels.
+func (f *Fake) SetHealth(name string, health runtime.Health, output string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if m := f.modules[name]; m != nil {
+		m.state.Health, m.state.HealthOutput = health, output
+		f.publishLocked(runtime.Event{Type: runtime.EventHealth, Module: name, Time: f.Now(), Health: health})
+	}
+}
+
 // AddProcess makes a pid, such as the test's own, belong to a module while that
 // runs.
 func (f *Fake) AddProcess(pid int, module string) {
