@@ -18,7 +18,7 @@ type queued struct {
 	filled, drained float64 // messages a second
 	emptyRest       memory  // without messages, after a start
 	fullRest        memory  // with them, after a start
-	before, after   memory  // of the process that was filled: at rest, and some time after
+	before, after   memory  // of the process that was filled: after a load that was delivered, and after it
 	disk, left      int64   // bytes: more than without messages, and when all are delivered
 	empty, full     time.Duration
 }
@@ -67,6 +67,9 @@ func queueOnce(ctx context.Context, rig *hubrig.Rig, storage string, n int) (q q
 		return q, err
 	}
 	defer func() { hub.Kill() }() // whichever it is by then
+	if err := warm(ctx, rig, n/10); err != nil {
+		return q, err
+	}
 	if q.before, err = restOf(ctx, hub); err != nil {
 		return q, err
 	}
@@ -100,6 +103,23 @@ func queueOnce(ctx context.Context, rig *hubrig.Rig, storage string, n int) (q q
 	}
 	q.left -= bare
 	return q, stop(hub)
+}
+
+// warm lets the hub carry a load that is delivered at once, so that what any load
+// leaves behind in memory is not taken for the backlog's.
+func warm(ctx context.Context, rig *hubrig.Rig, n int) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	delivered := make(chan error, 1)
+	go func() {
+		_, err := drain(ctx, rig, n)
+		delivered <- err
+	}()
+	_, err := fill(ctx, rig, n)
+	if err != nil {
+		cancel() // not all can come
+	}
+	return errors.Join(err, <-delivered)
 }
 
 // startsOf is the median time to the first CONNACK of a few starts, and the memory at
@@ -212,7 +232,7 @@ func printBacklog(o Options, rounds []queued) ([]Bar, error) {
 	}
 	line("queued a second, 8 x 64", "%.0f", number(func(q queued) float64 { return q.filled }))
 	line("more memory with them, after a start", "%s (%s of its own)", megabytes(moreAll), megabytes(more))
-	line("more memory in the process that was filled", "%s (%s of its own)", megabytes(grownAll), megabytes(grown))
+	line("more memory in the process that was filled, than after a load that was delivered", "%s (%s of its own)", megabytes(grownAll), megabytes(grown))
 	line("disk, beside bodies of "+megabytes(n*payloadSize), "%s, %d bytes a message", megabytes(disk), disk/n)
 	line("start to the first CONNACK", "%v", millis(full))
 	line("the same without messages", "%v", millis(empty))
@@ -222,7 +242,7 @@ func printBacklog(o Options, rounds []queued) ([]Bar, error) {
 	const limit = 16e6
 	slower := float64(full) / float64(empty)
 	return []Bar{
-		{fmt.Sprintf("%d queued messages, more memory", o.Backlog), "at most 16 MB", megabytes(moreAll), moreAll <= limit},
+		{fmt.Sprintf("%d queued messages, more memory", o.Backlog), "at most 16 MB", megabytes(max(moreAll, grownAll)), max(moreAll, grownAll) <= limit},
 		{"the same, start to the first CONNACK beside an empty one", "at most 2 x", fmt.Sprintf("%.2f x", slower), slower <= 2},
 	}, w.Flush()
 }
