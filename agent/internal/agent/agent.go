@@ -19,7 +19,6 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/breakwater-iot/breakwater/agent/internal/edged"
-	"github.com/breakwater-iot/breakwater/agent/internal/footprint"
 	"github.com/breakwater-iot/breakwater/agent/internal/method"
 	"github.com/breakwater-iot/breakwater/agent/internal/metrics"
 	"github.com/breakwater-iot/breakwater/agent/internal/reconcile"
@@ -27,6 +26,7 @@ import (
 	"github.com/breakwater-iot/breakwater/agent/internal/settings"
 	"github.com/breakwater-iot/breakwater/agent/internal/state"
 	"github.com/breakwater-iot/breakwater/agent/internal/twin"
+	"github.com/breakwater-iot/breakwater/proto/footprint"
 	"github.com/breakwater-iot/breakwater/proto/iothub"
 )
 

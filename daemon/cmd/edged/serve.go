@@ -13,6 +13,8 @@ import (
 	"path/filepath"
 	"strconv"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/breakwater-iot/breakwater/daemon/internal/config"
 	"github.com/breakwater-iot/breakwater/daemon/internal/containerd"
 	"github.com/breakwater-iot/breakwater/daemon/internal/daemon"
@@ -21,6 +23,7 @@ import (
 	"github.com/breakwater-iot/breakwater/daemon/internal/systemd"
 	"github.com/breakwater-iot/breakwater/daemon/internal/tpm"
 	"github.com/breakwater-iot/breakwater/daemon/internal/verify"
+	"github.com/breakwater-iot/breakwater/proto/footprint"
 )
 
 // operators is the group that may use the management socket.
@@ -90,7 +93,15 @@ func start(ctx context.Context, cfg config.Config, log *slog.Logger) (err error)
 		Inherited: sockets, Status: notifier.Status, Ready: notifier.Ready,
 		Supervise: func(ctx context.Context, alive func(context.Context) error) error {
 			defer notifier.Stopping()
-			return notifier.Watch(ctx, alive)
+			var g errgroup.Group
+			g.Go(func() error { return notifier.Watch(ctx, alive) })
+			g.Go(func() error {
+				if err := footprint.Run(ctx); err != nil {
+					log.Warn("memory is not given back", "error", err)
+				}
+				return nil
+			})
+			return g.Wait()
 		},
 	}
 	if cfg.Identity.Method == config.TPMKey {

@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/breakwater-iot/breakwater/agent/internal/footprint"
+	"github.com/breakwater-iot/breakwater/proto/footprint"
 )
 
 // resident is the resident memory of this process that belongs to files, in kB.
