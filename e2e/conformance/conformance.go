@@ -131,6 +131,7 @@ func parts(ctx context.Context, w *world) ([]part, error) {
 			part{"mutated streams " + hub, func(ctx context.Context, w *world) { w.mutated(ctx, hub) }},
 		)
 	}
+	all = append(all, part{"uAMQP reader amqp " + hubCloud, func(ctx context.Context, w *world) { w.uamqpEvents(ctx) }})
 	for _, hub := range hubs {
 		all = append(all, part{"hostile peers " + hub, func(ctx context.Context, w *world) { w.hostile(ctx, hub) }})
 	}

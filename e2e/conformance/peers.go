@@ -60,6 +60,14 @@ func (w *world) uamqp(ctx context.Context, hub string) {
 	w.runScenario(ctx, s)
 }
 
+// uamqpEvents reads telemetry, which iothub only has.
+func (w *world) uamqpEvents(ctx context.Context) {
+	s := w.python("uamqp_events", "uAMQP reader", "amqp", hubCloud, w.peers["uamqp "+hubCloud])
+	s.config["service"] = w.rig.Owner()
+	s.features = has("redirect", "event hub properties", "events from a time on", "bad key refused")
+	w.runScenario(ctx, s)
+}
+
 // engine runs the clients that the AMQP server alone is tested with: there they see
 // settlement in all modes, drain, and messages of every type, which no hub uses.
 func (w *world) engine(ctx context.Context) {
