@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"sync"
 	"testing"
@@ -246,43 +247,95 @@ func TestAddressesOfTheEventEndpointThatAreNot(t *testing.T) {
 	}
 }
 
+// gated is a connection that can stop to read.
+type gated struct {
+	net.Conn
+	shut, closed chan struct{}
+	once         sync.Once
+}
+
+func (g *gated) Read(b []byte) (int, error) {
+	select {
+	case <-g.shut:
+		<-g.closed
+		return 0, net.ErrClosed
+	default:
+		return g.Conn.Read(b)
+	}
+}
+
+func (g *gated) Close() error {
+	g.once.Do(func() { close(g.closed) })
+	return g.Conn.Close()
+}
+
 func TestASlowReaderHoldsBackNobodyAndLittleMemory(t *testing.T) {
 	e := newEventHub()
 	h := start(t, newBackend(), readingEvents(newServices(), e))
-	const n = 400
-	for range n {
-		e.add(0, string(make([]byte, 64<<10)))
+	nc, err := net.Dial("tcp", h.addr)
+	if err != nil {
+		t.Fatal(err)
 	}
-	// It gives credit for all and reads nothing: its frames fill the connection.
-	slow := h.dialWith(nil).login(policy)
-	slow.receiver(partition0, &goamqp.ReceiverOptions{Credit: n})
-	fast := h.login(policy)
-	r := fast.receiver("eh-name/ConsumerGroups/other/Partitions/0", &goamqp.ReceiverOptions{Credit: 10})
+	if err := nc.(*net.TCPConn).SetReadBuffer(64 << 10); err != nil {
+		t.Fatal(err)
+	}
+	g := &gated{Conn: nc, shut: make(chan struct{}), closed: make(chan struct{})}
+	c, err := goamqp.NewConn(t.Context(), g, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	s, err := c.NewSession(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	slow := (&peer{t: t, h: h, Conn: c, s: s}).login(policy)
+	const n, size = 600, 64 << 10
+	// It gives credit for all, reads the first and then nothing any more.
+	r := slow.receiver(partition0, &goamqp.ReceiverOptions{Credit: n})
+	e.add(0, "first")
+	slow.receive(r)
+	close(g.shut)
 	for range n {
+		e.add(0, string(make([]byte, size)))
+	}
+	fast := h.login(policy)
+	r = fast.receiver("eh-name/ConsumerGroups/other/Partitions/0", &goamqp.ReceiverOptions{Credit: 10})
+	for range n + 1 {
 		if err := r.AcceptMessage(t.Context(), fast.receive(r)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := r.Close(t.Context()); err != nil {
-		t.Fatal(err)
+	// What is read for the slow one is what the socket's buffers take, and little more.
+	if read := e.readCount() - n - 1; read*size > 16<<20 || read < 2 {
+		t.Errorf("%d KiB were read for one that does not read", read*size>>10)
 	}
-	// One with no credit gets nothing, and nothing is read for it.
-	before := e.readCount()
-	none := fast.receiver("eh-name/ConsumerGroups/other/Partitions/0", &goamqp.ReceiverOptions{Credit: -1})
-	if err := none.IssueCredit(3); err != nil {
-		t.Fatal(err)
+}
+
+func TestNoMoreIsReadThanThereIsCreditFor(t *testing.T) {
+	e := newEventHub()
+	h := start(t, newBackend(), readingEvents(newServices(), e))
+	for range 100 {
+		e.add(0, "x")
 	}
-	for range 3 {
-		fast.receive(none)
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
-	defer cancel()
-	if _, err := none.Receive(ctx, nil); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("more than the credit: %v", err)
-	}
-	// The slow one may have read on meanwhile.
-	if got := e.readCount() - before; got < 3 || got > 3+n {
-		t.Errorf("%d events were read for a credit of 3", got)
+	p := h.login(policy)
+	r := p.receiver(partition0, &goamqp.ReceiverOptions{Credit: -1})
+	for _, credit := range []int{3, 40} {
+		before := e.readCount()
+		if err := r.IssueCredit(uint32(credit)); err != nil {
+			t.Fatal(err)
+		}
+		for range credit {
+			p.receive(r)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		if _, err := r.Receive(ctx, nil); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("more than the credit of %d: %v", credit, err)
+		}
+		cancel()
+		if got := e.readCount() - before; got != credit {
+			t.Errorf("%d events were read for a credit of %d", got, credit)
+		}
 	}
 }
 
