@@ -1,0 +1,155 @@
+//go:build integration
+
+package containerd_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/breakwater-iot/breakwater/daemon/internal/runtime"
+)
+
+// TestOptionsInsideTheContainer looks at what a module sees, or what the kernel says
+// of it, for options that TestOptionsReachTheContainer has not.
+func TestOptionsInsideTheContainer(t *testing.T) {
+	r := engine(t)
+	data := t.TempDir()
+	check(t, os.WriteFile(filepath.Join(data, "here"), []byte("bound\n"), 0o644))
+	for name, tc := range map[string]struct {
+		options string
+		file    string // below /proc/<pid>, or "cgroup:FILE OF V1:FILE OF V2"
+		want    []string
+	}{
+		"Ulimits":           {`{"HostConfig":{"Ulimits":[{"Name":"nofile","Soft":101,"Hard":202}]}}`, "limits", []string{"Max open files            101                  202"}},
+		"OomScoreAdj":       {`{"HostConfig":{"OomScoreAdj":77}}`, "oom_score_adj", []string{"77"}},
+		"ShmSize":           {`{"HostConfig":{"ShmSize":1048576}}`, "mountinfo", []string{" /dev/shm ", "size=1024k"}},
+		"Tmpfs":             {`{"HostConfig":{"Tmpfs":{"/scratch":"size=2m,mode=700"}}}`, "mountinfo", []string{" /scratch rw,nosuid,nodev,noexec", "size=2048k,mode=700"}},
+		"Mounts, tmpfs":     {`{"HostConfig":{"Mounts":[{"Type":"tmpfs","Target":"/t","TmpfsOptions":{"SizeBytes":1048576,"Mode":448}}]}}`, "mountinfo", []string{" /t rw,nosuid,nodev,noexec", "size=1024k,mode=700"}},
+		"Mounts, bind":      {`{"HostConfig":{"Mounts":[{"Type":"bind","Source":"` + data + `","Target":"/b","ReadOnly":true}]}}`, "root/b/here", []string{"bound"}},
+		"Mounts, read-only": {`{"HostConfig":{"Mounts":[{"Type":"bind","Source":"` + data + `","Target":"/b","ReadOnly":true}]}}`, "mountinfo", []string{" /b ro"}},
+		"Mounts, volume":    {`{"HostConfig":{"Mounts":[{"Type":"volume","Source":"vol-m","Target":"/data"}]}}`, "root/data/seed", []string{"from the image"}},
+		"Mounts, nocopy":    {`{"HostConfig":{"Mounts":[{"Type":"volume","Source":"vol-n","Target":"/data","VolumeOptions":{"NoCopy":true}}]}}`, "root/data/seed", nil},
+		"Binds, read-only":  {`{"HostConfig":{"Binds":["` + data + `:/b:ro"]}}`, "mountinfo", []string{" /b ro"}},
+		"Volumes":           {`{"Volumes":{"/data":{}}}`, "root/data/seed", []string{"from the image"}},
+		"ReadonlyRootfs":    {`{"HostConfig":{"ReadonlyRootfs":true}}`, "mountinfo", []string{" / / ro"}},
+		"CapAdd":            {`{"HostConfig":{"CapDrop":["ALL"],"CapAdd":["NET_ADMIN"]}}`, "status", []string{"CapEff:\t0000000000001000", "CapBnd:\t0000000000001000"}},
+		"no-new-privileges": {`{"HostConfig":{"SecurityOpt":["no-new-privileges"]}}`, "status", []string{"NoNewPrivs:\t1"}},
+		"seccomp":           {`{"HostConfig":{"SecurityOpt":["seccomp=unconfined"]}}`, "status", []string{"Seccomp:\t0"}},
+		"MaskedPaths":       {`{"HostConfig":{"MaskedPaths":["/proc/version"]}}`, "mountinfo", []string{" /proc/version "}},
+		"ReadonlyPaths":     {`{"HostConfig":{"ReadonlyPaths":["/proc/driver"]}}`, "mountinfo", []string{" /proc/driver ro"}},
+		"Privileged":        {`{"HostConfig":{"Privileged":true}}`, "status", []string{"Seccomp:\t0", "NoNewPrivs:\t0"}},
+		"Devices":           {`{"HostConfig":{"Devices":[{"PathOnHost":"/dev/null","PathInContainer":"/dev/other","CgroupPermissions":"r"}]}}`, "root/dev/other", []string{}},
+		"Domainname":        {`{"Hostname":"box","Domainname":"lan.test"}`, "root/etc/hosts", []string{"box.lan.test"}},
+		"WorkingDir":        {`{"WorkingDir":"/tmp/made"}`, "cwd/.", nil},
+		"Memory":            {`{"HostConfig":{"Memory":67108864,"MemoryReservation":33554432}}`, "cgroup:memory/memory.soft_limit_in_bytes:memory.low", []string{"33554432"}},
+		"CpuShares":         {`{"HostConfig":{"CpuShares":512}}`, "cgroup:cpu/cpu.shares:cpu.weight", []string{""}},
+		"CpuQuota":          {`{"HostConfig":{"CpuQuota":20000,"CpuPeriod":50000}}`, "cgroup:cpu/cpu.cfs_quota_us:cpu.max", []string{"20000"}},
+		"CpusetCpus":        {`{"HostConfig":{"CpusetCpus":"0"}}`, "status", []string{"Cpus_allowed_list:\t0\n"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			st := up(t, r, tc.options)
+			path := fmt.Sprintf("/proc/%d/%s", st.Pid, tc.file)
+			if files, ok := strings.CutPrefix(tc.file, "cgroup:"); ok {
+				path = cgroupFile(files)
+			}
+			data, err := os.ReadFile(path)
+			switch {
+			case tc.want == nil && name == "WorkingDir":
+				if dir, err := os.Readlink(fmt.Sprintf("/proc/%d/cwd", st.Pid)); err != nil || dir != "/tmp/made" {
+					t.Errorf("%q (%v)", dir, err)
+				}
+				return
+			case tc.want == nil:
+				if !os.IsNotExist(err) {
+					t.Errorf("%s is there: %q (%v)", path, data, err)
+				}
+				return
+			case err != nil:
+				t.Fatal(err)
+			}
+			for _, want := range tc.want {
+				if !strings.Contains(string(data), want) {
+					t.Errorf("no %q in\n%s", want, data)
+				}
+			}
+		})
+	}
+}
+
+// up starts a module that the test's end removes.
+func up(t *testing.T, r interface {
+	runtime.Modules
+	runtime.Images
+}, options string) runtime.State {
+	t.Helper()
+	_, err := r.Pull(t.Context(), runtime.PullRequest{Image: image("test/module:1")})
+	check(t, err)
+	opts := parsed(t, options)
+	opts.Cmd = []string{"exit=-1"}
+	check(t, r.Create(t.Context(), runtime.Spec{Name: "look", Image: image("test/module:1"), Options: opts}))
+	t.Cleanup(func() {
+		if err := r.Remove(context.WithoutCancel(t.Context()), "look"); err != nil {
+			t.Error(err)
+		}
+	})
+	check(t, r.Start(t.Context(), "look"))
+	st, err := r.Get(t.Context(), "look")
+	check(t, err)
+	return st
+}
+
+// cgroupFile returns the file of the hierarchy that there is.
+func cgroupFile(files string) string {
+	v1, v2, _ := strings.Cut(files, ":")
+	controller, name, _ := strings.Cut(v1, "/")
+	path := filepath.Join("/sys/fs/cgroup", controller, testNamespace, "look", name)
+	if _, err := os.Stat(path); err != nil {
+		path = filepath.Join("/sys/fs/cgroup", testNamespace, "look", v2)
+	}
+	return path
+}
+
+func TestNamespacesOfTheHost(t *testing.T) {
+	r := engine(t)
+	for option, kind := range map[string]string{"PidMode": "pid", "IpcMode": "ipc", "UTSMode": "uts"} {
+		for mode, same := range map[string]bool{"host": true, "": false} {
+			t.Run(option+" "+mode, func(t *testing.T) {
+				st := up(t, r, `{"HostConfig":{"`+option+`":"`+mode+`"}}`)
+				own, err := os.Readlink("/proc/self/ns/" + kind)
+				check(t, err)
+				theirs, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/%s", st.Pid, kind))
+				check(t, err)
+				if (own == theirs) != same {
+					t.Errorf("the module's is %s, the host's %s", theirs, own)
+				}
+			})
+		}
+	}
+}
+
+func TestStopSignalAndTimeout(t *testing.T) {
+	r := engine(t)
+	// A program that ends by SIGTERM gets SIGKILL as its stop signal: it is what ends it.
+	up(t, r, `{"StopSignal":"SIGKILL"}`)
+	check(t, r.Stop(t.Context(), "look", runtime.DefaultStopTimeout))
+	if st, err := r.Get(t.Context(), "look"); err != nil || st.ExitCode != 137 {
+		t.Errorf("exit code %d (%v), want 137", st.ExitCode, err)
+	}
+	check(t, r.Remove(t.Context(), "look"))
+	opts := parsed(t, `{"Cmd":["stubborn","say=up","exit=-1"],"StopTimeout":1}`)
+	check(t, r.Create(t.Context(), runtime.Spec{Name: "look", Image: image("test/module:1"), Options: opts}))
+	check(t, r.Start(t.Context(), "look"))
+	for range r.Logs(t.Context(), "look", runtime.LogOptions{Follow: true}) {
+		break // it says that it is up
+	}
+	began := time.Now()
+	check(t, r.Stop(t.Context(), "look", runtime.DefaultStopTimeout))
+	if took := time.Since(began); took < time.Second || took > 8*time.Second {
+		t.Errorf("stopped after %v, want 1 s", took)
+	}
+}
