@@ -533,3 +533,19 @@ func TestKeyOfAPolicyByPlain(t *testing.T) {
 		t.Error("a wrong key comes in")
 	}
 }
+
+func TestReadersGoWithTheTokenOfTheirService(t *testing.T) {
+	sv := newServices()
+	sv.expireIn(200 * time.Millisecond)
+	h := start(t, newBackend(), readingEvents(sv, newEventHub()))
+	p := h.login(policy)
+	r := p.receiver(partition0, nil)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if _, err := r.Receive(ctx, nil); condition(err) != "amqp:unauthorized-access" {
+		t.Errorf("after the expiry: %v", err)
+	}
+	if _, err := p.s.NewReceiver(t.Context(), partition0, nil); condition(err) != "amqp:unauthorized-access" {
+		t.Errorf("once more: %v", err)
+	}
+}
