@@ -18,13 +18,16 @@ require (
 )
 
 require (
+	github.com/Azure/go-amqp v1.7.0
 	github.com/breakwater-iot/breakwater/proto v0.0.0
 	golang.org/x/sys v0.50.0
 )
 
 require (
-	github.com/Azure/go-amqp v1.7.0 // indirect
 	github.com/grpc-ecosystem/grpc-gateway/v2 v2.33.0 // indirect
+	github.com/klauspost/compress v1.19.2 // indirect
+	github.com/opencontainers/go-digest v1.0.0 // indirect
+	github.com/opencontainers/image-spec v1.1.1 // indirect
 	google.golang.org/genproto/googleapis/api v0.0.0-20261026165753-2ffab32bce7e // indirect
 )
 
