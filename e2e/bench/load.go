@@ -113,12 +113,13 @@ func (r *results) bars() []Bar {
 	p50 := r.of(oneRoute, serial).AckP50
 	syncsFor := float64(p50) / float64(sync)
 	routed := hub.Delivered / hub.Acked
-	cost := hub.Acked / r.of(manyRoutes, full).Acked
+	many := r.of(manyRoutes, full)
+	cost := max(hub.Acked/many.Acked, hub.Delivered/many.Delivered)
 	return []Bar{
 		against(bareMochi, 0.6), against(natsAlways, 8),
 		{"serial durable publish, p50, beside one fdatasync", "at most 3 x", fmt.Sprintf("%.2f x (%v, %v)", syncsFor, short(p50), short(sync)), syncsFor <= 3},
 		{"module to module with a condition, beside the ingest", "at least 0.5 x", fmt.Sprintf("%.2f x", routed), routed >= 0.5},
-		{"100 routes beside 1, cost of a message", "at most 1.3 x", fmt.Sprintf("%.2f x", cost), cost <= 1.3},
+		{"100 routes beside 1, cost of a message, acked or delivered", "at most 1.3 x", fmt.Sprintf("%.2f x", cost), cost <= 1.3},
 	}
 }
 
