@@ -46,7 +46,7 @@ bin/containerd-v2/containerd: tools/containerd/go.mod
 
 .PHONY: test-device
 test-device: setup build ## Device side: containerd, software TPM, software PKCS#11 token (as root).
-	@deploy/with-containerd.sh deploy/test-count.sh -tags integration,device -timeout 15m -count 1 ./daemon/... ./agent/...
+	@deploy/with-containerd.sh bin/testcount -tags integration,device -timeout 15m -count 1 ./daemon/... ./agent/...
 
 .PHONY: e2e
 e2e: setup build ## The built programs, end to end, with containers and the stock SDK (as root).

@@ -28,7 +28,7 @@ import (
 func TestTheProgramUnderSocketActivation(t *testing.T) {
 	dir := t.TempDir()
 	program := filepath.Join(dir, "edged")
-	if out, err := exec.CommandContext(t.Context(), "go", "build", "-tags", "grpcnotrace", "-o", program, ".").CombinedOutput(); err != nil {
+	if out, err := exec.CommandContext(t.Context(), "go", "build", "-tags", "grpcnotrace", "-o", dir+"/", ".", "../edged-log").CombinedOutput(); err != nil {
 		t.Fatalf("build: %v: %s", err, out)
 	}
 	namespace := fmt.Sprintf("breakwater-activation-%d", os.Getpid())
@@ -79,11 +79,13 @@ namespace = "` + namespace + `"
 	}
 	before := inode(t, management)
 
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
 	// The first call starts the daemon, and is answered.
-	if _, err := managementv1.NewModulesClient(dial(t, management)).List(t.Context(), &managementv1.ListRequest{}, grpc.WaitForReady(true)); err != nil {
+	if _, err := managementv1.NewModulesClient(dial(t, management)).List(ctx, &managementv1.ListRequest{}, grpc.WaitForReady(true)); err != nil {
 		t.Fatalf("management: %v", err)
 	}
-	if _, err := workloadv1.NewWorkloadClient(dial(t, workload)).GetTrustBundle(t.Context(), &workloadv1.GetTrustBundleRequest{}); err != nil {
+	if _, err := workloadv1.NewWorkloadClient(dial(t, workload)).GetTrustBundle(ctx, &workloadv1.GetTrustBundleRequest{}); err != nil {
 		t.Errorf("workload: %v", err)
 	}
 	for _, want := range []string{"STATUS=waiting to be provisioned", "STATUS=device edge1 of hub.invalid", "READY=1", "WATCHDOG=1", "WATCHDOG=1"} {
