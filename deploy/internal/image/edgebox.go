@@ -101,7 +101,7 @@ func isStatic(program string) (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("program %s: %w", program, err)
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }() // only read
 	needed, err := f.ImportedLibraries()
 	if err != nil {
 		return false, fmt.Errorf("program %s: %w", program, err)
