@@ -213,11 +213,12 @@ func (p *program) wire(ctx context.Context) error {
 	p.hub, err = edge.New(edge.Options{
 		HubName: p.set.HubName, Device: p.set.DeviceID, Hostname: p.set.GatewayName, Version: version,
 		MaxClients: p.set.MaxClients, AckTimeout: p.set.AckTimeout, Idle: idle,
+		ConfigRefresh: p.set.ConfigRefresh, Connectivity: p.set.Connectivity, CallTimeout: p.set.CallTimeout, Hanging: p.set.Hanging,
 		Limits:  p.limits(),
 		Dial:    dial,
 		Records: records,
 		Config:  p.store.Bucket("config"),
-		Twin:    twin.Options{PushEvery: p.set.TwinPush, MinSync: p.set.TwinSync, Logger: p.log},
+		Twin:    twin.Options{PushEvery: p.set.TwinPush, MinSync: p.set.TwinSync, CallTimeout: p.set.CallTimeout, Logger: p.log},
 		Auth: auth.Options{
 			Hosts: []string{p.set.HubName, p.set.GatewayName}, Device: p.set.DeviceID, TrustBundle: p.bundle.Pool,
 			NoCertificates: !p.set.ClientCerts, Logger: p.log,
@@ -269,7 +270,7 @@ func (p *program) serveHeads(ctx context.Context) error {
 	case <-p.hub.Configured():
 	}
 	debug.FreeOSMemory() // what the start has used; by itself it would take minutes to go back
-	secure := &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: p.cert.GetCertificate}
+	secure := &tls.Config{MinVersion: p.set.MinTLS, GetCertificate: p.cert.GetCertificate}
 	devices, err := mqtt.New(mqtt.Options{
 		Backend: p.hub, Logger: p.log, Flavor: mqtt.Edge, MaxClients: p.set.MaxClients, TLS: secure,
 		Sessions: edge.Sessions(p.store.Bucket("sessions")),

@@ -30,7 +30,7 @@ func noProxy(*http.Request) (*url.URL, error) { return nil, nil }
 // upstream makes the connections to the cloud.
 func (p *program) upstream(network *proxy.Dialer) (upstream.Dialer, error) {
 	return upstream.ByClient(upstream.ClientOptions{
-		Self:  p.self(),
+		Self: p.self(), Connections: p.set.Connections,
 		Chain: func(id iothub.Identity) (string, bool) { return p.scope.Chain(id, p.set.DeviceID) },
 		Product: func(id iothub.Identity) string {
 			return strings.TrimSpace(p.hub.Product(id) + " EdgeHub/" + version)
@@ -38,6 +38,7 @@ func (p *program) upstream(network *proxy.Dialer) (upstream.Dialer, error) {
 		Base: client.Options{
 			Protocol: p.set.Upstream, Fallback: p.set.UpstreamFallback, HubName: p.set.HubName, Host: p.dialHost(), RootCAs: p.roots,
 			Dial: network.DialContext, Signer: client.SignerFunc(p.vault.Sign), Logger: p.log,
+			RequestTimeout: p.set.CallTimeout,
 		},
 	})
 }

@@ -98,7 +98,9 @@ func (c cloudTwins) Twin(ctx context.Context, id iothub.Identity) (iothub.TwinPr
 	if !c.hub.online.Load() {
 		return iothub.TwinProperties{}, upstream.ErrDown
 	}
-	return c.hub.pool.Twin(ctx, id)
+	t, err := c.hub.pool.Twin(ctx, id)
+	c.hub.timedOut(ctx, err)
+	return t, err
 }
 
 // PatchReported pushes a patch.
@@ -108,6 +110,7 @@ func (c cloudTwins) PatchReported(ctx context.Context, id iothub.Identity, patch
 	}
 	start := time.Now()
 	err := c.hub.pool.PatchReported(ctx, id, patch)
+	c.hub.timedOut(ctx, err)
 	if errors.Is(err, upstream.ErrMessage) {
 		// Kept, it would be refused again and again, and all later ones with it.
 		c.hub.log.Error("reported properties were refused by the cloud and are given up", "id", id.String(), "error", err)
@@ -168,6 +171,11 @@ func (h *Hub) CloudMessage(ctx context.Context, id iothub.Identity, m *iothub.Me
 	if s == nil || !s.wants(head.C2D) {
 		return errNotThere
 	}
+	lock := m.System.Get(iothub.LockToken)
+	if !s.hold(lock) {
+		return fmt.Errorf("%w: the device has this message already", client.ErrKeep)
+	}
+	defer s.letGo(lock)
 	result := make(chan head.Outcome, 1)
 	s.client.Deliver("", m, func(o head.Outcome) { result <- o })
 	ctx, cancel := context.WithTimeout(ctx, h.o.AckTimeout)

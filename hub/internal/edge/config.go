@@ -15,7 +15,6 @@ import (
 
 const (
 	lastGoodConfig = "desired"
-	configRefresh  = time.Hour
 	configRetry    = 30 * time.Second
 )
 
@@ -101,10 +100,10 @@ func (h *Hub) apply(ctx context.Context, cfg *route.Config) error {
 }
 
 // followOwnTwin connects the hub's own identity to the cloud, and fetches its twin
-// once an hour beside what the cloud tells by itself; sooner when that went wrong.
+// every ConfigRefresh beside what the cloud tells by itself; sooner when that went wrong.
 func (h *Hub) followOwnTwin(ctx context.Context) error {
 	h.subscribeSelf(ctx)
-	timer := time.NewTimer(configRefresh)
+	timer := time.NewTimer(h.o.ConfigRefresh)
 	defer timer.Stop()
 	for {
 		select {
@@ -114,7 +113,7 @@ func (h *Hub) followOwnTwin(ctx context.Context) error {
 			timer.Reset(configRetry)
 		case <-timer.C:
 			h.jobs.add("own twin", h.fetchConfig)
-			timer.Reset(configRefresh)
+			timer.Reset(h.o.ConfigRefresh)
 		}
 	}
 }

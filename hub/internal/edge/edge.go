@@ -41,6 +41,13 @@ type Options struct {
 	AckTimeout time.Duration // for a module to settle an input message: 30 s
 	Reauth     time.Duration // between two checks of connected clients: 5 min
 
+	// ConfigRefresh is between two looks at the hub's own twin: 1 h.
+	ConfigRefresh time.Duration
+	// Connectivity is how long the own cloud connection may be silent before it is
+	// tried: 5 min; negative: for ever. CallTimeout bounds one call: 20 s.
+	// Hanging: see upstream.Options; 50 s.
+	Connectivity, CallTimeout, Hanging time.Duration
+
 	Limits Limits
 
 	Dial    upstream.Dialer
@@ -108,12 +115,17 @@ func New(o Options) (*Hub, error) {
 	if o.MaxClients == 0 {
 		o.MaxClients = 100
 	}
-	if o.AckTimeout == 0 {
-		o.AckTimeout = 30 * time.Second
+	defaults := func(d *time.Duration, value time.Duration) {
+		if *d == 0 {
+			*d = value
+		}
 	}
-	if o.Reauth == 0 {
-		o.Reauth = 5 * time.Minute
-	}
+	defaults(&o.AckTimeout, 30*time.Second)
+	defaults(&o.Reauth, 5*time.Minute)
+	defaults(&o.ConfigRefresh, time.Hour)
+	defaults(&o.Connectivity, 5*time.Minute)
+	defaults(&o.CallTimeout, 20*time.Second)
+	defaults(&o.Hanging, 50*time.Second)
 	h := &Hub{
 		o: o, log: o.Logger, metrics: o.Metrics, scope: o.Scope,
 		configured: make(chan struct{}),
@@ -122,7 +134,7 @@ func New(o Options) (*Hub, error) {
 		refetch:    make(chan struct{}, 1),
 	}
 	h.auth = auth.New(o.Scope, o.Auth)
-	h.pool = upstream.New(o.Dial, h, upstream.Options{Idle: o.Idle, Logger: o.Logger})
+	h.pool = upstream.New(o.Dial, h, upstream.Options{Idle: o.Idle, Hanging: o.Hanging, Logger: o.Logger})
 	h.twins = twin.New(cloudTwins{h}, o.Records, h.notifyDesired, o.Twin)
 	h.jobs = newJobs(8)
 	h.report = newReporter(h)
@@ -164,6 +176,7 @@ func (h *Hub) Run(ctx context.Context) (err error) {
 	g.Go(func() error { return h.report.run(ctx) })
 	g.Go(func() error { return h.reauthenticate(ctx) })
 	g.Go(func() error { return h.followOwnTwin(ctx) })
+	g.Go(func() error { return h.watchConnectivity(ctx) })
 	g.Go(func() error {
 		err := h.queue.Watch(ctx)
 		if err != nil {

@@ -107,6 +107,8 @@ func (d *directory) Get(_ context.Context, id iothub.Identity, _ string) (scope.
 type cloud struct {
 	mu       sync.Mutex
 	up       bool
+	mute     bool // reported properties are not answered
+	dialed   []iothub.Identity
 	conns    map[iothub.Identity]*conn
 	broken   map[iothub.Identity]bool // messages of these fail
 	received []string                 // "sender:body"
@@ -142,6 +144,9 @@ func (c *cloud) dial(id iothub.Identity, cb upstream.Callbacks) (upstream.Conn, 
 			return nil, upstream.ErrNoIdentity
 		}
 	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.dialed = append(c.dialed, id)
 	return &conn{cloud: c, id: id, cb: cb, wake: make(chan struct{}, 1), lanes: map[uint32]bool{}}, nil
 }
 
@@ -223,8 +228,13 @@ func (k *conn) Twin(context.Context) (iothub.TwinProperties, error) {
 	return iothub.TwinProperties{Desired: json.RawMessage(desired), Reported: reported}, err
 }
 
-func (k *conn) PatchReported(_ context.Context, patch json.RawMessage) error {
+func (k *conn) PatchReported(ctx context.Context, patch json.RawMessage) error {
 	k.cloud.mu.Lock()
+	if k.cloud.mute {
+		k.cloud.mu.Unlock()
+		<-ctx.Done()
+		return ctx.Err()
+	}
 	defer k.cloud.mu.Unlock()
 	if !k.cloud.up {
 		return upstream.ErrDown

@@ -23,6 +23,7 @@ type session struct {
 	mu       sync.Mutex
 	login    head.Login // changed by Renew
 	features map[head.Feature]bool
+	locks    map[string]bool // of cloud-to-device messages that the client has
 	closed   bool
 }
 
@@ -155,6 +156,30 @@ func (s *session) upstreamWants() upstream.Wants {
 		Methods: s.features[head.Methods],
 		C2D:     s.features[head.C2D] && !s.id().IsModule(), // modules get none through a gateway
 	}
+}
+
+// hold notes a cloud-to-device message that the client gets by its lock token; false
+// if it has that one (spec edgehub-core 11). Over MQTT the cloud gives no tokens.
+func (s *session) hold(lock string) bool {
+	if lock == "" {
+		return true
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.locks[lock] {
+		return false
+	}
+	if s.locks == nil {
+		s.locks = make(map[string]bool)
+	}
+	s.locks[lock] = true
+	return true
+}
+
+func (s *session) letGo(lock string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.locks, lock)
 }
 
 // Close is called by the head when the connection has ended; the head logs why.

@@ -4,6 +4,7 @@
 package settings
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -44,6 +45,12 @@ type Edge struct {
 	MaxClients        int
 	AckTimeout        time.Duration
 	IdleTimeout       time.Duration // of cloud connections; 0: never
+	Hanging           time.Duration // that cloud connections may be without an answer
+	CallTimeout       time.Duration // of one call to the cloud
+	Connections       int           // over AMQP to the cloud, shared by all identities
+	Connectivity      time.Duration // that the own cloud connection may be silent; negative: not tried
+	ConfigRefresh     time.Duration
+	MinTLS            uint16 // the oldest version of TLS that clients may use
 	ScopeRefresh      time.Duration
 	ScopeRefreshDelay time.Duration
 	TwinPush          time.Duration
@@ -93,6 +100,12 @@ func FromEnvironment(environ []string) (Edge, error) {
 		MaxClients:        r.number("MaxConnectedClients", 100, 1, 1_000_000),
 		AckTimeout:        r.seconds("MessageAckTimeoutSecs", 30, 1),
 		IdleTimeout:       r.seconds("CloudConnectionIdleTimeoutSecs", 3600, 1),
+		Hanging:           r.seconds("CloudConnectionHangingTimeoutSecs", 50, 1),
+		CallTimeout:       r.seconds("CloudOperationTimeoutSecs", 20, 1),
+		Connections:       max(r.number("IotHubConnectionPoolSize", 1, 0, 100), 1),
+		Connectivity:      r.seconds("ConnectivityCheckFrequencySecs", 300, 1),
+		ConfigRefresh:     r.seconds("ConfigRefreshFrequencySecs", 3600, 1),
+		MinTLS:            r.tls("SslProtocols"),
 		ScopeRefresh:      r.seconds("DeviceScopeCacheRefreshRateSecs", 3600, 1),
 		ScopeRefreshDelay: r.seconds("DeviceScopeCacheRefreshDelaySecs", 120, 0),
 		TwinPush:          r.seconds("ReportedPropertiesSyncFrequencySecs", 5, 1),
@@ -108,6 +121,9 @@ func FromEnvironment(environ []string) (Edge, error) {
 	s.MetricsPort = r.number("Metrics__Listener__Port", port, 1, 65535)
 	if !r.boolean("CloseCloudConnectionOnIdleTimeout") {
 		s.IdleTimeout = 0
+	}
+	if r.experiment("disableConnectivityCheck") {
+		s.Connectivity = -1
 	}
 	return s, errors.Join(r.errs...)
 }
@@ -198,6 +214,37 @@ func (r *reader) boolean(name string) bool {
 		r.errs = append(r.errs, fmt.Errorf("environment variable %s is %q: want true or false", name, v))
 	}
 	return b
+}
+
+// experiment is false unless experimental features are on, and this one too.
+func (r *reader) experiment(name string) bool {
+	const group = "experimentalFeatures__"
+	return r.text(group+"enabled", "") != "" && r.boolean(group+"enabled") && r.text(group+name, "") != "" && r.boolean(group+name)
+}
+
+// tls is the oldest of a list of versions such as "tls1.2,tls1.3". Those that are
+// not safe any more are not served, whatever the list says, unless it names no
+// others: then it is an error.
+func (r *reader) tls(name string) uint16 {
+	oldest := uint16(0)
+	v := r.text(name, "tls1.2,tls1.3")
+	for _, word := range strings.Split(v, ",") {
+		switch strings.ToLower(strings.TrimSpace(word)) {
+		case "tls1.2", "tls12":
+			return tls.VersionTLS12
+		case "tls1.3", "tls13":
+			oldest = tls.VersionTLS13
+		case "tls", "tls1.0", "tls10", "tls1.1", "tls11":
+		default:
+			r.errs = append(r.errs, fmt.Errorf("environment variable %s is %q: %q is no version of TLS", name, v, word))
+			return tls.VersionTLS12
+		}
+	}
+	if oldest == 0 {
+		r.errs = append(r.errs, fmt.Errorf("environment variable %s is %q: want tls1.2 or tls1.3", name, v))
+		return tls.VersionTLS12
+	}
+	return oldest
 }
 
 // choice is one of the words, in any case; the first is the default.

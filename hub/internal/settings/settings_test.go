@@ -1,6 +1,7 @@
 package settings_test
 
 import (
+	"crypto/tls"
 	"log/slog"
 	"strings"
 	"testing"
@@ -60,6 +61,38 @@ func TestWrongValuesAreNamed(t *testing.T) {
 		_, err := settings.FromEnvironment(append([]string{name + "=" + value}, given...))
 		if err == nil || !strings.Contains(err.Error(), name) || !strings.Contains(err.Error(), value) {
 			t.Errorf("%s=%s: error %v", name, value, err)
+		}
+	}
+}
+
+func TestCloudConnections(t *testing.T) {
+	s, err := settings.FromEnvironment(given)
+	if err != nil || s.Hanging != 50*time.Second || s.CallTimeout != 20*time.Second || s.Connections != 1 ||
+		s.Connectivity != 5*time.Minute || s.ConfigRefresh != time.Hour || s.MinTLS != tls.VersionTLS12 {
+		t.Errorf("by default: %+v, %v", s, err)
+	}
+	s, err = settings.FromEnvironment(append([]string{"CloudConnectionHangingTimeoutSecs=7", "CloudOperationTimeoutSecs=3", "IotHubConnectionPoolSize=4",
+		"ConnectivityCheckFrequencySecs=9", "ConfigRefreshFrequencySecs=60", "SslProtocols=tls1.3"}, given...))
+	if err != nil || s.Hanging != 7*time.Second || s.CallTimeout != 3*time.Second || s.Connections != 4 ||
+		s.Connectivity != 9*time.Second || s.ConfigRefresh != time.Minute || s.MinTLS != tls.VersionTLS13 {
+		t.Errorf("%+v, %v", s, err)
+	}
+	for env, on := range map[string]bool{
+		"experimentalFeatures__enabled=true experimentalFeatures__disableConnectivityCheck=true":  false,
+		"experimentalFeatures__enabled=false experimentalFeatures__disableConnectivityCheck=true": true,
+		"experimentalFeatures__disableConnectivityCheck=true":                                     true,
+		"experimentalFeatures__enabled=true":                                                      true,
+		"IotHubConnectionPoolSize=0":                                                              true,
+	} {
+		s, err := settings.FromEnvironment(append(strings.Fields(env), given...))
+		if err != nil || (s.Connectivity > 0) != on || s.Connections != 1 {
+			t.Errorf("%s: %v, %v", env, s.Connectivity, err)
+		}
+	}
+	for text, want := range map[string]uint16{"tls1.0, TLS1.2": tls.VersionTLS12, "tls12,tls13": tls.VersionTLS12, "tls1.1": 0, "ssl3": 0, "tls1.3,x": 0} {
+		s, err := settings.FromEnvironment(append([]string{"SslProtocols=" + text}, given...))
+		if (err == nil) != (want != 0) || err == nil && s.MinTLS != want {
+			t.Errorf("%q: %x, %v", text, s.MinTLS, err)
 		}
 	}
 }

@@ -3,6 +3,7 @@ package upstream
 import (
 	"cmp"
 	"fmt"
+	"hash/fnv"
 
 	"github.com/breakwater-iot/breakwater/proto/iothub"
 	"github.com/breakwater-iot/breakwater/proto/iothub/client"
@@ -17,29 +18,41 @@ type ClientOptions struct {
 	Self iothub.Identity
 	// Chain returns the auth chain of an identity below this gateway, or false.
 	Chain func(id iothub.Identity) (string, bool)
+	// Connections is over how many network connections AMQP spreads the identities;
+	// 0 means 1.
+	Connections int
 	// Product returns what an identity calls itself.
 	Product func(id iothub.Identity) string
 }
 
 // ByClient returns a Dialer on the project's own client: the hub's identity logs in
 // as itself, every other with the hub's credentials and its auth chain. Over AMQP
-// all share one connection, with a session each; over MQTT each has its own.
+// all share one connection (or a few), with a session each; over MQTT each has its own.
 func ByClient(o ClientOptions) (Dialer, error) {
+	var shared []*client.Shared
 	if p := o.Base.Protocol; p == client.AMQP || p == client.AMQPWS {
-		shared, err := client.NewShared(client.SharedOptions{
-			Protocol: p, Host: cmp.Or(o.Base.Host, o.Base.HubName), Port: o.Base.Port, Fallback: o.Base.Fallback,
-			RootCAs: o.Base.RootCAs, Dial: o.Base.Dial, KeepAlive: o.Base.KeepAlive,
-			RequestTimeout: o.Base.RequestTimeout, MinBackoff: o.Base.MinBackoff, MaxBackoff: o.Base.MaxBackoff,
-			Logger: o.Base.Logger,
-		})
-		if err != nil {
-			return nil, fmt.Errorf("cloud connection: %w", err)
+		for range max(o.Connections, 1) {
+			one, err := client.NewShared(client.SharedOptions{
+				Protocol: p, Host: cmp.Or(o.Base.Host, o.Base.HubName), Port: o.Base.Port, Fallback: o.Base.Fallback,
+				RootCAs: o.Base.RootCAs, Dial: o.Base.Dial, KeepAlive: o.Base.KeepAlive,
+				RequestTimeout: o.Base.RequestTimeout, MinBackoff: o.Base.MinBackoff, MaxBackoff: o.Base.MaxBackoff,
+				Logger: o.Base.Logger,
+			})
+			if err != nil {
+				return nil, fmt.Errorf("cloud connection: %w", err)
+			}
+			shared = append(shared, one)
 		}
-		o.Base.Shared = shared
 	}
 	return func(id iothub.Identity, cb Callbacks) (Conn, error) {
 		options := o.Base
 		options.Identity = id
+		if len(shared) > 0 {
+			// By its name, so that an identity has the same connection every time.
+			h := fnv.New32a()
+			h.Write([]byte(id.String())) //nolint:errcheck // never fails (hash.Hash)
+			options.Shared = shared[h.Sum32()%uint32(len(shared))]
+		}
 		options.ProductInfo = o.Product(id)
 		if id != o.Self {
 			chain, ok := o.Chain(id)

@@ -33,7 +33,8 @@ type link struct {
 	before *link              // of the same identity; must have ended first
 
 	used  time.Time
-	busy  int // calls and messages under way
+	busy  int       // calls and messages under way
+	moved time.Time // when one of them has ended, the first of them begun, or the connection come up
 	wants Wants
 	up    bool
 }
@@ -59,16 +60,16 @@ func (p *Pool) Run(ctx context.Context) error {
 		p.startLocked(l)
 	}
 	p.mu.Unlock()
-	var due <-chan time.Time
-	if p.o.Idle > 0 {
-		tick := time.NewTicker(max(p.o.Idle/10, time.Second))
-		defer tick.Stop()
-		due = tick.C
-	}
+	idle, stopIdle := every(p.o.Idle)
+	defer stopIdle()
+	hung, stopHung := every(p.o.Hanging)
+	defer stopHung()
 	for ctx.Err() == nil {
 		select {
-		case now := <-due:
+		case now := <-idle:
 			p.sweep(now)
+		case now := <-hung:
+			p.breakHung(now)
 		case <-ctx.Done():
 		}
 	}
@@ -77,6 +78,64 @@ func (p *Pool) Run(ctx context.Context) error {
 	p.mu.Unlock()
 	p.wg.Wait()
 	return nil
+}
+
+// every ticks ten times in a limit, never if there is none.
+func every(limit time.Duration) (ticks <-chan time.Time, stop func()) {
+	if limit <= 0 {
+		return nil, func() {}
+	}
+	tick := time.NewTicker(max(limit/10, time.Second))
+	return tick.C, tick.Stop
+}
+
+// breakHung makes connections anew of which nothing has come for too long.
+func (p *Pool) breakHung(now time.Time) {
+	var hung []iothub.Identity
+	p.mu.Lock()
+	for id, l := range p.conns {
+		if l.up && l.busy > 0 && now.Sub(l.moved) >= p.o.Hanging {
+			hung = append(hung, id)
+		}
+	}
+	p.mu.Unlock()
+	for _, id := range hung {
+		p.Break(id, ErrHanging)
+	}
+}
+
+// Break takes the connection of an identity for broken: the Handler hears that it is
+// down, what was under way fails, and it is made anew with the same wishes. It must
+// not be called by the Handler's CloudState.
+func (p *Pool) Break(id iothub.Identity, reason error) {
+	p.mu.Lock()
+	l := p.conns[id]
+	if l == nil || p.ctx == nil || p.ctx.Err() != nil {
+		p.mu.Unlock()
+		return
+	}
+	wants := l.wants
+	p.closeLocked(l)
+	p.mu.Unlock()
+	p.o.Logger.Warn("cloud connection is made anew", "id", id.String(), "error", reason)
+	p.handler.CloudState(id, false, reason)
+	if wants == (Wants{}) {
+		return
+	}
+	p.mu.Lock()
+	if p.conns[id] == nil {
+		var err error
+		if l, err = p.openLocked(id); err != nil {
+			p.mu.Unlock()
+			p.o.Logger.Warn("cloud connection not made anew", "id", id.String(), "error", err)
+			return
+		}
+		l.wants = wants
+		p.mu.Unlock()
+		l.conn.Subscribe(wants)
+		return
+	}
+	p.mu.Unlock()
 }
 
 // sweep closes what nobody has used for long and nobody waits on.
@@ -103,7 +162,9 @@ func (p *Pool) hold(id iothub.Identity) (*link, error) {
 			return nil, err
 		}
 	}
-	l.busy++
+	if l.busy++; l.busy == 1 {
+		l.moved = time.Now()
+	}
 	return l, nil
 }
 
@@ -112,6 +173,7 @@ func (p *Pool) release(l *link) {
 	defer p.mu.Unlock()
 	l.busy--
 	l.used = time.Now()
+	l.moved = l.used
 }
 
 func (p *Pool) openLocked(id iothub.Identity) (*link, error) {
@@ -179,6 +241,9 @@ func (p *Pool) forget(l *link, err error) {
 // that was closed.
 func (p *Pool) state(l *link, up bool, err error) {
 	p.mu.Lock()
+	if up && !l.up {
+		l.moved = time.Now() // what was asked before could not be answered
+	}
 	l.up = up
 	current := p.conns[l.id] == l && p.ctx.Err() == nil
 	p.mu.Unlock()
@@ -244,6 +309,17 @@ func (p *Pool) Subscribe(id iothub.Identity, w Wants) error {
 	p.mu.Unlock()
 	l.conn.Subscribe(w)
 	return nil
+}
+
+// Used is when something of an identity's connection was last answered, or it came
+// up; zero if it has none.
+func (p *Pool) Used(id iothub.Identity) time.Time {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if l := p.conns[id]; l != nil {
+		return l.moved
+	}
+	return time.Time{}
 }
 
 // Up tells whether the identity's connection is up.

@@ -412,3 +412,33 @@ func TestPatchThatIsRefusedForGood(t *testing.T) {
 		}
 	})
 }
+
+func TestConnectionThatDoesNotAnswerIsMadeAnew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, heard := &fakes{}, &listener{}
+		pool, stop := runPool(t, f.dial, heard, upstream.Options{Hanging: 50 * time.Second})
+		defer stop()
+		if err := pool.Subscribe(leaf, upstream.Wants{Methods: true}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(10 * time.Minute) // quiet is not hanging
+		if n := f.count(); n != 1 {
+			t.Fatalf("%d connections of one that is quiet", n)
+		}
+		pool.Send(from(leaf, "never answered"), upstream.Lane{First: true}, func(error) {})
+		time.Sleep(45 * time.Second)
+		if n := f.count(); n != 1 {
+			t.Errorf("given up after 45 s")
+		}
+		time.Sleep(15 * time.Second)
+		synctest.Wait()
+		if n := f.count(); n != 2 || !pool.Up(leaf) {
+			t.Errorf("%d connections, up %v", n, pool.Up(leaf))
+		}
+		f.made[1].mu.Lock()
+		defer f.made[1].mu.Unlock()
+		if w := f.made[1].wants; len(w) != 1 || w[0] != (upstream.Wants{Methods: true}) {
+			t.Errorf("wishes of the new one: %+v", w)
+		}
+	})
+}

@@ -70,6 +70,8 @@ var (
 	ErrDown = errors.New("cloud is not connected")
 	// ErrMessage: the cloud will never take this message or patch.
 	ErrMessage = errors.New("message cannot be sent")
+	// ErrHanging: the connection was up, and nothing came of it.
+	ErrHanging = errors.New("cloud does not answer")
 )
 
 // Handler is who hears what the cloud says to an identity. CloudState must not
@@ -83,7 +85,11 @@ type Handler interface {
 
 // Options configure a Pool. Zero values mean the defaults.
 type Options struct {
-	Idle   time.Duration // close after this time without use: 1 h; negative: never
-	Max    int           // connections at a time: 1000
-	Logger *slog.Logger
+	Idle time.Duration // close after this time without use: 1 h; negative: never
+	Max  int           // connections at a time: 1000
+	// Hanging is how long calls and messages of a connection that is up may wait
+	// without any of them being answered. Then it is taken for broken and made anew.
+	// 0: for ever.
+	Hanging time.Duration
+	Logger  *slog.Logger
 }

@@ -266,7 +266,7 @@ func (c *client) Deliver(input string, m *iothub.Message, settled func(head.Outc
 	}
 	l := c.receiver(k)
 	if l == nil {
-		settled(head.Abandon)
+		settled(head.Lost) // the link has just gone, which is no word of the client's
 		return
 	}
 	lock, ok := parseGUID(m.System.Get(iothub.LockToken))

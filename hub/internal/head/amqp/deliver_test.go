@@ -61,7 +61,7 @@ func TestCloudToDevice(t *testing.T) {
 		t.Fatal(err)
 	}
 	feature(t, s, "-c2d")
-	if o := receive(t, "outcome", deliver(s, "", m)); o != head.Abandon {
+	if o := receive(t, "outcome", deliver(s, "", m)); o != head.Lost {
 		t.Errorf("without a link: %v", o)
 	}
 }
@@ -129,7 +129,7 @@ func TestWhatIsNotSettledIsLostWithTheLink(t *testing.T) {
 		}
 	}
 	receive(t, "close", s.closed)
-	if o := receive(t, "outcome", deliver(s, "", &iothub.Message{})); o != head.Abandon {
+	if o := receive(t, "outcome", deliver(s, "", &iothub.Message{})); o != head.Lost {
 		t.Errorf("after the end: %v", o)
 	}
 }
@@ -155,7 +155,7 @@ func TestInputs(t *testing.T) {
 	if o := receive(t, "outcome", outcome); o != head.Complete {
 		t.Errorf("outcome %v", o)
 	}
-	if o := receive(t, "outcome", deliver(s, "", m)); o != head.Abandon {
+	if o := receive(t, "outcome", deliver(s, "", m)); o != head.Lost {
 		t.Errorf("cloud-to-device without its link: %v", o)
 	}
 }
