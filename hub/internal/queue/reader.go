@@ -92,12 +92,7 @@ func (r *Reader) Priorities(list []uint32) []uint32 {
 func (r *Reader) Read(priority uint32, count, size int) ([]*Entry, error) {
 	var out, expired []*Entry
 	now := r.q.o.Now()
-	defer func() {
-		r.Settle(expired...)
-		for _, e := range expired {
-			r.q.o.Expired(e.Message)
-		}
-	}()
+	defer func() { r.expire(expired) }()
 	for {
 		r.q.mu.Lock()
 		f := r.q.fifos[fifoName{r.name, priority}]
@@ -125,16 +120,33 @@ func (r *Reader) Read(priority uint32, count, size int) ([]*Entry, error) {
 		}
 		clear(f.ahead[:n])
 		f.ahead = f.ahead[n:]
-		done := len(f.ahead) > 0 || f.loaded >= f.stored || count > 0 && (len(out) >= count || size <= 0)
-		if done || len(expired) >= aheadCount {
+		if len(f.ahead) > 0 || f.loaded >= f.stored || count > 0 && (len(out) >= count || size <= 0) {
 			r.q.mu.Unlock()
 			return out, nil
+		}
+		if len(expired) >= aheadCount {
+			r.q.mu.Unlock()
+			if count > 0 {
+				r.e.nudge() // there is more, which nobody else would tell
+				return out, nil
+			}
+			r.expire(expired)
+			expired = nil
+			continue
 		}
 		load := r.loadLocked(f)
 		r.q.mu.Unlock()
 		if err := load(); err != nil {
 			return out, fmt.Errorf("read queue %s priority %d: %w", r.name, priority, err)
 		}
+	}
+}
+
+// expire finishes and reports messages.
+func (r *Reader) expire(list []*Entry) {
+	r.Settle(list...)
+	for _, e := range list {
+		r.q.o.Expired(e.Message)
 	}
 }
 

@@ -114,15 +114,21 @@ func spansOf(offsets []uint64) []span {
 // are lost by it. Its Reader must not be used any more. Messages appended
 // meanwhile go to a new queue. When ctx ends first, it happens all the same, later.
 func (q *Queue) RemoveEndpoint(ctx context.Context, name string) (lost int, err error) {
-	result := make(chan error, 1)
-	// In the committer, so that everything written to these queues is written.
+	type result struct {
+		lost int
+		err  error
+	}
+	removed := make(chan result, 1)
+	// In the committer, so that everything written to these queues is written. Synced:
+	// an endpoint that is added again under this name must not find them.
 	q.call(func() {
 		var frame seglog.Frame
-		lost = q.removeQueues(name, &frame)
-		result <- q.log.Write(&frame, false)
+		lost := q.removeQueues(name, &frame)
+		removed <- result{lost, q.log.Write(&frame, true)}
 	})
 	select {
-	case err = <-result:
+	case r := <-removed:
+		lost, err = r.lost, r.err
 	case <-q.done:
 		err = seglog.ErrClosed
 	case <-ctx.Done():

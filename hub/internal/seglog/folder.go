@@ -57,7 +57,8 @@ func Dir(path string) (Folder, error) {
 		err = fmt.Errorf("%w: %s", ErrInUse, path)
 	}
 	if err == nil {
-		err = syncParent(path)
+		// The folder around it may be as new.
+		err = errors.Join(syncParent(path), syncParent(filepath.Dir(path)))
 	}
 	if err != nil {
 		return nil, errors.Join(err, d.Close())
@@ -161,7 +162,7 @@ func (d *dir) Free() (int64, error) {
 	if err := unix.Statfs(d.path, &st); err != nil {
 		return 0, err
 	}
-	return int64(st.Bavail) * st.Bsize, nil
+	return int64(st.Bavail) * int64(st.Bsize), nil //nolint:unconvert // an int32 on 32-bit machines
 }
 
 type osFile struct{ *os.File }

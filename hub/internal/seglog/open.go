@@ -76,6 +76,12 @@ func (l *Log) list() ([]number, error) {
 	if l.o.ReadOnly {
 		return list, nil
 	}
+	if len(old) > 0 {
+		// What replaces them may have got its name just before a crash, unsynced.
+		if err := l.folder.Sync(); err != nil {
+			return nil, err
+		}
+	}
 	for _, name := range old {
 		if err := l.folder.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, err

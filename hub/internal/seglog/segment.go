@@ -280,12 +280,15 @@ func (s *segment) decodeSummary(b []byte, t tail) error {
 		s.left += x.count
 		x.every = int(d.uvarint())
 		x.listAt, x.listLen = at, int64(d.uvarint())
+		if x.listLen < 0 || x.listLen > t.summary-at {
+			d.fail("extent")
+			break
+		}
 		at += x.listLen
 		if sum := d.bytes(4); len(sum) == 4 {
 			x.listSum = binary.LittleEndian.Uint32(sum)
 		}
-		if d.err != nil || x.listLen < 0 || at > t.summary {
-			d.fail("extent")
+		if d.err != nil {
 			break
 		}
 		s.extents[x.stream] = x
