@@ -27,7 +27,7 @@ run: setup build ## Run a cloud, an edge device and a leaf here (FOR=90s: end by
 	@bin/devbox $(if $(FOR),--for $(FOR)) $(if $(KEEP),--keep) $(if $(MANIFEST),--manifest $(MANIFEST))
 
 .PHONY: test
-test: setup build unit test-device integration-v2 e2e compose-test ## Pass all tests: unit with the race detector, containerd 1 and 2, end to end, compose.
+test: setup build cross unit test-device integration-v2 e2e compose-test ## Pass all tests: unit with the race detector, containerd 1 and 2, end to end, compose.
 
 .PHONY: unit
 unit: ## Unit tests, with the race detector.
@@ -60,6 +60,10 @@ compose: build ## Run a cloud and an edge device in Docker containers (docker-co
 .PHONY: compose-test
 compose-test: setup build ## Test docker-compose.yml with a Docker engine of its own (as root).
 	@deploy/with-docker.sh go test -tags compose -timeout 15m -count 1 -v ./e2e/compose/...
+
+.PHONY: cross
+cross: ## Check that what is shipped builds for 32-bit and 64-bit ARM.
+	@for arch in arm arm64; do CGO_ENABLED=0 GOARCH=$$arch GOARM=7 go build -tags grpcnotrace ./agent/... ./hub/... ./daemon/... ./deploy/... || exit 1; done
 
 .PHONY: lint
 lint: bin/golangci-lint ## Check style, layering and formatting.

@@ -182,5 +182,5 @@ func (s *Store) diskFull() bool {
 	if err := unix.Statfs(s.dir, &st); err != nil {
 		return false
 	}
-	return int64(st.Bavail)*st.Bsize < s.opts.MinFree
+	return int64(st.Bavail)*int64(st.Bsize) < s.opts.MinFree //nolint:unconvert // an int32 on 32-bit machines
 }
