@@ -177,6 +177,9 @@ func load(folder seglog.Folder, o Options, readOnly bool) (*Queue, error) {
 		return nil, fmt.Errorf("load queues: %w", err)
 	}
 	q.compare(readOnly)
+	if !readOnly {
+		q.log.Start()
+	}
 	return q, nil
 }
 

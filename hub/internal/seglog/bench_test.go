@@ -19,6 +19,7 @@ func BenchmarkWrite(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
+	o.l.Start()
 	defer o.l.Close()
 	for b.Loop() {
 		if err := o.write(true, benchSize, 1); err != nil {

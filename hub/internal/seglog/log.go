@@ -56,9 +56,6 @@ func Open(f Folder, o Options) (*Log, error) {
 		o.Logger.Error("messages on disk are damaged", "where", d.String())
 	}
 	l.janitor.init()
-	if !o.ReadOnly {
-		l.janitor.start(l)
-	}
 	return l, nil
 }
 

@@ -63,6 +63,9 @@ func (o *owner) open(f seglog.Folder) error {
 		Keep:   func(uint32, uint64, int) bool { return true },
 		Bodies: func([]byte) ([]int, error) { return nil, nil },
 	})
+	if err == nil {
+		o.l.Start()
+	}
 	return err
 }
 
@@ -354,6 +357,9 @@ func (w *world) open() error {
 		},
 		Bodies: func(chunk []byte) ([]int, error) { return []int{int(chunk[0])}, nil },
 	})
+	if err == nil {
+		o.l.Start()
+	}
 	w.o = o
 	return err
 }

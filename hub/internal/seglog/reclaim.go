@@ -18,6 +18,10 @@ type janitor struct {
 
 func (j *janitor) init() { j.wake, j.quit = make(chan struct{}, 1), make(chan struct{}) }
 
+// Start begins to give space back, which needs an owner that can answer Keep. To be
+// called once after Open, unless the log is read only.
+func (l *Log) Start() { l.janitor.start(l) }
+
 func (j *janitor) start(l *Log) {
 	j.nudge()
 	j.done.Go(func() {
@@ -249,6 +253,7 @@ type rewriter struct {
 const bufferSize = 256 << 10
 
 func (w *rewriter) copy(old *segment) error {
+	var writing error
 	damage, err := old.frames(func(i frameInfo, payload []byte, _ int64) error {
 		if w.l.janitor.stopping() {
 			w.stopped = true
@@ -256,19 +261,31 @@ func (w *rewriter) copy(old *segment) error {
 		if w.stopped {
 			return ErrStop
 		}
-		return w.take(i, payload)
+		writing = w.take(i, payload)
+		return writing
 	})
 	if len(damage) > 0 {
-		w.l.o.Logger.Error("messages on disk are damaged", "where", damage[0].String())
-		w.l.mu.Lock()
-		old.damaged = true
-		w.l.mu.Unlock()
-		w.stopped = true
+		w.leave(old, damage[0].String())
 	}
-	if errors.Is(err, ErrStop) {
+	switch {
+	case err == nil || errors.Is(err, ErrStop):
+		return nil
+	case writing == nil:
+		// A place that cannot be read is no reason to end, and to end again after each
+		// start: what is left of the segment stays where it is.
+		w.leave(old, fmt.Sprintf("segment %s: %v", old.name, err))
 		return nil
 	}
 	return err
+}
+
+// leave gives up writing a segment anew whose content cannot be had.
+func (w *rewriter) leave(old *segment, where string) {
+	w.l.o.Logger.Error("messages on disk are damaged", "where", where)
+	w.l.mu.Lock()
+	old.damaged = true
+	w.l.mu.Unlock()
+	w.stopped = true
 }
 
 // take copies what is left of one frame.

@@ -35,6 +35,7 @@ type Disk struct {
 type file struct {
 	data, saved []byte
 	blocks      int64 // bytes that have space of their own
+	bad, badEnd int64 // what cannot be read; none if they are equal
 	lo, hi      int64 // what was written since the last sync
 }
 
@@ -96,6 +97,14 @@ func (d *Disk) Change(name string, change func([]byte) []byte) {
 	f.data = change(f.data)
 	f.saved = bytes.Clone(f.data)
 	f.blocks = int64(len(f.data))
+}
+
+// Unreadable lets every read fail that touches this part of a file.
+func (d *Disk) Unreadable(name string, from, to int64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	f := d.names[name]
+	f.bad, f.badEnd = from, to
 }
 
 // PowerCut loses what is not synced: each page and each name by chance, the last
@@ -257,6 +266,9 @@ func (h *handle) ReadAt(b []byte, at int64) (int, error) {
 	defer h.d.mu.Unlock()
 	if at >= int64(len(h.f.data)) {
 		return 0, io.EOF
+	}
+	if at < h.f.badEnd && at+int64(len(b)) > h.f.bad {
+		return 0, syscall.EIO
 	}
 	n := copy(b, h.f.data[at:])
 	if n < len(b) {
