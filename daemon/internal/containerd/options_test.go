@@ -25,7 +25,8 @@ func TestOptionsInsideTheContainer(t *testing.T) {
 		file    string // below /proc/<pid>, or "cgroup:FILE OF V1:FILE OF V2"
 		want    []string
 	}{
-		"Ulimits":           {`{"HostConfig":{"Ulimits":[{"Name":"nofile","Soft":101,"Hard":202}]}}`, "limits", []string{"Max open files            101                  202"}},
+		// Not nofile, whose soft limit a Go program raises by itself.
+		"Ulimits":           {`{"HostConfig":{"Ulimits":[{"Name":"msgqueue","Soft":4096,"Hard":8192}]}}`, "limits", []string{"Max msgqueue size         4096                 8192"}},
 		"OomScoreAdj":       {`{"HostConfig":{"OomScoreAdj":77}}`, "oom_score_adj", []string{"77"}},
 		"ShmSize":           {`{"HostConfig":{"ShmSize":1048576}}`, "mountinfo", []string{" /dev/shm ", "size=1024k"}},
 		"Tmpfs":             {`{"HostConfig":{"Tmpfs":{"/scratch":"size=2m,mode=700"}}}`, "mountinfo", []string{" /scratch rw,nosuid,nodev,noexec", "size=2048k,mode=700"}},
