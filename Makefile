@@ -32,6 +32,7 @@ test: setup build cross unit test-device integration-v2 e2e compose-test ## Pass
 .PHONY: unit
 unit: ## Unit tests, with the race detector.
 	@go test -race -timeout 10m $(addprefix ./,$(addsuffix /...,$(MODULES)))
+	@go test -timeout 5m ./hub/internal/upstream
 
 .PHONY: integration
 integration: setup ## Tests against a real containerd (as root).
