@@ -150,6 +150,13 @@ func (p *path) uploads(t *testing.T) {
 	served := make(chan struct{})
 	go func() { defer close(served); _ = server.Serve(l) }()
 	defer func() { server.Close(); <-served }()
+	eventually(t, ctx, "the sensor's first acknowledged message", func() error {
+		out, err := p.EdgeCtl(ctx, "logs", "temperature-sensor")
+		if err == nil && !strings.Contains(out, `"msg":"acknowledged"`) {
+			err = fmt.Errorf("its log is %.300q", out)
+		}
+		return err
+	})
 	const target = `"schemaVersion":"1.0","sasUrl":"http://10.90.1.2:8099/in?token=hush"`
 	p.task(t, ctx, "UploadModuleLogs", `{`+target+`,"encoding":"gzip","items":[{"id":"sensor","filter":{"regex":"acknowledged","tail":50}}]}`)
 	p.task(t, ctx, "UploadModuleLogs", `{`+target+`,"contentType":"json","items":[{"id":"edgeAgent"}]}`)
