@@ -5,13 +5,13 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
-	"net/url"
 	"regexp"
 	"strings"
 	"time"
 
 	"github.com/breakwater-iot/breakwater/hub/internal/cloud"
 	"github.com/breakwater-iot/breakwater/hub/internal/cloud/access"
+	"github.com/breakwater-iot/breakwater/hub/internal/cloud/httpjson"
 	"github.com/breakwater-iot/breakwater/hub/internal/head"
 	"github.com/breakwater-iot/breakwater/proto/iothub"
 )
@@ -77,7 +77,7 @@ var versionPattern = regexp.MustCompile(`^\d{4}-\d{2}-\d{2}(-[A-Za-z]+)?$`)
 
 // ServeHTTP implements http.Handler.
 func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	path, ok := segments(r.URL)
+	path, ok := httpjson.Segments(r.URL)
 	if a.ws != nil && isWebSocket(path) {
 		a.ws.ServeHTTP(w, r)
 		return
@@ -131,7 +131,7 @@ func (a *API) serve(w http.ResponseWriter, r *http.Request, path []string) error
 		if ans.etag != "" {
 			w.Header().Set("ETag", `"`+ans.etag+`"`)
 		}
-		writeJSON(w, http.StatusOK, ans.doc)
+		httpjson.Write(w, http.StatusOK, ans.doc)
 	}
 	return nil
 }
@@ -156,18 +156,4 @@ func (a *API) authorise(rt route, r *request) (err error) {
 		return refuse(unauthorizedAccess, "the credentials do not allow this")
 	}
 	return nil
-}
-
-// segments splits a path and decodes each part once; a slash at the end is
-// tolerated.
-func segments(u *url.URL) ([]string, bool) {
-	parts := strings.Split(strings.Trim(u.EscapedPath(), "/"), "/")
-	for i, p := range parts {
-		v, err := url.PathUnescape(p)
-		if err != nil || v == "" {
-			return nil, false
-		}
-		parts[i] = v
-	}
-	return parts, true
 }

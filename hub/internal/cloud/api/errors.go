@@ -14,6 +14,7 @@ import (
 	"github.com/breakwater-iot/breakwater/hub/internal/cloud/access"
 	"github.com/breakwater-iot/breakwater/hub/internal/cloud/authority"
 	"github.com/breakwater-iot/breakwater/hub/internal/cloud/c2d"
+	"github.com/breakwater-iot/breakwater/hub/internal/cloud/httpjson"
 	"github.com/breakwater-iot/breakwater/hub/internal/cloud/registry"
 	"github.com/breakwater-iot/breakwater/hub/internal/cloud/twin"
 	"github.com/breakwater-iot/breakwater/hub/internal/head"
@@ -89,7 +90,7 @@ func (a *API) fail(w http.ResponseWriter, r *http.Request, err error) {
 		Message:          "ErrorCode:" + string(e.Code) + ";" + strings.ReplaceAll(e.Text, ";", ","),
 		ExceptionMessage: "Tracking ID:" + a.trackingID(),
 	}
-	writeJSON(w, status, body)
+	httpjson.Write(w, status, body)
 }
 
 func (a *API) classify(r *http.Request, err error) *registry.Error {
@@ -153,18 +154,7 @@ func (a *API) failMethod(w http.ResponseWriter, e *methodError) {
 	if err != nil {
 		inner = []byte("{}")
 	}
-	writeJSON(w, e.status, rest.ErrorBody{Message: string(inner)})
-}
-
-func writeJSON(w http.ResponseWriter, status int, doc any) {
-	raw, err := json.Marshal(doc)
-	if err != nil { // documents are ours and encode
-		http.Error(w, "", http.StatusInternalServerError)
-		return
-	}
-	w.Header().Set("Content-Type", "application/json; charset=utf-8")
-	w.WriteHeader(status)
-	_, _ = w.Write(raw) // the client may be gone
+	httpjson.Write(w, e.status, rest.ErrorBody{Message: string(inner)})
 }
 
 // timeSpan writes a duration as .NET does.

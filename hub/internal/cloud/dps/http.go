@@ -5,17 +5,16 @@ import (
 	"crypto/rand"
 	"encoding/base64"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"io"
 	"net/http"
-	"net/url"
 	"regexp"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/breakwater-iot/breakwater/hub/internal/cloud/access"
+	"github.com/breakwater-iot/breakwater/hub/internal/cloud/httpjson"
 	"github.com/breakwater-iot/breakwater/hub/internal/store"
 	"github.com/breakwater-iot/breakwater/proto/iothub/rest"
 )
@@ -34,7 +33,7 @@ var versionPattern = regexp.MustCompile(`^\d{4}-\d{2}-\d{2}(-[A-Za-z]+)?$`)
 // leaves all others to next.
 func (d *Service) Handler(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		path, ok := segments(r.URL)
+		path, ok := httpjson.Segments(r.URL)
 		if !ok || !owns(path) {
 			next.ServeHTTP(w, r)
 			return
@@ -103,7 +102,7 @@ func (d *Service) serveDevice(w http.ResponseWriter, r *http.Request, path []str
 		if err != nil {
 			return err
 		}
-		writeJSON(w, http.StatusOK, state)
+		httpjson.Write(w, http.StatusOK, state)
 		return nil
 	case http.MethodPut:
 		op, err := d.register(r.Context(), c)
@@ -129,13 +128,13 @@ func writeOperation(w http.ResponseWriter, op rest.RegistrationOperation) {
 		w.Header().Set("Retry-After", strconv.Itoa(int(retryAfter/time.Second)))
 		status = http.StatusAccepted
 	}
-	writeJSON(w, status, op)
+	httpjson.Write(w, status, op)
 }
 
 // fail answers with an error.
 func (d *Service) fail(w http.ResponseWriter, r *http.Request, err error) {
 	e := d.judge(r.Context(), err, "method", r.Method, "path", r.URL.Path, "remote", r.RemoteAddr)
-	writeJSON(w, e.Status, d.problem(e))
+	httpjson.Write(w, e.Status, d.problem(e))
 }
 
 // problem is the document of a refusal.
@@ -182,29 +181,4 @@ func trackingID() string {
 	_, _ = rand.Read(b[:]) // never fails, see crypto/rand
 	g := hex.EncodeToString(b[:])
 	return g[:8] + "-" + g[8:12] + "-" + g[12:16] + "-" + g[16:20] + "-" + g[20:]
-}
-
-func writeJSON(w http.ResponseWriter, status int, doc any) {
-	raw, err := json.Marshal(doc)
-	if err != nil { // documents are ours and encode
-		http.Error(w, "", http.StatusInternalServerError)
-		return
-	}
-	w.Header().Set("Content-Type", "application/json; charset=utf-8")
-	w.WriteHeader(status)
-	_, _ = w.Write(raw) // the client may be gone
-}
-
-// segments splits a path and decodes each part once; a slash at the end is
-// tolerated.
-func segments(u *url.URL) ([]string, bool) {
-	parts := strings.Split(strings.Trim(u.EscapedPath(), "/"), "/")
-	for i, p := range parts {
-		v, err := url.PathUnescape(p)
-		if err != nil || v == "" {
-			return nil, false
-		}
-		parts[i] = v
-	}
-	return parts, true
 }

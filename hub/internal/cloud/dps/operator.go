@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/breakwater-iot/breakwater/hub/internal/cloud/access"
+	"github.com/breakwater-iot/breakwater/hub/internal/cloud/httpjson"
 	"github.com/breakwater-iot/breakwater/hub/internal/cloud/registry"
 	"github.com/breakwater-iot/breakwater/proto/iothub"
 	"github.com/breakwater-iot/breakwater/proto/iothub/rest"
@@ -108,7 +109,7 @@ func (d *Service) answer(o *operation, e *enrollment) error {
 		return err
 	}
 	o.w.Header().Set("ETag", `"`+e.terms.Etag+`"`)
-	writeJSON(o.w, http.StatusOK, doc)
+	httpjson.Write(o.w, http.StatusOK, doc)
 	return nil
 }
 
@@ -153,7 +154,7 @@ func (d *Service) attestationMechanism(o *operation) error {
 	if !ok {
 		return errNoEnrollment()
 	}
-	writeJSON(o.w, http.StatusOK, e.terms.Attestation)
+	httpjson.Write(o.w, http.StatusOK, e.terms.Attestation)
 	return nil
 }
 
@@ -186,7 +187,7 @@ func (d *Service) bulk(o *operation) error {
 			errs = append(errs, failure{doc.RegistrationID, e.Code, e.Text})
 		}
 	}
-	writeJSON(o.w, http.StatusOK, map[string]any{"isSuccessful": len(errs) == 0, "errors": errs})
+	httpjson.Write(o.w, http.StatusOK, map[string]any{"isSuccessful": len(errs) == 0, "errors": errs})
 	return nil
 }
 
@@ -288,7 +289,7 @@ func page(o *operation, kind string, docs []any) error {
 		o.w.Header().Set("X-Ms-Continuation", strconv.Itoa(to))
 	}
 	o.w.Header().Set("X-Ms-Item-Type", kind)
-	writeJSON(o.w, http.StatusOK, append([]any{}, docs[from:to]...))
+	httpjson.Write(o.w, http.StatusOK, append([]any{}, docs[from:to]...))
 	return nil
 }
 
@@ -302,7 +303,7 @@ func (d *Service) getRegistration(o *operation) error {
 	}
 	state := d.shown(r)
 	o.w.Header().Set("ETag", `"`+state.Etag+`"`)
-	writeJSON(o.w, http.StatusOK, state)
+	httpjson.Write(o.w, http.StatusOK, state)
 	return nil
 }
 
