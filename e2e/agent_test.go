@@ -13,7 +13,6 @@ import (
 	"maps"
 	"net/http"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -25,29 +24,7 @@ import (
 
 // TestAgent brings a device up and tests what its agent does beside deploying.
 func TestAgent(t *testing.T) {
-	root, err := filepath.Abs("..")
-	if err != nil {
-		t.Fatal(err)
-	}
-	begin := time.Now()
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
-	t.Cleanup(cancel)
-	r, err := rig.New(ctx, rig.Options{Root: root, Say: func(s string) {
-		t.Logf("%6.1fs %s", time.Since(begin).Seconds(), s)
-	}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if t.Failed() {
-			r.Logs(os.Stderr, 60)
-		}
-		if err := r.Close(); err != nil {
-			t.Errorf("taking the rig down: %v", err)
-		}
-		nothingLeft(t, r.Dir)
-	})
-	p := &path{Rig: r, ctx: ctx}
+	p := newPath(t, rig.Options{}, 10*time.Minute)
 	if _, err := p.Bring(p.within(t, 5*time.Minute)); err != nil {
 		t.Fatal(err)
 	}

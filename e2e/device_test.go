@@ -20,29 +20,7 @@ import (
 // TestDevice follows a device from its first contact with the provisioning service
 // through a power cut without a cloud to its orderly end.
 func TestDevice(t *testing.T) {
-	root, err := filepath.Abs("..")
-	if err != nil {
-		t.Fatal(err)
-	}
-	begin := time.Now()
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
-	t.Cleanup(cancel)
-	r, err := rig.New(ctx, rig.Options{Root: root, Say: func(s string) {
-		t.Logf("%6.1fs %s", time.Since(begin).Seconds(), s)
-	}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if t.Failed() {
-			r.Logs(os.Stderr, 60)
-		}
-		if err := r.Close(); err != nil {
-			t.Errorf("taking the rig down: %v", err)
-		}
-		nothingLeft(t, r.Dir)
-	})
-	p := &path{Rig: r, ctx: ctx}
+	p := newPath(t, rig.Options{}, 10*time.Minute)
 	for _, step := range []struct {
 		name string
 		run  func(*testing.T)

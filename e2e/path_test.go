@@ -20,29 +20,7 @@ import (
 // TestPath runs the whole path once and then does to it what happens in the field.
 // The steps build on each other and share one rig: bringing it up is what costs.
 func TestPath(t *testing.T) {
-	root, err := filepath.Abs("..")
-	if err != nil {
-		t.Fatal(err)
-	}
-	begin := time.Now()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Minute)
-	t.Cleanup(cancel)
-	r, err := rig.New(ctx, rig.Options{Root: root, NodeModule: true, Say: func(s string) {
-		t.Logf("%6.1fs %s", time.Since(begin).Seconds(), s)
-	}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if t.Failed() {
-			r.Logs(os.Stderr, 60)
-		}
-		if err := r.Close(); err != nil {
-			t.Errorf("taking the rig down: %v", err)
-		}
-		nothingLeft(t, r.Dir)
-	})
-	p := &path{Rig: r, ctx: ctx}
+	p := newPath(t, rig.Options{NodeModule: true}, 20*time.Minute)
 	for _, step := range []struct {
 		name string
 		run  func(*testing.T)
@@ -309,4 +287,32 @@ func (p *path) methodAndTwin(t *testing.T) {
 	if _, err := p.IoTHub(ctx, "twin", "patch", rig.EdgeID, "temperature-sensor", "--desired", `{"SendInterval":null}`); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// newPath makes a rig that is taken down with the test, after which nothing may be left
+// of it; limit is for the whole test.
+func newPath(t *testing.T, o rig.Options, limit time.Duration) *path {
+	t.Helper()
+	root, err := filepath.Abs("..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	begin := time.Now()
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	t.Cleanup(cancel)
+	o.Root, o.Say = root, func(s string) { t.Logf("%6.1fs %s", time.Since(begin).Seconds(), s) }
+	r, err := rig.New(ctx, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			r.Logs(os.Stderr, 60)
+		}
+		if err := r.Close(); err != nil {
+			t.Errorf("taking the rig down: %v", err)
+		}
+		nothingLeft(t, r.Dir)
+	})
+	return &path{Rig: r, ctx: ctx}
 }
