@@ -1,11 +1,15 @@
 package routecmd_test
 
 import (
+	"bufio"
 	"bytes"
 	"errors"
+	"fmt"
+	"io"
 	"os"
 	"strings"
 	"testing"
+	"testing/iotest"
 
 	"github.com/breakwater-iot/breakwater/hub/internal/routecmd"
 )
@@ -44,30 +48,82 @@ func TestTestWritesOneResultALine(t *testing.T) {
 }
 
 func TestTestGoesOnAfterUnreadableLines(t *testing.T) {
-	in := strings.Join([]string{
-		`{`, `{}`, `[]`, `{"condition":"true","extra":1}`, `{"condition":"true","properties":{"a":5}}`,
-		`{"condition":"true"} {}`, `{"condition":"true"}`,
-	}, "\n")
+	bad := []string{
+		`{`, `{}`, `[]`, `"true"`, `5`, `null`, `not json`, `{"condition":null}`, `{"condition":5}`, `{"condition":["true"]}`,
+		`{"condition":"true","properties":{"a":{}}}`, `{"condition":"true","properties":[]}`, `{"condition":"true","systemProperties":{"a":[]}}`,
+		`{"condition":"true"} {}`, `{"condition":"true"}}`, `{"condition":"true"}]`, `{"condition":"true"},`, "{\"condition\":\"\x01\"}",
+		`{"condition":"` + strings.Repeat("x", 20<<20) + `"}`,
+		`{"condition":"true","body":` + strings.Repeat("[", 20000) + strings.Repeat("]", 20000) + `}`,
+	}
+	in := strings.Join(bad, "\n") + "\n" + `{"condition":"true"}`
 	var out bytes.Buffer
 	err := routecmd.Test(strings.NewReader(in), &out)
-	if !errors.Is(err, routecmd.ErrInput) || !strings.Contains(err.Error(), "6 lines") {
+	if !errors.Is(err, routecmd.ErrInput) || !strings.Contains(err.Error(), fmt.Sprint(len(bad), " lines")) {
 		t.Errorf("error %v", err)
 	}
 	lines := strings.Split(strings.TrimSpace(out.String()), "\n")
-	if len(lines) != 7 || lines[6] != `{"result":"true"}` {
-		t.Fatalf("output %q", lines)
+	if len(lines) != len(bad)+1 || lines[len(bad)] != `{"result":"true"}` {
+		t.Fatalf("%d lines of output for %d of input, the last %s", len(lines), len(bad)+1, lines[len(lines)-1])
 	}
-	for _, line := range lines[:6] {
+	for i, line := range lines[:len(bad)] {
 		if !strings.HasPrefix(line, `{"result":"input error","error":"`) {
-			t.Errorf("line %s", line)
+			t.Errorf("%.60s: %s", bad[i], line)
 		}
 	}
 }
 
+func TestTestTakesLinesAsTheyCome(t *testing.T) {
+	value := strings.Repeat("v", 3<<20)
+	in := "\xef\xbb\xbf" + `{"condition":"true"}` + "\r\n" +
+		"\r\n \t\n\n" + // blank lines have no answer
+		`{"name":"case 2","condition":"a = '5' AND b = 'true'","properties":{"a":5,"b":true},"expected":"true"}` + "\r\n" +
+		`  {"condition":"length(a) = 3145728","properties":{"a":"` + value + `"}}  ` + "\n" +
+		`{"condition":"$body.a = '` + value[:1000] + `'","systemProperties":{"contentType":"application/json","contentEncoding":"utf-8"},"body":{"a":"` + value[:1000] + `"}}` + "\n" +
+		"{\"condition\":\"a = '\xff'\",\"properties\":{\"a\":\"\xff\"}}\n" +
+		`{"condition":"length('\ud83d\ude00') = 2"}`
+	var out bytes.Buffer
+	if err := routecmd.Test(strings.NewReader(in), &out); err != nil {
+		t.Fatal(err)
+	}
+	if want := strings.Repeat(`{"result":"true"}`+"\n", 6); out.String() != want {
+		t.Errorf("got\n%s", out.String())
+	}
+}
+
+// Who waits for an answer before the next line gets it.
+func TestTestAnswersEachLineAtOnce(t *testing.T) {
+	in, lines := io.Pipe()
+	answers, out := io.Pipe()
+	ended := make(chan error, 1)
+	go func() {
+		ended <- routecmd.Test(in, out)
+		out.Close()
+	}()
+	read := bufio.NewScanner(answers)
+	for _, tt := range []struct{ line, answer string }{
+		{`{"condition":"true"}`, `{"result":"true"}`},
+		{`{"condition":"false"}`, `{"result":"false"}`},
+		{`{"condition":5}`, `{"result":"input error","error":"json: cannot unmarshal number into Go struct field testCase.condition of type string"}`},
+		{`{"condition":"undefined"}`, `{"result":"undefined"}`},
+	} {
+		if _, err := io.WriteString(lines, tt.line+"\n"); err != nil {
+			t.Fatal(err)
+		}
+		if !read.Scan() || read.Text() != tt.answer {
+			t.Errorf("%s: %s", tt.line, read.Text())
+		}
+	}
+	lines.Close()
+	if err := <-ended; !errors.Is(err, routecmd.ErrInput) {
+		t.Errorf("error %v", err)
+	}
+}
+
 func TestTestReportsReadAndWriteErrors(t *testing.T) {
-	long := strings.NewReader(`{"condition":"` + strings.Repeat("x", 5<<20) + `"}`)
-	if err := routecmd.Test(long, &bytes.Buffer{}); err == nil {
-		t.Error("a line of 5 MiB: accepted")
+	in := io.MultiReader(strings.NewReader(`{"condition":"true"}`+"\n"+`{"cond`), iotest.ErrReader(errBroken))
+	var out bytes.Buffer
+	if err := routecmd.Test(in, &out); !errors.Is(err, errBroken) || out.String() != `{"result":"true"}`+"\n" {
+		t.Errorf("a broken reader: %v after %q", err, out.String())
 	}
 	if err := routecmd.Test(strings.NewReader(`{"condition":"true"}`), brokenWriter{}); !errors.Is(err, errBroken) {
 		t.Errorf("a broken writer: %v", err)
