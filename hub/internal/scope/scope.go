@@ -87,10 +87,14 @@ type Cache struct {
 	o      Options
 	wake   chan struct{}
 
-	mu      sync.RWMutex
-	entries map[iothub.Identity]Entry
-	asked   map[iothub.Identity]time.Time // last single refresh
-	full    time.Time                     // last full refresh that succeeded
+	mu       sync.RWMutex
+	entries  map[iothub.Identity]Entry
+	asked    map[iothub.Identity]time.Time // last single refresh
+	full     time.Time                     // last full refresh that succeeded
+	failed   time.Time                     // last full refresh that failed
+	unsaved  map[iothub.Identity]bool      // that the disk did not take
+	listings int                           // under way
+	fetched  map[iothub.Identity]bool      // singly, while a listing is under way
 }
 
 // New loads what is on disk. Records that cannot be opened are dropped, with a
@@ -113,6 +117,8 @@ func New(source Source, disk Records, o Options) (*Cache, error) {
 		wake:    make(chan struct{}, 1),
 		entries: make(map[iothub.Identity]Entry),
 		asked:   make(map[iothub.Identity]time.Time),
+		unsaved: make(map[iothub.Identity]bool),
+		fetched: make(map[iothub.Identity]bool),
 	}
 	err := disk.Scan("", func(key string, value []byte) error {
 		var r record
@@ -192,6 +198,7 @@ func (c *Cache) Fetch(ctx context.Context, id iothub.Identity, chain string) err
 	e, err := c.source.Get(ctx, id, chain)
 	switch {
 	case errors.Is(err, ErrUnknown):
+		c.noteFetched(id)
 		return c.remove(ctx, id)
 	case errors.Is(err, ErrForbidden):
 		c.RefreshSoon()
@@ -199,7 +206,18 @@ func (c *Cache) Fetch(ctx context.Context, id iothub.Identity, chain string) err
 	case err != nil:
 		return fmt.Errorf("refresh %s: %w", id, err)
 	}
+	c.noteFetched(id)
 	return c.put(ctx, e)
+}
+
+// noteFetched notes that something newer is known of an identity than what a listing
+// that is under way may say.
+func (c *Cache) noteFetched(id iothub.Identity) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.listings > 0 {
+		c.fetched[id] = true
+	}
 }
 
 // maxAsked bounds the memory for the times of single refreshes.
@@ -213,8 +231,19 @@ func (c *Cache) RefreshSoon() {
 	}
 }
 
-// RefreshAll fetches everything now. When it fails nothing changes.
+// RefreshAll fetches everything now. When it fails nothing changes. What was fetched
+// singly meanwhile is newer and stays.
 func (c *Cache) RefreshAll(ctx context.Context) error {
+	c.mu.Lock()
+	c.listings++
+	c.mu.Unlock()
+	defer func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.listings--; c.listings == 0 {
+			clear(c.fetched)
+		}
+	}()
 	list, err := c.source.List(ctx)
 	if err != nil {
 		return fmt.Errorf("list scope: %w", err)
@@ -223,10 +252,19 @@ func (c *Cache) RefreshAll(ctx context.Context) error {
 	var errs []error
 	for _, e := range list {
 		found[e.ID] = true
-		errs = append(errs, c.put(ctx, e))
+		if !c.isNewer(e.ID) {
+			errs = append(errs, c.put(ctx, e))
+		}
 	}
 	for _, id := range c.ids() {
-		if !found[id] {
+		switch {
+		case found[id] || c.isNewer(id):
+		case id.IsModule() && found[id.Parent()] && !c.isEdge(id.Parent()):
+			// Not every cloud lists the modules of leaf devices: this one is asked.
+			if err := c.Fetch(ctx, id, ""); err != nil {
+				c.o.Logger.Warn("module is not listed; what is known of it stays", "id", id.String(), "error", err)
+			}
+		default:
 			errs = append(errs, c.remove(ctx, id))
 		}
 	}
@@ -234,6 +272,18 @@ func (c *Cache) RefreshAll(ctx context.Context) error {
 	c.full = time.Now()
 	c.mu.Unlock()
 	return errors.Join(errs...)
+}
+
+// isNewer tells whether an identity was fetched singly since the listing began.
+func (c *Cache) isNewer(id iothub.Identity) bool {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return c.fetched[id]
+}
+
+func (c *Cache) isEdge(id iothub.Identity) bool {
+	e, _ := c.Lookup(id)
+	return e.Edge
 }
 
 func (c *Cache) ids() []iothub.Identity {
@@ -246,6 +296,17 @@ func (c *Cache) ids() []iothub.Identity {
 	return ids
 }
 
+// afterFailure is between a listing that has failed and one that RefreshSoon asks
+// for: each login that fails may ask.
+const afterFailure = 10 * time.Second
+
+// tooSoon is how long a listing that RefreshSoon asks for has to wait.
+func (c *Cache) tooSoon() time.Duration {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return max(c.o.MinDistance-time.Since(c.full), afterFailure-time.Since(c.failed))
+}
+
 // Run refreshes at the start, every RefreshEvery and when RefreshSoon asks, until
 // ctx ends.
 func (c *Cache) Run(ctx context.Context) error {
@@ -256,11 +317,8 @@ func (c *Cache) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-c.wake:
-			c.mu.RLock()
-			since := time.Since(c.full)
-			c.mu.RUnlock()
-			if since < c.o.MinDistance {
-				timer.Reset(c.o.MinDistance - since)
+			if wait := c.tooSoon(); wait > 0 {
+				timer.Reset(wait)
 				continue
 			}
 		case <-timer.C:
@@ -269,28 +327,40 @@ func (c *Cache) Run(ctx context.Context) error {
 		if err := c.RefreshAll(ctx); err != nil && ctx.Err() == nil {
 			c.o.Logger.Warn("scope not refreshed", "error", err, "known", c.Len())
 			next = c.o.RetryEvery
+			c.mu.Lock()
+			c.failed = time.Now()
+			c.mu.Unlock()
 		}
 		timer.Reset(next)
 	}
 }
 
+// put takes an entry. It is told as changed, and counts, even if the disk has no room
+// for it; then it is written the next time.
 func (c *Cache) put(ctx context.Context, e Entry) error {
 	c.mu.Lock()
 	old, known := c.entries[e.ID]
+	saved := !c.unsaved[e.ID]
 	c.entries[e.ID] = e
 	c.mu.Unlock()
-	if known && old.same(e) {
+	same := known && old.same(e)
+	if same && saved {
 		return nil
 	}
+	if known && !same {
+		c.o.Changed(e.ID)
+	}
 	value, err := json.Marshal(toRecord(e))
+	if err == nil {
+		err = c.disk.Put(ctx, e.ID.String(), value)
+	}
+	c.mu.Lock()
+	if delete(c.unsaved, e.ID); err != nil {
+		c.unsaved[e.ID] = true
+	}
+	c.mu.Unlock()
 	if err != nil {
 		return fmt.Errorf("keep identity %s: %w", e.ID, err)
-	}
-	if err := c.disk.Put(ctx, e.ID.String(), value); err != nil {
-		return fmt.Errorf("keep identity %s: %w", e.ID, err)
-	}
-	if known {
-		c.o.Changed(e.ID)
 	}
 	return nil
 }
@@ -299,6 +369,7 @@ func (c *Cache) remove(ctx context.Context, id iothub.Identity) error {
 	c.mu.Lock()
 	_, known := c.entries[id]
 	delete(c.entries, id)
+	delete(c.unsaved, id)
 	c.mu.Unlock()
 	if !known {
 		return nil

@@ -24,17 +24,26 @@ type registry struct {
 	away  error
 	lists int
 	gets  int
+	hides map[iothub.Identity]bool // are not listed
+	after func()                   // called once, when a listing was made and before it arrives
 }
 
 func (r *registry) List(context.Context) ([]scope.Entry, error) {
 	r.mu.Lock()
-	defer r.mu.Unlock()
 	r.lists++
 	var list []scope.Entry
-	for _, e := range r.all {
-		list = append(list, e)
+	for id, e := range r.all {
+		if !r.hides[id] {
+			list = append(list, e)
+		}
 	}
-	return list, r.away
+	away, after := r.away, r.after
+	r.after = nil
+	r.mu.Unlock()
+	if after != nil {
+		after()
+	}
+	return list, away
 }
 
 func (r *registry) Get(_ context.Context, id iothub.Identity, _ string) (scope.Entry, error) {
@@ -75,13 +84,17 @@ func device(id string) scope.Entry {
 
 // disk is a disk that is a map; a value "damaged" cannot be read.
 type disk struct {
-	mu sync.Mutex
-	m  map[string][]byte
+	mu   sync.Mutex
+	m    map[string][]byte
+	full error // of Put
 }
 
 func (d *disk) Put(_ context.Context, key string, value []byte) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if d.full != nil {
+		return d.full
+	}
 	d.m[key] = value
 	return nil
 }
@@ -198,6 +211,134 @@ func TestChangedAndVanishedIdentitiesAreTold(t *testing.T) {
 	if _, ok := w.cache.Lookup(iothub.DeviceIdentity("c")); ok {
 		t.Error("a vanished identity came back from disk")
 	}
+}
+
+// A disk without room must not keep a disabled device connected, nor leave what it
+// did not take behind for good.
+func TestFullDiskHidesNoChange(t *testing.T) {
+	w := newWorld(t, device("a"))
+	if err := w.cache.RefreshAll(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	a := device("a")
+	a.Enabled = false
+	w.registry.set(a)
+	w.disk.full = errors.New("no room")
+	if err := w.cache.RefreshAll(t.Context()); !errors.Is(err, w.disk.full) {
+		t.Errorf("error %v", err)
+	}
+	if len(w.changed) != 1 {
+		t.Errorf("changed: %v", w.changed)
+	}
+	w.disk.full = nil
+	if err := w.cache.RefreshAll(t.Context()); err != nil || len(w.changed) != 1 {
+		t.Errorf("error %v, changed: %v", err, w.changed)
+	}
+	w.open(t)
+	if e, ok := w.cache.Lookup(a.ID); !ok || e.Enabled {
+		t.Errorf("after a restart: known %v, enabled %v", ok, e.Enabled)
+	}
+}
+
+// A listing takes long, and what was asked for meanwhile is newer.
+func TestListingDoesNotUndoWhatWasFetchedMeanwhile(t *testing.T) {
+	w := newWorld(t, device("a"), device("b"))
+	if err := w.cache.RefreshAll(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	fresh, gone := device("new"), iothub.DeviceIdentity("a")
+	changed := device("b")
+	changed.Primary = sas.Key("new key")
+	w.registry.after = func() {
+		w.registry.set(fresh)
+		w.registry.set(changed)
+		w.registry.drop(gone)
+		for _, id := range []iothub.Identity{fresh.ID, changed.ID, gone} {
+			if err := w.cache.Fetch(t.Context(), id, ""); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	check := func(when string) {
+		_, known := w.cache.Lookup(fresh.ID)
+		b, _ := w.cache.Lookup(changed.ID)
+		_, back := w.cache.Lookup(gone)
+		if !known || !bytes.Equal(b.Primary, changed.Primary) || back {
+			t.Errorf("%s: new known %v, key %q, the one that is gone is back %v", when, known, b.Primary, back)
+		}
+	}
+	if err := w.cache.RefreshAll(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	check("after the listing")
+	w.registry.drop(fresh.ID)
+	if err := w.cache.RefreshAll(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := w.cache.Lookup(fresh.ID); ok {
+		t.Error("the next listing does not count")
+	}
+}
+
+// Listings of some clouds leave out the modules of leaf devices.
+func TestModulesOfLeavesAreAskedForBeforeTheyAreForgotten(t *testing.T) {
+	edge := device("edge")
+	edge.Edge = true
+	leafModule := scope.Entry{ID: iothub.ModuleIdentity("leaf", "m"), GenerationID: "1", Enabled: true, Auth: scope.SAS, Primary: sas.Key("k")}
+	edgeModule := scope.Entry{ID: iothub.ModuleIdentity("edge", "m"), GenerationID: "1", Enabled: true}
+	w := newWorld(t, edge, device("leaf"), leafModule, edgeModule)
+	for _, id := range []iothub.Identity{leafModule.ID, edgeModule.ID} {
+		if err := w.cache.Fetch(t.Context(), id, ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.registry.hides = map[iothub.Identity]bool{leafModule.ID: true, edgeModule.ID: true}
+	refresh := func() (leaf, edge bool) {
+		t.Helper()
+		if err := w.cache.RefreshAll(t.Context()); err != nil {
+			t.Error(err)
+		}
+		_, leaf = w.cache.Lookup(leafModule.ID)
+		_, edge = w.cache.Lookup(edgeModule.ID)
+		return leaf, edge
+	}
+	if leaf, edge := refresh(); !leaf || edge {
+		t.Errorf("module of the leaf known: %v, of the edge device: %v", leaf, edge)
+	}
+	w.registry.drop(leafModule.ID)
+	if leaf, _ := refresh(); leaf {
+		t.Error("a module that is gone is known")
+	}
+}
+
+// Each failing login asks for a listing; a cloud that refuses must not get one each.
+func TestListingsThatFailKeepADistance(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, device("a"))
+		w.registry.away = fmt.Errorf("%w: 401", scope.ErrForbidden)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- w.cache.Run(ctx) }()
+		for range 600 {
+			w.cache.RefreshSoon()
+			time.Sleep(100 * time.Millisecond)
+		}
+		if lists, _ := w.registry.counts(); lists < 2 || lists > 8 {
+			t.Errorf("%d tries in a minute", lists)
+		}
+		w.registry.mu.Lock()
+		w.registry.away = nil
+		w.registry.mu.Unlock()
+		w.cache.RefreshSoon()
+		time.Sleep(10 * time.Second)
+		if w.cache.Len() != 1 {
+			t.Error("not listed within ten seconds of the cloud's return")
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 func TestSingleRefreshKeepsItsDistance(t *testing.T) {

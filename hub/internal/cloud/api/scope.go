@@ -48,7 +48,8 @@ func first(authChain string) (string, error) {
 	return id.Device, nil
 }
 
-// nestedScope lists an edge device, its modules and its direct children.
+// nestedScope lists an edge device, its direct children, and the modules of all that are
+// no edge devices below it: those are asked for by themselves.
 func (a *API) nestedScope(r *request) (answer, error) {
 	var in rest.ScopePage
 	if err := json.Unmarshal(r.body, &in); err != nil {
@@ -61,12 +62,12 @@ func (a *API) nestedScope(r *request) (answer, error) {
 	if err := a.inScope(r, iothub.DeviceIdentity(target)); err != nil {
 		return answer{}, err
 	}
-	result, next, err := a.scopePage(target, string(in.ContinuationLink), pageSize(in.PageSize), false)
+	result, next, err := a.scopePage(target, string(in.ContinuationLink), pageSize(in.PageSize))
 	result.ContinuationLink = rest.Text(next)
 	return answer{doc: result}, err
 }
 
-// flatScope is the older form; it also gives the modules of children.
+// flatScope is the older form, with the same content.
 func (a *API) flatScope(r *request) (answer, error) {
 	q := r.URL.Query()
 	size := 0
@@ -76,7 +77,7 @@ func (a *API) flatScope(r *request) (answer, error) {
 			return answer{}, refuse(registry.ArgumentInvalid, "deviceCount is not a number")
 		}
 	}
-	result, next, err := a.scopePage(r.id.Device, q.Get("continuationToken"), pageSize(size), true)
+	result, next, err := a.scopePage(r.id.Device, q.Get("continuationToken"), pageSize(size))
 	if next != "" {
 		q.Set("continuationToken", next)
 		link := url.URL{Path: r.URL.Path, RawPath: r.URL.RawPath, RawQuery: q.Encode()}
@@ -88,7 +89,7 @@ func (a *API) flatScope(r *request) (answer, error) {
 // scopePage returns the devices behind the one that the token names, and the
 // token of the next page. The edge device itself comes first, then its children
 // by id; children that come or go meanwhile do not shift the pages.
-func (a *API) scopePage(edge, token string, size int, childModules bool) (rest.ScopeResult, string, error) {
+func (a *API) scopePage(edge, token string, size int) (rest.ScopeResult, string, error) {
 	result := rest.ScopeResult{Devices: []rest.Device{}, Modules: []rest.Module{}}
 	members, err := a.hub.Registry().ScopeMembers(edge)
 	if err != nil {
@@ -113,7 +114,7 @@ func (a *API) scopePage(edge, token string, size int, childModules bool) (rest.S
 	for _, d := range members {
 		a.hub.FillDevice(&d)
 		result.Devices = append(result.Devices, d)
-		if d.DeviceID != edge && (!childModules || d.IsEdge()) {
+		if d.DeviceID != edge && d.IsEdge() {
 			continue
 		}
 		list, err := a.hub.Registry().Modules(d.DeviceID)

@@ -75,9 +75,9 @@ func TestNestedScope(t *testing.T) {
 		want         string
 	}{
 		{n.top, "top", "top", 10, "top mid top/$edgeAgent top/$edgeHub"},
-		{n.top, "top", "mid;top", 4, "mid leaf0 leaf1 leaf2 mid/$edgeAgent mid/$edgeHub | leaf3 leaf4"},
-		{n.top, "top", "mid;top", 1, "mid mid/$edgeAgent mid/$edgeHub | leaf0 | leaf1 | leaf2 | leaf3 | leaf4"},
-		{n.mid, "mid", "mid", 6, "mid leaf0 leaf1 leaf2 leaf3 leaf4 mid/$edgeAgent mid/$edgeHub"},
+		{n.top, "top", "mid;top", 4, "mid leaf0 leaf1 leaf2 mid/$edgeAgent mid/$edgeHub leaf0/m | leaf3 leaf4"},
+		{n.top, "top", "mid;top", 1, "mid mid/$edgeAgent mid/$edgeHub | leaf0 leaf0/m | leaf1 | leaf2 | leaf3 | leaf4"},
+		{n.mid, "mid", "mid", 6, "mid leaf0 leaf1 leaf2 leaf3 leaf4 mid/$edgeAgent mid/$edgeHub leaf0/m"},
 		{n.mid, "mid", "top;mid", 10, "status 401"},
 		{n.mid, "mid", "ghost;mid", 10, "status 404"},
 		{n.mid, "mid", "leaf0;mid", 10, "status 400"},
