@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
+	"time"
 
 	"github.com/breakwater-iot/breakwater/daemon/internal/config"
 	"github.com/breakwater-iot/breakwater/daemon/internal/identity"
@@ -122,4 +124,24 @@ func (d *daemon) agentEnv(generation string) []createopts.EnvVar {
 		out = append(out, createopts.EnvVar{Key: k, Value: env[k]})
 	}
 	return out
+}
+
+// agentLastWords is the end of the agent's log in one short line, for the reason why it
+// is replaced; its container goes, and the log with it.
+func (d *daemon) agentLastWords(ctx context.Context) string {
+	const most = 300 // bytes
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	var lines []string
+	for e, err := range d.Runtime.Logs(ctx, module.Agent, runtime.LogOptions{Tail: 3}) {
+		if err != nil {
+			break
+		}
+		lines = append(lines, string(e.Line))
+	}
+	text := strings.Join(strings.Fields(strings.Join(lines, " ")), " ")
+	if len(text) > most {
+		text = text[len(text)-most:]
+	}
+	return strings.ToValidUTF8(text, "")
 }

@@ -21,6 +21,7 @@ import (
 	"github.com/breakwater-iot/breakwater/daemon/internal/config"
 	"github.com/breakwater-iot/breakwater/daemon/internal/credential"
 	"github.com/breakwater-iot/breakwater/daemon/internal/dps"
+	"github.com/breakwater-iot/breakwater/daemon/internal/handover"
 	"github.com/breakwater-iot/breakwater/daemon/internal/identity"
 	"github.com/breakwater-iot/breakwater/daemon/internal/imagegc"
 	"github.com/breakwater-iot/breakwater/daemon/internal/keys"
@@ -139,6 +140,7 @@ type daemon struct {
 	authority  *pki.Authority
 	identities *identity.Manager
 	manager    *module.Manager
+	handover   *handover.Handover
 	sockets    *workload.Sockets
 	imageUses  *imagegc.Uses
 	workload   *api.Server
@@ -184,7 +186,7 @@ func (d *daemon) assemble(ctx context.Context) error {
 		Identities: d.identities, Keys: ring, Issuer: d.authority, Log: part(d.Log, "workload"),
 	}
 	if d.workload, err = d.server("workload", workload.Policy(), cfg.MaxRequests.Workload, api.WorkloadREST,
-		func(r grpc.ServiceRegistrar) { workloadv1.RegisterWorkloadServer(r, svc) }); err != nil {
+		func(r grpc.ServiceRegistrar) { workloadv1.RegisterWorkloadServer(r, svc) }, nil); err != nil {
 		return err
 	}
 	if d.sockets, err = workload.NewSockets(d.workload, filepath.Join(d.home, "mnt")); err != nil {
@@ -198,7 +200,16 @@ func (d *daemon) assemble(ctx context.Context) error {
 		AllowElevated: cfg.AllowElevated, Log: part(d.Log, "module"),
 	})
 	svc.Modules = d.manager
-	d.management, err = d.server("management", management.Policy(), cfg.MaxRequests.Management, api.ManagementREST, d.manage(ctx))
+	d.handover = handover.Open(handover.Options{
+		Modules: d.manager, File: filepath.Join(d.home, "cache", "agent.json"), Bootstrap: d.agentSpec,
+		LastWords: d.agentLastWords, Log: part(d.Log, "handover"),
+	})
+	d.management, err = d.server("management", management.Policy(), cfg.MaxRequests.Management, api.ManagementREST, d.manage(ctx),
+		func(caller string) {
+			if caller == module.Agent {
+				d.handover.Asked()
+			}
+		})
 	return err
 }
 
@@ -242,11 +253,11 @@ func Trust(cfg config.Config) (*x509.CertPool, []byte, error) {
 
 type restFunc = func(context.Context, api.Local) (http.Handler, error)
 
-func (d *daemon) server(name string, p peer.Policy, limit int, rest restFunc, register func(grpc.ServiceRegistrar)) (*api.Server, error) {
+func (d *daemon) server(name string, p peer.Policy, limit int, rest restFunc, register func(grpc.ServiceRegistrar), allowed func(module string)) (*api.Server, error) {
 	log := part(d.Log, name+"-api")
 	return api.New(api.Options{
 		Register: register, REST: rest, MaxRequests: limit, Log: log,
-		Guard: &peer.Guard{Policy: p, Resolver: d.Resolver, AdminGroup: d.AdminGroup, Log: log},
+		Guard: &peer.Guard{Policy: p, Resolver: d.Resolver, AdminGroup: d.AdminGroup, Allowed: allowed, Log: log},
 	})
 }
 
@@ -256,7 +267,7 @@ func (d *daemon) manage(background context.Context) func(grpc.ServiceRegistrar) 
 	log := part(d.Log, "management")
 	return func(r grpc.ServiceRegistrar) {
 		managementv1.RegisterModulesServer(r, &management.Modules{
-			Manager: d.manager, Observer: d.Runtime, Background: background, Log: log,
+			Manager: d.manager, Agent: d.handover, Observer: d.Runtime, Background: background, Log: log,
 		})
 		managementv1.RegisterIdentitiesServer(r, &management.Identities{Registrar: d.identities, Log: log})
 		managementv1.RegisterSystemServer(r, &management.System{
@@ -295,7 +306,7 @@ func (d *daemon) serve(ctx context.Context) error {
 	})
 	g.Go(func() error {
 		return watchdog.Run(ctx, watchdog.Options{
-			Modules: d.manager, Events: d.Runtime, Spec: d.agentSpec,
+			Modules: d.manager, Events: d.Runtime, Spec: d.agentSpec, Handover: d.handover,
 			MaxRetries: d.Config.Watchdog.MaxRetries, Log: part(d.Log, "watchdog"),
 		})
 	})

@@ -67,6 +67,9 @@ func (d *daemon) checkProvisioning(ctx context.Context) error {
 	if err := d.manager.RemoveAll(ctx); err != nil {
 		return fmt.Errorf("remove modules of another identity: %w", err)
 	}
+	if err := d.handover.Forget(); err != nil {
+		return err
+	}
 	if err := atomicfile.Write(path, want, 0o600); err != nil {
 		return fmt.Errorf("provisioning state: %w", err)
 	}

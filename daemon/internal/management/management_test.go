@@ -22,6 +22,7 @@ import (
 	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/breakwater-iot/breakwater/daemon/internal/api"
+	"github.com/breakwater-iot/breakwater/daemon/internal/handover"
 	"github.com/breakwater-iot/breakwater/daemon/internal/hostinfo"
 	"github.com/breakwater-iot/breakwater/daemon/internal/identity"
 	"github.com/breakwater-iot/breakwater/daemon/internal/management"
@@ -79,10 +80,29 @@ func (noSockets) Open(string) error   { return nil }
 func (noSockets) Close(string)        {}
 func (noSockets) Remove(string) error { return nil }
 
+// agent replaces the agent without further ado.
+type agent struct {
+	manager *module.Manager
+	refusal error
+	note    string
+}
+
+func (a *agent) Check(module.Spec) error { return a.refusal }
+
+func (a *agent) Update(ctx context.Context, spec module.Spec, start bool) error {
+	if a.refusal != nil {
+		return a.refusal
+	}
+	return a.manager.Later(ctx, spec.Name, func(s module.Steps) error { return s.Replace(ctx, spec, start) })
+}
+
+func (a *agent) Note() string { return a.note }
+
 type fixture struct {
 	*runtimetest.Fake
 	manager    *module.Manager
 	registrar  *registrar
+	agent      *agent
 	modules    managementv1.ModulesClient
 	identities managementv1.IdentitiesClient
 	system     managementv1.SystemClient
@@ -97,9 +117,10 @@ func serve(t *testing.T, caller string) *fixture {
 	f := &fixture{Fake: runtimetest.New("reg/a:1", "reg/a:2"), registrar: &registrar{}, log: &strings.Builder{}, reprovisions: &atomic.Int32{}}
 	log := slog.New(slog.NewTextHandler(f.log, nil))
 	f.manager = module.New(module.Options{Runtime: f.Fake, Sockets: noSockets{}, AllowElevated: true, Log: log})
+	f.agent = &agent{manager: f.manager}
 	server, err := api.New(api.Options{
 		Register: func(r grpc.ServiceRegistrar) {
-			managementv1.RegisterModulesServer(r, &management.Modules{Manager: f.manager, Observer: f.Fake, Background: t.Context(), Log: log})
+			managementv1.RegisterModulesServer(r, &management.Modules{Manager: f.manager, Agent: f.agent, Observer: f.Fake, Background: t.Context(), Log: log})
 			managementv1.RegisterIdentitiesServer(r, &management.Identities{Registrar: f.registrar, Log: log})
 			managementv1.RegisterSystemServer(r, &management.System{
 				DynamicReprovisioning: true,
@@ -396,6 +417,54 @@ func TestIdentities(t *testing.T) {
 		f.registrar.err = fmt.Errorf("wrapped: %w", err)
 		if _, got := f.identities.List(ctx, &managementv1.ListIdentitiesRequest{}); status.Code(got) != code {
 			t.Errorf("%v: %v, want %v", err, got, code)
+		}
+	}
+}
+
+func TestAgentThatWasTakenBackIsRefusedBeforeItsPull(t *testing.T) {
+	f := serve(t, "edgeAgent")
+	f.agent.refusal = fmt.Errorf("%w: it ended", handover.ErrTakenBack)
+	st, err := structpb.NewStruct(map[string]any{"image": "reg/a:2"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	spec := func(name string) *managementv1.ModuleSpec {
+		return &managementv1.ModuleSpec{Name: name, Type: "docker", Config: &managementv1.ModuleConfig{Settings: st}}
+	}
+	_, err = f.modules.PrepareUpdate(t.Context(), &managementv1.PrepareUpdateRequest{Name: "edgeAgent", Spec: spec("edgeAgent")})
+	if status.Code(err) != codes.Aborted || !strings.Contains(err.Error(), "it ended") || len(f.Pulls()) != 0 {
+		t.Errorf("prepare: %v, pulls %v", err, f.Pulls())
+	}
+	_, err = f.modules.Update(t.Context(), &managementv1.UpdateRequest{Name: "edgeAgent", Start: true, Spec: spec("edgeAgent")})
+	if status.Code(err) != codes.Aborted || len(f.Pulls()) != 0 {
+		t.Errorf("update: %v, pulls %v", err, f.Pulls())
+	}
+	if _, err = f.modules.PrepareUpdate(t.Context(), &managementv1.PrepareUpdateRequest{Name: "other", Spec: spec("other")}); err != nil {
+		t.Errorf("of another module: %v", err)
+	}
+}
+
+func TestAgentIsDescribedWithItsReplacement(t *testing.T) {
+	f := serve(t, "edgeAgent")
+	for _, name := range []string{"edgeAgent", "other"} {
+		if err := f.manager.Create(t.Context(), module.Spec{Name: name, Image: "reg/a:1"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, note := range []string{"", "reg/a:2 was taken back"} {
+		f.agent.note = note
+		list, err := f.modules.List(t.Context(), &managementv1.ListRequest{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range list.GetModules() {
+			want := ""
+			if m.GetName() == "edgeAgent" {
+				want = note
+			}
+			if got := m.GetStatus().GetRuntimeStatus().GetDescription(); got != want {
+				t.Errorf("%s is described as %q, want %q", m.GetName(), got, want)
+			}
 		}
 	}
 }

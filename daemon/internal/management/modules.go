@@ -14,6 +14,7 @@ import (
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/status"
 
+	"github.com/breakwater-iot/breakwater/daemon/internal/handover"
 	"github.com/breakwater-iot/breakwater/daemon/internal/identity"
 	"github.com/breakwater-iot/breakwater/daemon/internal/module"
 	"github.com/breakwater-iot/breakwater/daemon/internal/peer"
@@ -52,11 +53,23 @@ type Modules struct {
 	managementv1.UnimplementedModulesServer
 
 	Manager *module.Manager
+	// Agent replaces the agent; *handover.Handover does.
+	Agent Agent
 	// Observer gives logs and events.
 	Observer runtime.Observer
 	// Background bounds updates that outlive their call.
 	Background context.Context
 	Log        *slog.Logger
+}
+
+// Agent replaces the agent.
+type Agent interface {
+	// Check refuses what is known to be no good.
+	Check(spec module.Spec) error
+	// Update begins and returns; ctx bounds the work.
+	Update(ctx context.Context, spec module.Spec, start bool) error
+	// Note is what is to be known of the last replacement, "" for nothing.
+	Note() string
 }
 
 var _ managementv1.ModulesServer = (*Modules)(nil)
@@ -69,7 +82,7 @@ func (s *Modules) List(ctx context.Context, _ *managementv1.ListRequest) (*manag
 	}
 	out := &managementv1.ListResponse{Modules: make([]*managementv1.ModuleDetails, 0, len(all))}
 	for _, st := range all {
-		d, err := describe(st)
+		d, err := s.describe(st)
 		if err != nil {
 			return nil, fail(ctx, s.Log, err)
 		}
@@ -84,7 +97,22 @@ func (s *Modules) Get(ctx context.Context, r *managementv1.GetRequest) (*managem
 	if err != nil {
 		return nil, fail(ctx, s.Log, err)
 	}
-	return describe(st)
+	return s.describe(st)
+}
+
+// describe adds to the agent's state what is to be known of its replacement.
+func (s *Modules) describe(st runtime.State) (*managementv1.ModuleDetails, error) {
+	d, err := describe(st)
+	if err != nil || st.Name != module.Agent {
+		return d, err
+	}
+	if note := s.Agent.Note(); note != "" {
+		if have := d.GetStatus().GetRuntimeStatus().GetDescription(); have != "" {
+			note = have + "; " + note
+		}
+		d.Status.RuntimeStatus.Description = &note
+	}
+	return d, nil
 }
 
 // Create makes a module, stopped.
@@ -106,7 +134,7 @@ func (s *Modules) Update(ctx context.Context, r *managementv1.UpdateRequest) (*m
 		return nil, err
 	}
 	if spec.Name == module.Agent {
-		if err := s.Manager.UpdateLater(s.Background, spec, r.GetStart()); err != nil {
+		if err := s.Agent.Update(s.Background, spec, r.GetStart()); err != nil {
 			return nil, fail(ctx, s.Log, err)
 		}
 		return promised(spec)
@@ -143,6 +171,11 @@ func (s *Modules) PrepareUpdate(ctx context.Context, r *managementv1.PrepareUpda
 	if err != nil {
 		return nil, err
 	}
+	if spec.Name == module.Agent {
+		if err := s.Agent.Check(spec); err != nil {
+			return nil, fail(ctx, s.Log, err)
+		}
+	}
 	return answer(ctx, s, &managementv1.PrepareUpdateResponse{}, s.Manager.PrepareUpdate(ctx, spec))
 }
 
@@ -158,6 +191,7 @@ var failures = []struct {
 	err  error
 	code codes.Code
 }{
+	{handover.ErrTakenBack, codes.Aborted}, // the only use of this code: the agent tells by it
 	{runtime.ErrExists, codes.AlreadyExists},
 	{runtime.ErrUntrusted, codes.FailedPrecondition},
 	{runtime.ErrInvalid, codes.InvalidArgument},

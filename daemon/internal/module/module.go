@@ -200,21 +200,18 @@ func (m *Manager) Update(ctx context.Context, spec Spec, start bool) error {
 	return m.Exclusive(ctx, spec.Name, func(s Steps) error { return s.Replace(ctx, spec, start) })
 }
 
-// UpdateLater begins Update and returns at once; for the agent, which cannot wait
-// for its own end. ctx bounds the work, which Close waits for; a failure is logged
-// and left to the watchdog.
-func (m *Manager) UpdateLater(ctx context.Context, spec Spec, start bool) error {
-	if err := runtime.CheckName(spec.Name); err != nil {
-		return err
-	}
+// Later begins f, as Exclusive does, and returns at once; for the agent, which cannot
+// wait for its own end. ctx bounds the wait for the lock. Close waits for f, whose
+// failure is logged.
+func (m *Manager) Later(ctx context.Context, name string, f func(Steps) error) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if err := m.refusingLocked(); err != nil {
 		return err
 	}
 	m.work.Go(func() {
-		if err := m.Update(ctx, spec, start); err != nil {
-			m.opt.Log.Error("update in the background", "module", spec.Name, "error", err)
+		if err := m.Exclusive(ctx, name, f); err != nil {
+			m.opt.Log.Error("update in the background", "module", name, "error", err)
 		}
 	})
 	return nil

@@ -276,7 +276,7 @@ func TestClosingRefusesWhatStarts(t *testing.T) {
 	m.Refuse()
 	for name, err := range map[string]error{
 		"create": m.Create(ctx, spec("b", "reg/a:1")), "start": m.Start(ctx, "a"), "restart": m.Restart(ctx, "a"),
-		"update": m.Update(ctx, spec("a", "reg/a:2"), true), "later": m.UpdateLater(ctx, spec("a", "reg/a:2"), true),
+		"update": m.Update(ctx, spec("a", "reg/a:2"), true), "later": m.Later(ctx, "a", func(module.Steps) error { return nil }),
 		"prepare": m.PrepareUpdate(ctx, spec("a", "reg/a:2")),
 	} {
 		if !errors.Is(err, module.ErrClosing) {
@@ -352,14 +352,34 @@ func TestRefuseBreaksOffWhatNobodyWaitsFor(t *testing.T) {
 	}
 }
 
-func TestUpdateLaterWorksInTheBackground(t *testing.T) {
+func later(t *testing.T, m *module.Manager, spec module.Spec) error {
+	return m.Later(t.Context(), spec.Name, func(s module.Steps) error { return s.Replace(t.Context(), spec, true) })
+}
+
+func TestFetchChangesNothingThatRuns(t *testing.T) {
+	m, j := newManager(t, true)
+	must(t, m.Create(t.Context(), spec("a", "reg/a:1")))
+	j.take()
+	for _, c := range []struct {
+		image string
+		want  error
+	}{{"reg/a:2", nil}, {"reg/none", runtime.ErrImageNotFound}, {"", runtime.ErrInvalid}} {
+		err := m.Exclusive(t.Context(), "a", func(s module.Steps) error { return s.Fetch(t.Context(), spec("a", c.image)) })
+		if !errors.Is(err, c.want) {
+			t.Errorf("%q: %v, want %v", c.image, err, c.want)
+		}
+	}
+	j.expect(t, "pull reg/a:2", "pull reg/none")
+}
+
+func TestLaterWorksInTheBackground(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, j := newManager(t, true)
 		must(t, m.Create(t.Context(), spec(module.Agent, "reg/a:1")))
 		must(t, m.Start(t.Context(), module.Agent))
 		gate := make(chan struct{})
 		j.pause = func() { <-gate }
-		must(t, m.UpdateLater(t.Context(), spec(module.Agent, "reg/a:2"), true))
+		must(t, later(t, m, spec(module.Agent, "reg/a:2")))
 		synctest.Wait()
 		if st, err := m.Get(t.Context(), module.Agent); err != nil || st.Image != "reg/a:1" || st.Status != runtime.StatusRunning {
 			t.Errorf("during: %+v, %v", st, err)
@@ -369,9 +389,6 @@ func TestUpdateLaterWorksInTheBackground(t *testing.T) {
 		if st, err := m.Get(t.Context(), module.Agent); err != nil || st.Image != "reg/a:2" || st.Status != runtime.StatusRunning {
 			t.Errorf("after: %+v, %v", st, err)
 		}
-		if err := m.UpdateLater(t.Context(), spec("-", "reg/a:2"), true); !errors.Is(err, runtime.ErrInvalid) {
-			t.Errorf("bad name: %v", err)
-		}
 	})
 }
 
@@ -380,7 +397,7 @@ func TestCloseWaitsForBackgroundWork(t *testing.T) {
 		m, j := newManager(t, true)
 		gate := make(chan struct{})
 		j.pause = func() { <-gate }
-		must(t, m.UpdateLater(t.Context(), spec(module.Agent, "reg/a:2"), true))
+		must(t, later(t, m, spec(module.Agent, "reg/a:2")))
 		synctest.Wait()
 		closed := make(chan struct{})
 		go func() { m.Close(); close(closed) }()

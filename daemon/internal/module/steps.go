@@ -21,6 +21,14 @@ func (s Steps) Get(ctx context.Context) (runtime.State, error) {
 	return s.m.opt.Runtime.Get(ctx, s.name)
 }
 
+// Fetch checks spec and brings its image, and changes nothing that runs.
+func (s Steps) Fetch(ctx context.Context, spec Spec) error {
+	if _, err := s.prepare(spec); err != nil {
+		return err
+	}
+	return s.m.pull(ctx, spec)
+}
+
 // Create pulls as the policy says, opens the socket and makes the container.
 func (s Steps) Create(ctx context.Context, spec Spec) error {
 	opts, err := s.prepare(spec)

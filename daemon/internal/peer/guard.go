@@ -49,6 +49,9 @@ type Guard struct {
 	// AdminGroup is the group id whose members are operators besides root; -1 for
 	// none.
 	AdminGroup int
+	// Allowed is told of each caller that was let in: its module, "" for a process of
+	// the host or where it does not matter. May be nil; must not wait.
+	Allowed func(module string)
 	// Log gets one line per decision. Never nil.
 	Log *slog.Logger
 }
@@ -79,6 +82,9 @@ func (g *Guard) Check(ctx context.Context, method string, req any) error {
 		level = slog.LevelDebug // reads, asked for every few seconds
 	}
 	log.Log(ctx, level, "api call allowed")
+	if g.Allowed != nil {
+		g.Allowed(module)
+	}
 	return nil
 }
 

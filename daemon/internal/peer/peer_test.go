@@ -295,3 +295,19 @@ func TestOnlyUnixConnectionsAreAccepted(t *testing.T) {
 		t.Fatal("accepted a pipe")
 	}
 }
+
+func TestWhoWasLetInIsTold(t *testing.T) {
+	conn, _ := accept(t, "")
+	ctx := peer.NewContext(t.Context(), conn.Caller())
+	var told []string
+	for _, module := range []string{"edgeAgent", "other"} {
+		g := &peer.Guard{
+			Policy: peer.Policy{"/m": peer.Agent}, Resolver: resolver{module: module}, Log: slog.New(slog.DiscardHandler),
+			Allowed: func(m string) { told = append(told, m) },
+		}
+		_ = g.Check(ctx, "/m", nil)
+	}
+	if len(told) != 1 || told[0] != "edgeAgent" {
+		t.Errorf("told %q", told)
+	}
+}

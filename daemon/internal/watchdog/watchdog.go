@@ -13,10 +13,14 @@ import (
 	"github.com/breakwater-iot/breakwater/daemon/internal/runtime"
 )
 
-// Interval is the time between two looks.
-const Interval = 60 * time.Second
+// Interval is the time between two looks; TrialInterval that while a new agent is on
+// trial, which ends by time, too.
+const (
+	Interval      = 60 * time.Second
+	TrialInterval = 10 * time.Second
+)
 
-// quick bounds how often ends of the agent lead to a look at once: an agent that
+// restartPause bounds how often ends of the agent lead to a look at once: an agent that
 // ends within seconds of its start is started again after restartPause.
 const restartPause = 5 * time.Second
 
@@ -30,6 +34,16 @@ type Events interface {
 	Events(ctx context.Context) <-chan runtime.Event
 }
 
+// Handover watches over the agent's replacement; *handover.Handover does.
+type Handover interface {
+	// OnTrial tells whether a replacement is under way.
+	OnTrial() bool
+	// Look moves it on; it tells whether there is one.
+	Look(ctx context.Context, s module.Steps, st runtime.State, missing bool) (bool, error)
+	// Made is told of an agent that was made from Spec.
+	Made(spec module.Spec)
+}
+
 // Options configures a Watchdog. All fields are needed.
 type Options struct {
 	Modules Modules
@@ -37,6 +51,8 @@ type Options struct {
 	// Spec makes the agent's spec when its container is missing; it registers the
 	// agent's identity.
 	Spec func(ctx context.Context) (module.Spec, error)
+	// Handover says how far the replacement of the agent is.
+	Handover Handover
 	// MaxRetries is how many failures in a row are tolerated; -1 for any number.
 	MaxRetries int
 	Log        *slog.Logger
@@ -53,10 +69,18 @@ func Run(ctx context.Context, o Options) error {
 	defer ticker.Stop()
 	w := &watchdog{Options: o, ticks: ticker.C}
 	w.events = o.Events.Events(ctx)
+	onTrial := false
 	for {
 		began := time.Now()
 		if err := w.look(ctx); err != nil {
 			return err
+		}
+		if w.Handover.OnTrial() {
+			ticker.Reset(TrialInterval)
+			onTrial = true
+		} else if onTrial {
+			ticker.Reset(Interval)
+			onTrial = false
 		}
 		if !w.wait(ctx) {
 			return nil
@@ -135,6 +159,9 @@ func (w *watchdog) ensure(ctx context.Context, s module.Steps) error {
 	if err != nil && !missing {
 		return err
 	}
+	if done, err := w.Handover.Look(ctx, s, state, missing); done || err != nil {
+		return err
+	}
 	switch {
 	case missing:
 	case state.Status == runtime.StatusRunning:
@@ -155,6 +182,7 @@ func (w *watchdog) ensure(ctx context.Context, s module.Steps) error {
 		if err := s.Create(ctx, spec); err != nil {
 			return fmt.Errorf("create agent: %w", err)
 		}
+		w.Handover.Made(spec)
 	}
 	w.Log.InfoContext(ctx, "starting the agent")
 	if err := s.Start(ctx); err != nil {

@@ -21,18 +21,28 @@ func (noSockets) Open(string) error   { return nil }
 func (noSockets) Close(string)        {}
 func (noSockets) Remove(string) error { return nil }
 
+// noHandover has no replacement to watch.
+type noHandover struct{ made atomic.Int64 }
+
+func (*noHandover) OnTrial() bool { return false }
+func (*noHandover) Look(context.Context, module.Steps, runtime.State, bool) (bool, error) {
+	return false, nil
+}
+func (h *noHandover) Made(module.Spec) { h.made.Add(1) }
+
 // fixture runs a watchdog inside a synctest bubble.
 type fixture struct {
 	*runtimetest.Fake
-	manager *module.Manager
-	specs   atomic.Int64
-	specErr atomic.Pointer[error]
-	cancel  context.CancelFunc
-	result  chan error
+	handover *noHandover
+	manager  *module.Manager
+	specs    atomic.Int64
+	specErr  atomic.Pointer[error]
+	cancel   context.CancelFunc
+	result   chan error
 }
 
 func start(t *testing.T, retries int, prepare func(*fixture)) *fixture {
-	f := &fixture{Fake: runtimetest.New("reg/agent:1"), result: make(chan error, 1)}
+	f := &fixture{handover: &noHandover{}, Fake: runtimetest.New("reg/agent:1"), result: make(chan error, 1)}
 	f.manager = module.New(module.Options{Runtime: f.Fake, Sockets: noSockets{}, AllowElevated: true, Log: slog.New(slog.DiscardHandler)})
 	if prepare != nil {
 		prepare(f)
@@ -41,7 +51,7 @@ func start(t *testing.T, retries int, prepare func(*fixture)) *fixture {
 	f.cancel = cancel
 	go func() {
 		f.result <- watchdog.Run(ctx, watchdog.Options{
-			Modules: f.manager, Events: f.Fake, MaxRetries: retries, Log: slog.New(slog.DiscardHandler),
+			Modules: f.manager, Events: f.Fake, MaxRetries: retries, Log: slog.New(slog.DiscardHandler), Handover: f.handover,
 			Spec: func(context.Context) (module.Spec, error) {
 				f.specs.Add(1)
 				if err := f.specErr.Load(); err != nil {
@@ -102,8 +112,8 @@ func TestFirstLookBringsTheAgentToRun(t *testing.T) {
 				if got := f.status(t); got != runtime.StatusRunning {
 					t.Errorf("status %s", got)
 				}
-				if n := f.specs.Load(); n != c.specs {
-					t.Errorf("%d specs made, want %d", n, c.specs)
+				if n, told := f.specs.Load(), f.handover.made.Load(); n != c.specs || told != n {
+					t.Errorf("%d specs made, %d told, want %d", n, told, c.specs)
 				}
 				f.end(t)
 			})
