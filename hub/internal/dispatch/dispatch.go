@@ -66,6 +66,20 @@ type Sink interface {
 	Window() int
 }
 
+// Sharing is a Sink that shares room with others, beside the Window of its own. A
+// delivery needs a place, which Reserve has given; it is free again when its done is
+// called. The methods are called from the goroutine of Deliver.
+type Sharing interface {
+	Sink
+	// Reserve takes up to n places and returns how many, possibly 0. When it is fewer
+	// than n, the sink calls Engine.Nudge for the endpoint as soon as there are more,
+	// until the next GiveBack.
+	Reserve(n int) int
+	// GiveBack returns n places, possibly 0, that no delivery has used. A pump keeps
+	// none from one round to the next.
+	GiveBack(n int)
+}
+
 // SenderOrdered is a Sink that needs order per sender only, not per endpoint.
 type SenderOrdered interface {
 	Sink
@@ -191,6 +205,17 @@ func (e *Engine) Wake(endpoint string) {
 	e.mu.Unlock()
 	if p != nil {
 		p.box.wake()
+	}
+}
+
+// Nudge tells that an endpoint may get more places; see Sharing. Unlike Wake it does
+// not say that the endpoint is ready. It does not block.
+func (e *Engine) Nudge(endpoint string) {
+	e.mu.Lock()
+	p := e.pumps[endpoint]
+	e.mu.Unlock()
+	if p != nil {
+		p.box.nudge()
 	}
 }
 

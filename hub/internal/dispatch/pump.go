@@ -25,6 +25,8 @@ type pump struct {
 	removed atomic.Bool   // the endpoint's messages will be deleted: no drain
 
 	sink     Sink
+	sharing  Sharing // the sink, or nil
+	waits    bool    // sharing has given fewer places than the pump wanted
 	bySender bool
 	levels   []*level // by priority
 	flight   int
@@ -52,7 +54,9 @@ func newPump(name string, s Sink, r *queue.Reader, o *Options) *pump {
 }
 
 func (p *pump) use(s Sink) {
+	p.stopWaiting()
 	p.sink = s
+	p.sharing, _ = s.(Sharing)
 	_, p.bySender = s.(SenderOrdered)
 }
 
@@ -195,6 +199,7 @@ func (p *pump) pumpOut(now time.Time) {
 		p.dropExpired(now)
 	}
 	if p.closed && now.Before(p.reopen) {
+		p.stopWaiting()
 		return
 	}
 	p.closed = false
@@ -203,17 +208,58 @@ func (p *pump) pumpOut(now time.Time) {
 			l.ripen(now)
 		}
 	}
-	for !p.closed {
-		free := p.sink.Window() - p.flight
-		if free <= 0 {
-			break
-		}
-		p.read(now, free)
-		if !p.send(now, free) {
-			break
-		}
+	for p.round(now) {
 	}
 	p.flush()
+}
+
+// round sends once as much as may be in flight, and tells whether it makes sense to
+// try more. It leaves no places reserved.
+func (p *pump) round(now time.Time) bool {
+	p.priorities = p.r.Priorities(p.priorities[:0])
+	free := p.sink.Window() - p.flight
+	if free <= 0 || len(p.priorities) == 0 && !p.holds() {
+		p.stopWaiting() // those who have something to send shall have its places
+		return false
+	}
+	if p.sharing != nil {
+		n := p.sharing.Reserve(free)
+		p.waits = n < free
+		free = n
+	}
+	if free <= 0 {
+		return false
+	}
+	p.read(now, free)
+	left, more := p.send(now, free)
+	if p.sharing != nil && left > 0 {
+		p.sharing.GiveBack(left)
+		p.waits = false
+	}
+	return more
+}
+
+// holds tells whether the pump has messages that are not in flight.
+func (p *pump) holds() bool {
+	for _, v := range p.levels {
+		if len(v.fresh) > 0 {
+			return true
+		}
+		for _, l := range v.lanes {
+			if l.next() {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// stopWaiting gives up the wait for places, and one that has come meanwhile.
+func (p *pump) stopWaiting() {
+	if p.waits {
+		p.waits = false
+		p.sharing.GiveBack(0)
+	}
 }
 
 // read takes messages from the queues, as many as may be sent now; more of a level
@@ -222,7 +268,6 @@ func (p *pump) read(now time.Time, free int) {
 	if now.Before(p.reread) {
 		return
 	}
-	p.priorities = p.r.Priorities(p.priorities[:0])
 	for _, priority := range p.priorities {
 		v := p.level(priority)
 		room, bytes := p.o.Held-v.count, p.o.HeldBytes-v.bytes
@@ -267,8 +312,9 @@ func (p *pump) level(priority uint32) *level {
 	return p.levels[i]
 }
 
-// send starts up to n deliveries and tells whether it makes sense to try more.
-func (p *pump) send(now time.Time, n int) bool {
+// send starts up to n deliveries. It returns how many of n are left, and whether it
+// makes sense to try more.
+func (p *pump) send(now time.Time, n int) (left int, more bool) {
 	progress := false
 	for _, v := range p.levels {
 		for _, l := range v.lanes { // held ones are older than fresh ones
@@ -281,7 +327,7 @@ func (p *pump) send(now time.Time, n int) bool {
 				}
 				progress = true
 				if p.closed {
-					return false
+					return n, false
 				}
 			}
 			if l.idle() {
@@ -304,10 +350,10 @@ func (p *pump) send(now time.Time, n int) bool {
 		}
 		v.fresh = v.fresh[i:]
 		if n == 0 || p.closed {
-			return false
+			return n, false
 		}
 	}
-	return progress
+	return n, progress
 }
 
 func (p *pump) laneOf(it *item) iothub.Identity {
@@ -373,6 +419,7 @@ func (p *pump) dropExpired(now time.Time) {
 
 // drain waits a while for what is in flight, so that it need not come again.
 func (p *pump) drain() {
+	p.stopWaiting()
 	if p.removed.Load() {
 		return
 	}

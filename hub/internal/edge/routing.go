@@ -56,8 +56,8 @@ func (h *Hub) sinks(t *route.Table) map[string]dispatch.Sink {
 		}
 		k := h.inputs[e.ID]
 		if k == nil {
-			k = &inputSink{hub: h, module: iothub.ModuleIdentity(h.o.Device, e.Sink.Module), input: e.Sink.Input,
-				lanes: make(map[uint32]inputLane)}
+			k = &inputSink{hub: h, endpoint: e.ID, module: iothub.ModuleIdentity(h.o.Device, e.Sink.Module),
+				input: e.Sink.Input, lanes: make(map[uint32]inputLane)}
 		}
 		inputs[e.ID], sinks[e.ID] = k, k
 	}

@@ -19,6 +19,7 @@ type session struct {
 	identity iothub.Identity
 	client   head.Client
 	gone     chan struct{} // closed with the session
+	places   places        // for messages to the client's inputs
 
 	mu       sync.Mutex
 	login    head.Login // changed by Renew

@@ -15,22 +15,29 @@ import (
 
 const (
 	// inputWindow is how many messages may wait for one module input's
-	// settlement, and clientWindow for those of all inputs of a module: more would
-	// be too many for a head (see mqtt.Options.MaxQueued).
+	// settlement, and clientWindow for those of all inputs of a module together: more
+	// would be too many for a head (see mqtt.Options.MaxQueued).
 	inputWindow  = 128
 	clientWindow = 1024
 	// cloudWindow is how many may wait for the cloud's.
 	cloudWindow = 1024
 )
 
-// inputSink delivers to one input of a module of this device.
+// inputSink delivers to one input of a module of this device, which shares the places
+// of the module's session with the other inputs.
 //
 // A lane that has failed, or began on an earlier connection of the module, takes
 // nothing before a message that is its first: others would overtake.
 type inputSink struct {
-	hub    *Hub
-	module iothub.Identity
-	input  string
+	hub      *Hub
+	endpoint string
+	module   iothub.Identity
+	input    string
+
+	// Of the pump's goroutine: the session that places were last asked of, and what
+	// this input has of them.
+	from *session
+	seat *seat
 
 	mu       sync.Mutex
 	failures int
@@ -42,7 +49,7 @@ type inputLane struct {
 	failures int // of the sink, when the lane began
 }
 
-var _ dispatch.Sink = (*inputSink)(nil)
+var _ dispatch.Sharing = (*inputSink)(nil)
 
 // Window is 0 while the module is not there to listen, and no more than it lets
 // on its way to it.
@@ -51,12 +58,35 @@ func (k *inputSink) Window() int {
 	if s == nil || !s.wants(head.Inputs) {
 		return 0
 	}
-	inputs := max(1, len(k.hub.routing.Load().inputs[k.module]))
-	window := max(1, min(inputWindow, clientWindow/inputs))
+	return min(inputWindow, s.window())
+}
+
+// window is how many messages the client lets on their way to its inputs.
+func (s *session) window() int {
 	if w, ok := s.client.(head.Windowed); ok {
-		return min(window, w.Window(head.Inputs))
+		return min(clientWindow, w.Window(head.Inputs))
 	}
-	return window
+	return clientWindow
+}
+
+// Reserve takes places of the module's session.
+func (k *inputSink) Reserve(n int) int {
+	s := k.hub.session(k.module)
+	if s != k.from {
+		k.GiveBack(0) // to the session before
+		k.from, k.seat = s, &seat{nudge: func() { k.hub.engine.Nudge(k.endpoint) }}
+	}
+	if s == nil {
+		return 0
+	}
+	return s.places.reserve(k.seat, n, s.window(), len(k.hub.routing.Load().inputs[k.module]))
+}
+
+// GiveBack returns them.
+func (k *inputSink) GiveBack(n int) {
+	if k.from != nil {
+		k.from.places.leave(k.seat, n)
+	}
 }
 
 // begin tells whether a message may go to a session.
@@ -80,10 +110,15 @@ var errNotSettled = errors.New("module did not settle the message in time")
 
 // Deliver sends the message to the module and waits, elsewhere, for its answer.
 func (k *inputSink) Deliver(m *iothub.Message, info dispatch.Info, done func(error)) {
-	s := k.hub.session(k.module)
-	if s == nil || !s.wants(head.Inputs) || !k.begin(s, info) {
+	s, seat := k.from, k.seat
+	free := func(err error) {
+		s.places.done(seat)
+		done(err)
+	}
+	// The places are of the session that they were asked of.
+	if k.hub.session(k.module) != s || !s.wants(head.Inputs) || !k.begin(s, info) {
 		k.fail()
-		done(dispatch.ErrNotReady)
+		free(dispatch.ErrNotReady)
 		return
 	}
 	var settled atomic.Bool
@@ -94,7 +129,7 @@ func (k *inputSink) Deliver(m *iothub.Message, info dispatch.Info, done func(err
 		if err != nil && !errors.Is(err, dispatch.ErrPermanent) {
 			k.fail()
 		}
-		done(err)
+		free(err)
 	}
 	timer := time.AfterFunc(k.hub.o.AckTimeout, func() { once(errNotSettled) })
 	s.client.Deliver(k.input, toClient(m), func(o head.Outcome) {
