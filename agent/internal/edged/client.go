@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 
+	"github.com/breakwater-iot/breakwater/agent/internal/launch"
 	managementv1 "github.com/breakwater-iot/breakwater/proto/management/v1"
 	workloadv1 "github.com/breakwater-iot/breakwater/proto/workload/v1"
 )
@@ -180,6 +181,12 @@ type Error struct {
 
 // Error gives the call and the daemon's message.
 func (e *Error) Error() string { return fmt.Sprintf("%s: %s", e.Call, e.Message) }
+
+// Is tells that the daemon refuses an agent that it has taken back: its only use of this
+// code.
+func (e *Error) Is(target error) bool {
+	return target == launch.ErrTakenBack && e.Code == codes.Aborted
+}
 
 // IsNotFound tells whether the daemon does not know what was asked for.
 func IsNotFound(err error) bool {

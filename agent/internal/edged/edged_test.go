@@ -96,6 +96,22 @@ func TestErrorsKeepTheDaemonsWords(t *testing.T) {
 	}
 }
 
+func TestAgentThatWasTakenBackIsToldApart(t *testing.T) {
+	s := edgedtest.Serve(t, edgedtest.New("agent:1"))
+	c := dial(t, s)
+	for _, answer := range []error{launch.ErrTakenBack, errors.New("other")} {
+		s.Daemon.FailWith(func(string) error { return answer })
+		for name, err := range map[string]error{
+			"pull":   c.Pull(t.Context(), launch.Spec{Name: "edgeAgent"}),
+			"update": c.Update(t.Context(), launch.Spec{Name: "edgeAgent"}, true),
+		} {
+			if err == nil || errors.Is(err, launch.ErrTakenBack) != (answer == launch.ErrTakenBack) {
+				t.Errorf("%s answered with %v: %v", name, answer, err)
+			}
+		}
+	}
+}
+
 func TestIdentitiesAndInfo(t *testing.T) {
 	s := edgedtest.Serve(t, edgedtest.New("agent:1"))
 	c := dial(t, s)

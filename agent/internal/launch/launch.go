@@ -5,6 +5,7 @@ package launch
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -13,6 +14,10 @@ import (
 	"github.com/breakwater-iot/breakwater/agent/internal/manifest"
 	"github.com/breakwater-iot/breakwater/agent/internal/plan"
 )
+
+// ErrTakenBack is the daemon's refusal of an agent that it has tried and taken back. It
+// stands until a deployment asks for another one.
+var ErrTakenBack = errors.New("agent was taken back")
 
 // Host is what the agent knows about the device from its own environment.
 type Host struct {

@@ -2,6 +2,7 @@ package reconcile_test
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -283,5 +284,29 @@ func TestUnfinishedAgentUpdateIsNotRepeatedAtOnce(t *testing.T) {
 		r.expect()
 		r.pass(10 * time.Second)
 		r.expect("pull edgeAgent", "update edgeAgent")
+	})
+}
+
+func TestAgentThatWasTakenBackIsReportedWhileTheRestGoesOn(t *testing.T) {
+	in(t, desired(1, mod{name: "a"}), func(r *rig) {
+		const why = "agent:2 was taken back: it ended 3 times"
+		r.daemon.FailWith(func(call string) error {
+			if call == "pull edgeAgent" {
+				return fmt.Errorf("%w: %s", launch.ErrTakenBack, why)
+			}
+			return nil
+		})
+		r.daemon.Set(plan.Engine{Name: "edgeAgent", Image: "agent:1", State: plan.Running, Started: time.Now(), Description: why})
+		r.push(desired(2, mod{name: "edgeAgent", image: "agent:2"}, mod{name: "a", image: "a:2"}))
+		r.pass(time.Minute)
+		r.expectStatus(2, 500)
+		v := r.reported()
+		if got := v.SystemModules["edgeAgent"]; !strings.Contains(v.LastDesiredStatus.Description, why) ||
+			got["statusDescription"] != why || got["runtimeStatus"] != "running" {
+			t.Errorf("%+v, edgeAgent %v", v.LastDesiredStatus, got)
+		}
+		if r.image("a") != "a:2" {
+			t.Errorf("a has %s", r.image("a"))
+		}
 	})
 }

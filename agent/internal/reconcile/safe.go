@@ -98,8 +98,11 @@ func (l *Loop) pullAll(ctx context.Context, engines []plan.Engine) error {
 		l.safe.pulled[c.ID()] = res.Ran == 1 && res.Skipped == 0 && len(res.Failed) == 0
 		done = done && l.safe.pulled[c.ID()]
 	}
-	if !done {
-		return errors.Join(errs...)
+	if err := errors.Join(errs...); errors.Is(err, launch.ErrTakenBack) {
+		l.takeBack(err.Error())
+		return nil
+	} else if !done {
+		return err
 	}
 	return l.enter(ctx, l.taken.Safe.Pulled(now()))
 }
@@ -124,16 +127,25 @@ func (l *Loop) judgeSafe(engines []plan.Engine, trouble error) bool {
 	}
 	v := l.safe.watch.Judge(s.New, l.current(engines), l.opts.Policy, trouble, time.Now())
 	l.safe.waiting = v.Waiting
+	if errors.Is(trouble, launch.ErrTakenBack) {
+		v.Failed = trouble.Error() // and will for ever
+	}
 	switch {
 	case v.Failed != "":
-		l.log.Error("safe deployment is taken back", "version", s.New.Version, "to", s.Old.Version, "reason", v.Failed)
-		l.setSafe(s.Failed(v.Failed, now()))
+		l.takeBack(v.Failed)
 		return true
 	case v.Healthy():
 		l.setSafe(s.Passed(now()))
 		l.setStatus(report.Status{Code: report.CodeSuccessful})
 	}
 	return false
+}
+
+// takeBack ends a safe deployment for a reason.
+func (l *Loop) takeBack(reason string) {
+	s := l.taken.Safe
+	l.log.Error("safe deployment is taken back", "version", s.New.Version, "to", s.Old.Version, "reason", reason)
+	l.setSafe(s.Failed(reason, now()))
 }
 
 // imagesAreHere tells whether the images of the target were pulled or used before,

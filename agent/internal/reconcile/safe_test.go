@@ -13,6 +13,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	"github.com/breakwater-iot/breakwater/agent/internal/launch"
 	"github.com/breakwater-iot/breakwater/agent/internal/plan"
 )
 
@@ -354,4 +355,35 @@ func TestSafeDeploymentReplacesTheAgentToo(t *testing.T) {
 			t.Errorf("agent has %s, a has %s", r.image("edgeAgent"), r.image("a"))
 		}
 	})
+}
+
+func TestSafeDeploymentWithAnAgentThatWasTakenBackIsReturnedAtOnce(t *testing.T) {
+	for _, call := range []string{"pull edgeAgent", "update edgeAgent"} {
+		in(t, desired(1, mod{name: "a", image: "a:1"}), func(r *rig) {
+			r.daemon.FailWith(func(c string) error {
+				if c == call {
+					return fmt.Errorf("%w: it ended 3 times", launch.ErrTakenBack)
+				}
+				return nil
+			})
+			agent := mod{name: "edgeAgent", image: "agent:2", env: map[string]string{"SafeDeployment": "true"}}
+			r.push(desired(2, agent, mod{name: "a", image: "a:2"}))
+			r.pass(10 * time.Second)
+			if s := r.safe(); s.State != "returned" || !strings.Contains(s.Reason, "it ended 3 times") {
+				t.Errorf("%s: %+v", call, s)
+			}
+			r.expectStatus(1, 500)
+			if r.image("a") == "a:2" || r.daemon.State("a") != plan.Running {
+				t.Errorf("%s: a is %s with %s", call, r.daemon.State("a"), r.image("a"))
+			}
+			r.daemon.Calls()
+			r.pass(time.Hour)
+			r.expect()
+			r.daemon.FailWith(nil)
+			agent.env["fixed"] = "1"
+			r.push(desired(3, agent, mod{name: "a", image: "a:2"}))
+			r.pass(time.Minute)
+			r.expectStatus(3, 200)
+		})
+	}
 }

@@ -4,9 +4,9 @@
 //	            all images are here          healthy
 //	Pulling ───────────────────────► Trial ──────────► Accepted
 //	 (old)                           (new)               (new)
-//	                                   │ not in time
-//	                                   └──────────────► Returned
-//	                                                      (old)
+//	   │                               │ not in time
+//	   └───────────────────────────────┴──────────────► Returned
+//	     can never be                                     (old)
 //
 // Another manifest leads back to Pulling, or out of it all when it does not ask for
 // safety. State is pure and is kept on disk; Watch judges the modules of a trial and

@@ -101,9 +101,9 @@ func (s State) Passed(now time.Time) State {
 	return State{Phase: Accepted, New: s.New, Since: now}
 }
 
-// Failed ends the trial, with the reason.
+// Failed ends the trial, or what comes before it, with the reason.
 func (s State) Failed(reason string, now time.Time) State {
-	if s.Phase != Trial {
+	if s.Phase != Trial && s.Phase != Pulling {
 		return s
 	}
 	s.Phase, s.Since, s.Starts, s.Reason = Returned, now, 0, reason

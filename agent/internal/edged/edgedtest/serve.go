@@ -73,6 +73,9 @@ func fail(err error) error {
 	if errors.Is(err, ErrUnknown) {
 		return status.Error(codes.NotFound, err.Error())
 	}
+	if errors.Is(err, launch.ErrTakenBack) {
+		return status.Error(codes.Aborted, err.Error())
+	}
 	if err != nil {
 		return status.Error(codes.Internal, err.Error())
 	}
