@@ -20,11 +20,21 @@ import (
 	"github.com/breakwater-iot/breakwater/hub/amqp/wire"
 )
 
+// Bounds of a node. Whoever is connected may use one, before it has shown who it is.
 const (
 	// window is how many requests of a link may be without an answer.
 	window = 100
 	// maxHeld is how many answers wait for a link; the oldest is dropped for one more.
 	maxHeld = 16
+	// maxLinks is how many links may be attached for answers.
+	maxLinks = 64
+	// maxAnswers is how many answers may be on their way, over all links, for a client
+	// that gives no credit; one more is dropped.
+	maxAnswers = 1024
+	// maxRequest is how large a request may be. Tokens have less than a kilobyte.
+	maxRequest = 64 << 10
+	// maxEcho is how long a message-id and a reply-to may be that an answer repeats.
+	maxEcho = 1 << 10
 )
 
 // Request is what a client asks. It must be answered once, now or later, by
@@ -47,19 +57,39 @@ func (r *Request) Respond(m *wire.Message) {
 	}
 	m.Properties = new(wire.Properties)
 	if r.Message != nil && r.Message.Properties != nil {
-		m.Properties.CorrelationID, m.Properties.To = r.Message.Properties.MessageID, r.Message.Properties.ReplyTo
+		if id := r.Message.Properties.MessageID; small(id) {
+			m.Properties.CorrelationID = id
+		}
+		if to := r.Message.Properties.ReplyTo; len(to) <= maxEcho {
+			m.Properties.To = to
+		}
 	}
 	r.d.Accept()
 	r.n.respond(answer{r.channel, m.Properties.To, m})
+}
+
+// small tells whether an answer may repeat a message-id. Types that none may have do
+// not count.
+func small(id wire.Value) bool {
+	switch id.Kind() {
+	case wire.KindNull, wire.KindUlong, wire.KindUint, wire.KindUUID:
+		return true
+	case wire.KindString, wire.KindBinary, wire.KindSymbol:
+		return len(id.String()) <= maxEcho
+	}
+	return false
 }
 
 // Node is one node of one connection.
 type Node struct {
 	handle func(*Request)
 
-	mu    sync.Mutex
-	links []*link // on which the client receives, oldest first
-	held  []answer
+	answers atomic.Int64 // on their way
+
+	mu       sync.Mutex
+	attached int     // links for answers, those included that take none any more
+	links    []*link // on which the client receives, oldest first
+	held     []answer
 }
 
 type answer struct {
@@ -84,7 +114,17 @@ func New(handle func(*Request)) *Node { return &Node{handle: handle} }
 // Attach accepts a link of the node.
 func (n *Node) Attach(a *amqp.Attach) {
 	if a.ClientSends() {
-		a.AcceptReceiver(&requests{n, a.Channel()}, amqp.ReceiverOptions{Window: window})
+		a.AcceptReceiver(&requests{n, a.Channel()}, amqp.ReceiverOptions{Window: window, Reply: amqp.Reply{MaxMessageSize: maxRequest}})
+		return
+	}
+	n.mu.Lock()
+	full := n.attached >= maxLinks
+	if !full {
+		n.attached++
+	}
+	n.mu.Unlock()
+	if full {
+		a.Refuse(wire.Errorf(wire.CondResourceLimitExceeded, "more than %d links for answers", maxLinks))
 		return
 	}
 	l := &link{n: n, channel: a.Channel()}
@@ -110,9 +150,18 @@ func (n *Node) Attach(a *amqp.Attach) {
 func (n *Node) respond(a answer) {
 	for {
 		s := n.choose(a)
-		if s == nil || s.Send(a.message, amqp.SendOptions{Settled: s.SettledOnly()}, nil) == nil {
+		if s == nil {
 			return
 		}
+		if n.answers.Add(1) > maxAnswers {
+			n.answers.Add(-1)
+			return
+		}
+		err := s.Send(a.message, amqp.SendOptions{Settled: s.SettledOnly()}, func(amqp.Outcome) { n.answers.Add(-1) })
+		if err == nil {
+			return
+		}
+		n.answers.Add(-1)
 		n.forget(s) // it has gone, or does not read: try the next one
 	}
 }
@@ -162,6 +211,7 @@ func (l *link) OnCredit(*amqp.Sender, uint32, bool) {}
 // OnDetach implements amqp.SenderHandler.
 func (l *link) OnDetach(*wire.Error) {
 	l.n.mu.Lock()
+	l.n.attached--
 	s := l.sender
 	l.n.mu.Unlock()
 	l.n.forget(s)
