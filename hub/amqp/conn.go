@@ -72,6 +72,10 @@ func (c *Conn) Close(err *wire.Error) {
 	c.box.post(command{fn: func() { c.e.Close(err) }})
 }
 
+// Trust ends the limits for strangers of the Options, once it is known whom the
+// connection serves.
+func (c *Conn) Trust() { c.box.post(command{fn: func() { c.e.Trust() }}) }
+
 // EndSessions ends all sessions with an error or nil, as a reason of their own before
 // Close.
 func (c *Conn) EndSessions(err *wire.Error) {

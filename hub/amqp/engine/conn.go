@@ -24,6 +24,7 @@ const (
 // Conn is the server's end of a connection.
 type Conn struct {
 	o     Options
+	limit limits
 	phase phase
 	now   time.Time
 	in    []byte // input that waits: part of a frame, or all while a decision is pending
@@ -62,9 +63,14 @@ type Conn struct {
 
 // New returns the server's end of a connection that begins at now.
 func New(o Options, now time.Time) *Conn {
-	return &Conn{o: o.withDefaults(), now: now, created: now, lastIn: now, lastOut: now,
+	c := &Conn{o: o.withDefaults(), now: now, created: now, lastIn: now, lastOut: now,
 		maxFrame: wire.MinMaxFrameSize, sessions: make(map[uint16]*Session)}
+	c.limit = c.o.limits(true)
+	return c
 }
+
+// Trust ends the limits for strangers, once the application knows whom it serves.
+func (c *Conn) Trust() { c.limit = c.o.limits(false) }
 
 // Input takes bytes from the client; p is not kept.
 func (c *Conn) Input(now time.Time, p []byte) {
@@ -292,7 +298,7 @@ func (c *Conn) WantsInput() bool {
 	case phaseSASLDecision, phaseOpenDecision, phaseDone:
 		return false
 	}
-	return len(c.out) <= c.o.MaxOutput && c.buffered <= c.o.MaxBuffered
+	return len(c.out) <= c.o.MaxOutput && c.buffered <= c.limit.buffered
 }
 
 // Output returns what is to be written, valid until the next call of any

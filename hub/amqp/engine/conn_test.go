@@ -286,14 +286,14 @@ func TestTimers(t *testing.T) {
 	t.Run("heartbeats", func(t *testing.T) {
 		p := newPeer(t, engine.Options{IdleTimeout: -1})
 		p.raw(header)
-		p.send(0, &wire.Open{IdleTimeout: 10_000}, "")
+		p.send(0, &wire.Open{IdleTimeout: 9_000}, "")
 		p.event(engine.EventOpen)
 		p.check(p.c.AcceptOpen())
 		p.take(8)
 		p.next()
 		for i := range 3 {
 			p.now = p.c.Deadline()
-			if want := start.Add(time.Duration(i+1) * 5 * time.Second); p.now != want {
+			if want := start.Add(time.Duration(i+1) * 3 * time.Second); p.now != want {
 				t.Fatal(p.now, want)
 			}
 			p.c.Tick(p.now)

@@ -48,6 +48,9 @@ func (s *Session) onDisposition(p *wire.Disposition) {
 		s.End(wire.Errorf(wire.CondInvalidField, "disposition of %d to %d", p.First, last))
 		return
 	}
+	if !p.Settled && !p.State.Terminal() {
+		return // says how far a delivery has come, which nobody wants to know
+	}
 	if p.Role == wire.RoleReceiver {
 		s.c.ids = within(s.c.ids[:0], s.outgoing, p.First, last)
 		for _, id := range s.c.ids {

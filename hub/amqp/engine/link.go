@@ -73,7 +73,7 @@ func (l *Link) Attach() *wire.Attach { return l.attach }
 func (l *Link) Attached() bool { return l.state == linkAttached }
 
 // spareLinks is how many refused links may wait for the client's detach when
-// there are MaxLinks.
+// there are as many as there may be.
 const spareLinks = 64
 
 // attach handles the client's attach.
@@ -95,8 +95,8 @@ func (s *Session) attach(p *wire.Attach) {
 		s.End(wire.Errorf(wire.CondResourceLimitExceeded, "no handle is free"))
 		return
 	}
-	if c.links >= c.o.MaxLinks+spareLinks {
-		c.fail(wire.Errorf(wire.CondResourceLimitExceeded, "more than %d links", c.o.MaxLinks))
+	if c.links >= c.limit.links+spareLinks {
+		c.fail(wire.Errorf(wire.CondResourceLimitExceeded, "more than %d links", c.limit.links))
 		return
 	}
 	l := &Link{s: s, c: c, role: !p.Role, local: uint32(local), remote: p.Handle, attach: p, cost: c.dec.Cost()}
@@ -107,9 +107,9 @@ func (s *Session) attach(p *wire.Attach) {
 	key := linkName{p.Name, l.role}
 	old := s.names[key]
 	switch {
-	case c.links >= c.o.MaxLinks:
-		refusal = wire.Errorf(wire.CondResourceLimitExceeded, "more than %d links", c.o.MaxLinks)
-	case c.linkCost+l.cost > c.o.MaxLinkBytes:
+	case c.links >= c.limit.links:
+		refusal = wire.Errorf(wire.CondResourceLimitExceeded, "more than %d links", c.limit.links)
+	case c.linkCost+l.cost > c.limit.linkBytes:
 		refusal = wire.Errorf(wire.CondResourceLimitExceeded, "too much about links")
 	case p.Target != nil && p.Target.Coordinator:
 		refusal = wire.Errorf(wire.CondNotImplemented, "transactions")
@@ -121,7 +121,8 @@ func (s *Session) attach(p *wire.Attach) {
 	if local == len(s.locals) {
 		s.locals = append(s.locals, nil)
 	}
-	s.locals[local], s.handles[p.Handle] = l, l
+	put(&s.handles, p.Handle, l)
+	s.locals[local] = l
 	s.used = max(s.used, p.Handle+1)
 	c.links++
 	c.linkCost += l.cost
@@ -129,7 +130,7 @@ func (s *Session) attach(p *wire.Attach) {
 		l.refuse(refusal)
 		return
 	}
-	s.names[key] = l
+	put(&s.names, key, l)
 	c.emit(Event{Kind: EventAttach, Session: s, Link: l})
 }
 

@@ -123,7 +123,9 @@ func (c *Conn) opening(channel uint16, p wire.Performative) {
 	c.client = *open
 	// Larger frames gain nothing, and would let one link hold up the others.
 	c.maxFrame = min(max(open.MaxFrameSize, wire.MinMaxFrameSize), 65536)
-	c.keepAlive = time.Duration(open.IdleTimeout) * time.Millisecond / 2
+	// The standard wants the client to name half of its limit, and not all do. Of what
+	// it names a third is kept, so that one heartbeat may come late.
+	c.keepAlive = time.Duration(open.IdleTimeout) * time.Millisecond / 3
 	if open.IdleTimeout > 0 {
 		c.keepAlive = max(c.keepAlive, minKeepAlive)
 	}

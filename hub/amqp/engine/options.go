@@ -26,6 +26,7 @@ type Options struct {
 	MaxOutput           int           // bytes not yet written, beyond which input stops; 1 MiB
 	MaxUnsettled        int           // deliveries of one sending link; 4096
 	MaxQueue            int           // deliveries that wait for credit on one sending link; 1024
+	Stranger            Limits        // besides the ones above, until Trust is called; none
 	OfferedCapabilities []string      // of our open
 	Properties          wire.Map      // of our open
 
@@ -40,6 +41,34 @@ type Options struct {
 	Steal func(old *Link) bool
 	// FirstID is where ids of transfers and deliveries begin.
 	FirstID uint32
+}
+
+// Limits are how much a peer may make a connection hold. Zero fields do not limit.
+type Limits struct {
+	Sessions int // at once
+	Links    int // at once
+	Bytes    int // for each of what MaxLinkBytes, MaxPartial and MaxBuffered count
+}
+
+// limits are those that hold now, with Stranger and without it.
+type limits struct{ sessions, links, linkBytes, partial, buffered int }
+
+func (o *Options) limits(stranger bool) limits {
+	l := limits{int(o.ChannelMax) + 1, o.MaxLinks, o.MaxLinkBytes, o.MaxPartial, o.MaxBuffered}
+	if !stranger {
+		return l
+	}
+	lower := func(limit *int, to int) {
+		if to > 0 {
+			*limit = min(*limit, to)
+		}
+	}
+	lower(&l.sessions, o.Stranger.Sessions)
+	lower(&l.links, o.Stranger.Links)
+	lower(&l.linkBytes, o.Stranger.Bytes)
+	lower(&l.partial, o.Stranger.Bytes)
+	lower(&l.buffered, o.Stranger.Bytes)
+	return l
 }
 
 func def[T comparable](p *T, v T) {

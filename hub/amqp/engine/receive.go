@@ -74,8 +74,8 @@ func (l *Link) onTransfer(p *wire.Transfer, payload []byte) {
 		l.Detach(wire.Errorf(wire.CondMessageSizeExceeded, "message is larger than %d bytes", l.maxMessage))
 		return
 	}
-	if p.More && l.c.partial+len(payload) > l.c.o.MaxPartial {
-		l.c.fail(wire.Errorf(wire.CondResourceLimitExceeded, "more than %d bytes of incomplete messages", l.c.o.MaxPartial))
+	if p.More && l.c.partial+len(payload) > l.c.limit.partial {
+		l.c.fail(wire.Errorf(wire.CondResourceLimitExceeded, "more than %d bytes of incomplete messages", l.c.limit.partial))
 		return
 	}
 	d.Payload = append(d.Payload, payload...)
@@ -116,7 +116,7 @@ func (l *Link) complete(d *Delivery) {
 	l.c.partial -= len(d.Payload)
 	l.c.buffered += len(d.Payload)
 	if !d.settled {
-		l.s.incoming[d.id] = d
+		put(&l.s.incoming, d.id, d)
 	}
 	l.c.emit(Event{Kind: EventDelivery, Session: l.s, Link: l, Delivery: d})
 }

@@ -188,7 +188,7 @@ func (l *Link) beginOutgoing(o *Outgoing) {
 		o.Tag = binary.BigEndian.AppendUint32(nil, l.tag)
 	}
 	if !o.Settled {
-		s.outgoing[o.id] = o
+		put(&s.outgoing, o.id, o)
 		l.unsettled++
 	}
 }

@@ -37,6 +37,15 @@ type linkName struct {
 	role wire.Role
 }
 
+// put sets m[k]. Most sessions are idle, and a client may have thousands: they have a
+// map when there is something in it.
+func put[K comparable, V any](m *map[K]V, k K, v V) {
+	if *m == nil {
+		*m = make(map[K]V)
+	}
+	(*m)[k] = v
+}
+
 // run is a range of dispositions that has not been written yet.
 type run struct {
 	open        bool
@@ -71,6 +80,9 @@ func (c *Conn) begin(channel uint16, p *wire.Begin) {
 	case p.RemoteChannel.Set:
 		c.fail(wire.Errorf(wire.CondNotAllowed, "begin answers a session that does not exist"))
 		return
+	case len(c.sessions) >= c.limit.sessions:
+		c.fail(wire.Errorf(wire.CondResourceLimitExceeded, "more than %d sessions", c.limit.sessions))
+		return
 	}
 	local := slices.Index(c.channels, nil)
 	if local < 0 {
@@ -86,8 +98,6 @@ func (c *Conn) begin(channel uint16, p *wire.Begin) {
 		nextIncoming: p.NextOutgoingID, inWindow: c.o.IncomingWindow,
 		nextOutgoing: c.o.FirstID, nextDelivery: c.o.FirstID, outWindow: p.IncomingWindow,
 		handleMax: p.HandleMax,
-		handles:   make(map[uint32]*Link), names: make(map[linkName]*Link),
-		incoming: make(map[uint32]*Delivery), outgoing: make(map[uint32]*Outgoing),
 	}
 	c.channels[local], c.sessions[channel] = s, s
 	c.append(s.local, &wire.Begin{

@@ -26,6 +26,10 @@ func (r *reader) described() Value {
 		return Value{}
 	}
 	defer r.leave()
+	if r.elements += 2; r.elements > MaxElements {
+		r.fail("more than %d elements", MaxElements)
+		return Value{}
+	}
 	items := make([]Value, 2)
 	items[0] = r.value()
 	items[1] = r.value()
