@@ -88,9 +88,10 @@ type fifoGroup struct {
 	bytes  int64
 	chunks []*chunk
 
-	items []item // of the chunk being made
-	first uint64
-	size  int
+	items  []item // of the chunk being made
+	first  uint64
+	size   int
+	shared int // bytes of bodies that it refers to
 }
 
 // take moves messages from waiting to the group.
@@ -157,6 +158,9 @@ func (g *group) place(frame *seglog.Frame, a *appended, t *Target) {
 	}
 	fg.items = append(fg.items, it)
 	fg.size += space + itemSpace
+	if a.shared() {
+		fg.shared += len(a.record)
+	}
 	c := fg.chunk()
 	e := &Entry{
 		Message:  a.m,
@@ -190,8 +194,11 @@ func (fg *fifoGroup) finishChunk(frame *seglog.Frame) {
 	c.left = len(fg.items)
 	c.cost += len(v)
 	fg.bytes += int64(c.cost)
-	frame.Add(seglog.Part{Kind: seglog.Chunk, Stream: fg.f.id, First: fg.first, Count: len(fg.items), Cost: c.cost, Data: v})
-	fg.items, fg.size = fg.items[:0], 0
+	frame.Add(seglog.Part{
+		Kind: seglog.Chunk, Stream: fg.f.id, First: fg.first, Count: len(fg.items),
+		Cost: c.cost, Shared: fg.shared, Data: v,
+	})
+	fg.items, fg.size, fg.shared = fg.items[:0], 0, 0
 }
 
 // fifo returns the group's part of a queue, which it creates if need be.

@@ -1,8 +1,10 @@
 package seglog
 
+import "encoding/binary"
+
 // DecodeFrame decodes a frame and its parts.
 func DecodeFrame(b []byte, seed uint32) error {
-	_, payload, err := decodeFrame(b, seed)
+	_, payload, err := decodeFrame(b, key{seed, uint64(seed) << 40})
 	if err != nil {
 		return err
 	}
@@ -22,7 +24,7 @@ func FrameOf(seed uint32, list ...Part) []byte {
 	for _, p := range list {
 		f.Add(p)
 	}
-	return finishFrame(f.b, seed, 7, 6)
+	return finishFrame(f.b, key{seed, uint64(seed) << 40}, 7, 6)
 }
 
 // DecodeHead decodes the head of a segment and, if it is good, encodes it again.
@@ -46,6 +48,29 @@ func FooterOf() []byte {
 	return s.encodeFooter([]byte("state"))
 }
 
+// SegmentOf makes a segment with one frame of these parts, and a footer.
+func SegmentOf(id uint64, list ...Part) []byte {
+	s := newSegment(head{number{3, 3}, id, 41, false}, nil)
+	var f Frame
+	for _, p := range list {
+		f.Add(p)
+	}
+	b := append(s.encode(), finishFrame(f.b, s.key, s.first, 40)...)
+	for _, p := range f.parts {
+		s.add(p, headSize)
+	}
+	s.end, s.last = int64(len(b)), s.first
+	return append(b, s.encodeFooter([]byte("state"))...)
+}
+
+// OtherVersion makes the head of a segment that another version has written.
+func OtherVersion(v byte, from, to uint64) []byte {
+	b := head{number{from, to}, 1, 1, false}.encode()
+	b[len(magic)] = v
+	binary.LittleEndian.PutUint32(b[48:], checksum(0, b[:48]))
+	return b
+}
+
 // DecodeFooter decodes the footer of a segment, and its indexes.
 func DecodeFooter(b []byte) error {
 	s := newSegment(head{number: number{1, 1}}, memory(append(make([]byte, 4096), b...)))
@@ -57,7 +82,7 @@ func DecodeFooter(b []byte) error {
 		if _, err := x.readEntries(); err != nil {
 			return err
 		}
-		x.live()
+		x.live(x.cost)
 		x.overlap(0, 1<<63)
 	}
 	return nil

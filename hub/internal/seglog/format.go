@@ -12,8 +12,10 @@ import (
 // The form on disk. Numbers of fixed width are little-endian; checksums are CRC32C.
 // docs/on-disk.md has the tables.
 const (
-	magicHead = "bwlog\x00\x00\x01" // the last byte is the version
-	magicTail = "bwend\x00\x00\x01"
+	magic     = "bwlog\x00\x00"
+	version   = 2 // follows magic, in head and tail
+	magicHead = magic + "\x02"
+	magicTail = "bwend\x00\x00\x02"
 
 	headSize  = 64
 	tailSize  = 48
@@ -81,20 +83,38 @@ func (h head) encode() []byte {
 	return append(b, make([]byte, headSize-len(b))...)
 }
 
+// decodeHead reads a head. Every version has its checksum at the same place, so a
+// wrong version is told from a damaged one.
 func decodeHead(b []byte) (head, error) {
-	if len(b) < headSize || string(b[:len(magicHead)]) != magicHead {
-		return head{}, fmt.Errorf("%w: no segment of this version", ErrDamaged)
+	if len(b) < headSize || string(b[:len(magic)]) != magic {
+		return head{}, fmt.Errorf("%w: no segment", ErrDamaged)
 	}
 	if binary.LittleEndian.Uint32(b[48:]) != checksum(0, b[:48]) {
 		return head{}, fmt.Errorf("%w: checksum of the head", ErrDamaged)
+	}
+	if v := b[len(magic)]; v != version {
+		return head{}, fmt.Errorf("%w: it is of version %d, this program has version %d", ErrVersion, v, version)
 	}
 	u := func(at int) uint64 { return binary.LittleEndian.Uint64(b[at:]) }
 	return head{number{u(8), u(16)}, u(24), u(32), u(40) == 1}, nil
 }
 
-// seed is what the checksums of the segment's frames begin with.
-func (h head) seed() uint32 {
-	return checksum(0, binary.LittleEndian.AppendUint64(binary.LittleEndian.AppendUint64(nil, h.id), h.from))
+// key is what makes frames those of one segment.
+type key struct {
+	seed uint32 // checksums begin with it
+	// mask is on the sequence numbers of frames. It comes from the segment's random
+	// id, so no sender can make a message that looks like the head of a frame: a
+	// search for the next frame need not look closer at what is in messages.
+	mask uint64
+}
+
+func (h head) key() key {
+	seed := checksum(0, binary.LittleEndian.AppendUint64(binary.LittleEndian.AppendUint64(nil, h.id), h.from))
+	// The last step of splitmix64: every bit of the id changes all of the mask.
+	m := h.id + 0x9e3779b97f4a7c15
+	m = (m ^ m>>30) * 0xbf58476d1ce4e5b9
+	m = (m ^ m>>27) * 0x94d049bb133111eb
+	return key{seed, m ^ m>>31}
 }
 
 // frameInfo is the head of a frame.
@@ -107,19 +127,19 @@ type frameInfo struct {
 
 func (i frameInfo) space() int64 { return padded(frameHead + int64(i.length)) }
 
-func decodeFrameHead(b []byte) frameInfo {
+func decodeFrameHead(b []byte, k key) frameInfo {
 	return frameInfo{
 		binary.LittleEndian.Uint32(b), binary.LittleEndian.Uint32(b[4:]),
-		binary.LittleEndian.Uint64(b[8:]), binary.LittleEndian.Uint64(b[16:]),
+		binary.LittleEndian.Uint64(b[8:]) ^ k.mask, binary.LittleEndian.Uint64(b[16:]),
 	}
 }
 
 // finishFrame fills in the head of a frame whose payload is in place, and pads it.
-func finishFrame(b []byte, seed uint32, seq, durable uint64) []byte {
+func finishFrame(b []byte, k key, seq, durable uint64) []byte {
 	binary.LittleEndian.PutUint32(b[4:], uint32(len(b)-frameHead))
-	binary.LittleEndian.PutUint64(b[8:], seq)
+	binary.LittleEndian.PutUint64(b[8:], seq^k.mask)
 	binary.LittleEndian.PutUint64(b[16:], durable)
-	binary.LittleEndian.PutUint32(b, checksum(seed, b[4:]))
+	binary.LittleEndian.PutUint32(b, checksum(k.seed, b[4:]))
 	for len(b)%align != 0 {
 		b = append(b, 0)
 	}
@@ -127,16 +147,16 @@ func finishFrame(b []byte, seed uint32, seq, durable uint64) []byte {
 }
 
 // decodeFrame returns the head and payload of the frame at the front of b.
-func decodeFrame(b []byte, seed uint32) (frameInfo, []byte, error) {
+func decodeFrame(b []byte, k key) (frameInfo, []byte, error) {
 	if len(b) < frameHead {
 		return frameInfo{}, nil, fmt.Errorf("%w: frame ends early", ErrDamaged)
 	}
-	i := decodeFrameHead(b)
+	i := decodeFrameHead(b, k)
 	if i.length == 0 || i.length > MaxFrame || frameHead+int(i.length) > len(b) {
 		return i, nil, fmt.Errorf("%w: length of frame", ErrDamaged)
 	}
 	b = b[:frameHead+int(i.length)]
-	if checksum(seed, b[4:]) != i.sum {
+	if checksum(k.seed, b[4:]) != i.sum {
 		return i, nil, fmt.Errorf("%w: checksum of frame", ErrDamaged)
 	}
 	return i, b[frameHead:], nil
@@ -164,8 +184,11 @@ type Part struct {
 	First  uint64 // offset of a chunk's first message
 	Count  int    // messages of a chunk
 	Cost   int    // what a chunk counts for in the size of its stream, in bytes
+	Shared int    // bytes of the bodies that a chunk refers to, each counted whole
 	Number int    // of a body
 	Data   []byte
+
+	size int // of Data, also when that is not there any more
 }
 
 func (p Part) next() uint64 { return p.First + uint64(p.Count) }
@@ -178,6 +201,7 @@ func (p Part) append(b []byte) []byte {
 		b = binary.AppendUvarint(b, p.First)
 		b = binary.AppendUvarint(b, uint64(p.Count))
 		b = binary.AppendUvarint(b, uint64(p.Cost))
+		b = binary.AppendUvarint(b, uint64(p.Shared))
 	case Body:
 		b = binary.AppendUvarint(b, uint64(p.Number))
 	case State, Meta:
@@ -185,6 +209,9 @@ func (p Part) append(b []byte) []byte {
 	b = binary.AppendUvarint(b, uint64(len(p.Data)))
 	return append(b, p.Data...)
 }
+
+// maxCost is more than a chunk can cost, and fits an int on every machine.
+const maxCost = 1<<31 - 1
 
 // parts calls fn for each part of a payload. Data is valid as long as b is.
 func parts(b []byte, fn func(Part) error) error {
@@ -195,11 +222,11 @@ func parts(b []byte, fn func(Part) error) error {
 		case Chunk:
 			stream := d.uvarint()
 			p.First = d.uvarint()
-			count, cost := d.uvarint(), d.uvarint()
-			if stream > 1<<32-1 || count == 0 || count > 1<<24 || cost > 1<<40 || p.First+count < p.First {
+			count, cost, shared := d.uvarint(), d.uvarint(), d.uvarint()
+			if stream > 1<<32-1 || count == 0 || count > 1<<24 || cost > maxCost || shared > maxCost || p.First+count < p.First {
 				d.fail("chunk")
 			}
-			p.Stream, p.Count, p.Cost = uint32(stream), int(count), int(cost)
+			p.Stream, p.Count, p.Cost, p.Shared = uint32(stream), int(count), int(cost), int(shared)
 		case Body:
 			n := d.uvarint()
 			if n > 1<<24 {
@@ -214,6 +241,7 @@ func parts(b []byte, fn func(Part) error) error {
 		if d.err != nil {
 			return d.err
 		}
+		p.size = len(p.Data)
 		if err := fn(p); err != nil {
 			return err
 		}
@@ -284,7 +312,7 @@ func (f *Frame) Add(p Part) {
 	}
 	f.b = p.append(f.b)
 	if p.Kind == Chunk {
-		p.Data = nil
+		p.Data, p.size = nil, len(p.Data)
 		f.parts = append(f.parts, p)
 	}
 }

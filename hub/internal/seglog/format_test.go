@@ -2,7 +2,9 @@ package seglog_test
 
 import (
 	"bytes"
+	"encoding/hex"
 	"errors"
+	"os"
 	"testing"
 
 	"github.com/breakwater-iot/breakwater/hub/internal/seglog"
@@ -12,7 +14,7 @@ var exampleParts = []seglog.Part{
 	{Kind: seglog.State, Data: []byte("state")},
 	{Kind: seglog.Meta, Data: []byte("change")},
 	{Kind: seglog.Body, Number: 3, Data: []byte("body")},
-	{Kind: seglog.Chunk, Stream: 4, First: 1 << 40, Count: 2, Cost: 300, Data: []byte("chunk")},
+	{Kind: seglog.Chunk, Stream: 4, First: 1 << 40, Count: 2, Cost: 300, Shared: 600, Data: []byte("chunk")},
 }
 
 func TestEveryChangedBitOfAFrameIsNoticed(t *testing.T) {
@@ -85,4 +87,17 @@ func FuzzDecodeFooter(f *testing.F) {
 			panic("more entries than bytes")
 		}
 	})
+}
+
+// The form on disk must not change without a new version: a device that is updated
+// has segments of the old program.
+func TestFormOnDiskIsThatOfItsVersion(t *testing.T) {
+	want, err := os.ReadFile("testdata/segment-2.hex")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := hex.Dump(seglog.SegmentOf(0x1122334455667788, exampleParts...))
+	if got != string(want) {
+		t.Errorf("the form is now\n%s", got)
+	}
 }

@@ -45,11 +45,6 @@ func Open(f Folder, o Options) (*Log, error) {
 	}
 	l := &Log{folder: f, o: o, streams: make(map[uint32][]*extent), failed: make(chan struct{})}
 	if err := l.recover(); err != nil {
-		for _, s := range l.segments {
-			if s.file != nil {
-				_ = s.file.Close()
-			}
-		}
 		return nil, errors.Join(fmt.Errorf("open log: %w", err), f.Close())
 	}
 	for _, d := range l.damage {
@@ -161,7 +156,7 @@ const stateSpace = 16 << 10
 
 func (l *Log) writeFrame(f *Frame) error {
 	s := l.active
-	b := finishFrame(f.b, s.seed, l.seq+1, l.durable)
+	b := finishFrame(f.b, s.key, l.seq+1, l.durable)
 	f.b = b
 	if _, err := s.file.WriteAt(b, s.end); err != nil {
 		return err
@@ -221,7 +216,7 @@ func (l *Log) create(f *Frame, size int64) (*segment, error) {
 	}
 	s := newSegment(head{number: number{l.number + 1, l.number + 1}, id: newID(), first: l.seq + 1}, file)
 	s.size, s.last, s.refs = size, s.first, 1
-	b := append(s.encode(), finishFrame(f.b, s.seed, s.first, l.durable)...)
+	b := append(s.encode(), finishFrame(f.b, s.key, s.first, l.durable)...)
 	s.end = int64(len(b))
 	_, err = file.WriteAt(b, 0)
 	if err == nil {
@@ -245,7 +240,7 @@ func (l *Log) create(f *Frame, size int64) (*segment, error) {
 }
 
 func newSegment(h head, f File) *segment {
-	return &segment{head: h, seed: h.seed(), name: h.name(), file: f, extents: make(map[uint32]*extent)}
+	return &segment{head: h, key: h.key(), name: h.name(), file: f, extents: make(map[uint32]*extent)}
 }
 
 func newID() uint64 {

@@ -27,10 +27,14 @@ type owner struct {
 	l    *seglog.Log
 	next map[uint32]uint64
 	done map[uint32]map[uint64]bool // finished, in memory only
+	keep func(stream uint32, first uint64) bool
 }
 
 func newOwner() *owner {
-	return &owner{next: make(map[uint32]uint64), done: make(map[uint32]map[uint64]bool)}
+	return &owner{
+		next: make(map[uint32]uint64), done: make(map[uint32]map[uint64]bool),
+		keep: func(uint32, uint64) bool { return true },
+	}
 }
 
 func (o *owner) snapshot() []byte {
@@ -56,16 +60,27 @@ func (o *owner) replay(p seglog.Part) error {
 }
 
 func (o *owner) open(f seglog.Folder) error {
+	err := o.openOnly(f)
+	if err == nil {
+		o.l.Start()
+	}
+	return err
+}
+
+// openOnly leaves it to the caller to begin giving space back.
+func (o *owner) openOnly(f seglog.Folder) error {
 	var err error
 	o.l, err = seglog.Open(f, seglog.Options{
 		Logger: slog.New(slog.DiscardHandler), SegmentSize: segmentSize,
 		Snapshot: o.snapshot, Restore: o.restore, Replay: o.replay,
-		Keep:   func(uint32, uint64, int) bool { return true },
-		Bodies: func([]byte) ([]int, error) { return nil, nil },
+		Keep: func(s uint32, first uint64, _ int) bool { return o.keep(s, first) },
+		Bodies: func(chunk []byte) ([]int, error) {
+			if chunk[0] == 'b' {
+				return []int{0}, nil
+			}
+			return nil, nil
+		},
 	})
-	if err == nil {
-		o.l.Start()
-	}
 	return err
 }
 

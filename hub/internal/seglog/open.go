@@ -9,9 +9,11 @@ import (
 	"slices"
 )
 
-// recover finds the segments, and what has to be known to go on.
+// recover finds the segments, and what has to be known to go on. It holds one file
+// open at a time, however many there are, and changes nothing before it has looked at
+// the heads of all.
 func (l *Log) recover() error {
-	numbers, err := l.list()
+	numbers, old, err := l.list()
 	if err != nil {
 		return err
 	}
@@ -25,6 +27,9 @@ func (l *Log) recover() error {
 			l.segments = append(l.segments, s)
 		}
 	}
+	if err := l.removeOld(old); err != nil {
+		return err
+	}
 	if err := l.readSegments(); err != nil {
 		return err
 	}
@@ -35,27 +40,35 @@ func (l *Log) recover() error {
 		l.attachLocked(s)
 		l.seq = max(l.seq, s.last)
 		if !s.sealed && !l.o.ReadOnly && !s.damaged {
-			if err := l.sealFound(s); err != nil {
+			if err := l.using(s, func() error { return l.sealFound(s) }); err != nil {
 				return err
 			}
 		}
-	}
-	for _, s := range l.segments {
-		l.release(s)
 	}
 	l.durable = l.seq
 	return nil
 }
 
+// using opens the segment's file for as long as fn runs.
+func (l *Log) using(s *segment, fn func() error) error {
+	l.mu.Lock()
+	err := l.acquireLocked(s)
+	l.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	defer l.release(s)
+	return fn()
+}
+
 // list returns the segments in order, without those that others have replaced, and
-// removes what is left over.
-func (l *Log) list() ([]number, error) {
+// the names of what is left over.
+func (l *Log) list() (list []number, old []string, err error) {
 	names, err := l.folder.Names()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	var all []number
-	var old []string
 	for _, name := range names {
 		if n, ok := parseName(name); ok {
 			all = append(all, n)
@@ -65,7 +78,6 @@ func (l *Log) list() ([]number, error) {
 	}
 	// The widest first, so that those in it come after it.
 	slices.SortFunc(all, func(a, b number) int { return cmp.Or(cmp.Compare(a.from, b.from), cmp.Compare(b.to, a.to)) })
-	var list []number
 	for _, n := range all {
 		if k := len(list); k > 0 && n.to <= list[k-1].to {
 			old = append(old, n.name())
@@ -73,25 +85,28 @@ func (l *Log) list() ([]number, error) {
 		}
 		list = append(list, n)
 	}
-	if l.o.ReadOnly {
-		return list, nil
-	}
-	if len(old) > 0 {
-		// What replaces them may have got its name just before a crash, unsynced.
-		if err := l.folder.Sync(); err != nil {
-			return nil, err
-		}
-	}
-	for _, name := range old {
-		if err := l.folder.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return nil, err
-		}
-	}
-	return list, nil
+	return list, old, nil
 }
 
-// openSegment opens a segment; nil if its head is damaged: it is left aside, and what
-// is in it counts as lost.
+// removeOld removes what is left over.
+func (l *Log) removeOld(names []string) error {
+	if l.o.ReadOnly || len(names) == 0 {
+		return nil
+	}
+	// What replaces them may have got its name just before a crash, unsynced.
+	if err := l.folder.Sync(); err != nil {
+		return err
+	}
+	for _, name := range names {
+		if err := l.folder.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+// openSegment reads head and footer of a segment; nil if its head is damaged: it is
+// left aside, and what is in it counts as lost.
 func (l *Log) openSegment(n number) (*segment, error) {
 	f, err := l.folder.Open(n.name())
 	if err != nil {
@@ -102,6 +117,9 @@ func (l *Log) openSegment(n number) (*segment, error) {
 		return nil, errors.Join(err, f.Close())
 	}
 	h, err := decodeHead(b)
+	if errors.Is(err, ErrVersion) {
+		return nil, errors.Join(fmt.Errorf("segment %s: %w", n.name(), err), f.Close())
+	}
 	if err == nil && h.number != n {
 		err = fmt.Errorf("%w: the head is that of segment %s", ErrDamaged, h.name())
 	}
@@ -110,24 +128,29 @@ func (l *Log) openSegment(n number) (*segment, error) {
 		return nil, f.Close()
 	}
 	s := newSegment(h, f)
-	s.refs = 1
-	if s.size, err = f.Size(); err != nil {
-		return nil, errors.Join(err, f.Close())
+	if s.size, err = f.Size(); err == nil {
+		if err = s.readFooter(); errors.Is(err, ErrDamaged) {
+			err = nil // its frames are read instead
+		}
+	}
+	s.file = nil
+	if err = errors.Join(err, f.Close()); err != nil {
+		return nil, fmt.Errorf("read %s: %w", s.name, err)
 	}
 	return s, nil
 }
 
-// readSegments reads the footers, and the frames where there is none.
+// readSegments reads the frames of the segments that have no footer.
 func (l *Log) readSegments() error {
 	for i, s := range l.segments {
-		err := s.readFooter()
-		if err == nil {
+		if s.sealed {
 			continue
 		}
-		if !errors.Is(err, ErrDamaged) {
-			return fmt.Errorf("footer of %s: %w", s.name, err)
-		}
-		damage, err := s.scan(func(Part, int64) error { return nil })
+		var damage []Damage
+		err := l.using(s, func() (err error) {
+			damage, err = s.scan(func(Part, int64) error { return nil })
+			return err
+		})
 		if err != nil {
 			return fmt.Errorf("read %s: %w", s.name, err)
 		}
@@ -154,20 +177,18 @@ func (l *Log) restore() error {
 			return l.replay(l.segments[i+1:])
 		}
 		found := false
-		_, err := s.frames(func(_ frameInfo, payload []byte, _ int64) error {
-			return parts(payload, func(p Part) error {
-				if p.Kind == State && !found {
-					found = true
-					return l.o.Restore(p.Data)
-				}
-				if found {
-					return l.o.Replay(p)
-				}
-				return nil
-			})
+		err := l.eachPart(s, func(p Part) error {
+			if p.Kind == State && !found {
+				found = true
+				return l.o.Restore(p.Data)
+			}
+			if found {
+				return l.o.Replay(p)
+			}
+			return nil
 		})
 		if err != nil {
-			return fmt.Errorf("read %s: %w", s.name, err)
+			return err
 		}
 		if found {
 			return l.replay(l.segments[i+1:])
@@ -179,17 +200,27 @@ func (l *Log) restore() error {
 // replay gives the owner what is in segments whose own state cannot be read.
 func (l *Log) replay(segments []*segment) error {
 	for _, s := range segments {
-		_, err := s.frames(func(_ frameInfo, payload []byte, _ int64) error {
-			return parts(payload, func(p Part) error {
-				if p.Kind == State {
-					return nil
-				}
-				return l.o.Replay(p)
-			})
+		err := l.eachPart(s, func(p Part) error {
+			if p.Kind == State {
+				return nil
+			}
+			return l.o.Replay(p)
 		})
 		if err != nil {
-			return fmt.Errorf("read %s: %w", s.name, err)
+			return err
 		}
+	}
+	return nil
+}
+
+// eachPart calls fn for the parts of all good frames of a segment.
+func (l *Log) eachPart(s *segment, fn func(Part) error) error {
+	err := l.using(s, func() error {
+		_, err := s.frames(func(_ frameInfo, payload []byte, _ int64) error { return parts(payload, fn) })
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("read %s: %w", s.name, err)
 	}
 	return nil
 }
@@ -236,11 +267,11 @@ func (s *segment) frames(fn func(i frameInfo, payload []byte, pos int64) error) 
 			return damage, err
 		}
 		if err != nil {
-			next, torn, resyncErr := w.resync(pos+align, expected)
+			next, torn, resyncErr := w.resync(pos+align, expected, s.sealed)
 			if resyncErr != nil {
 				return damage, resyncErr
 			}
-			if !s.sealed && torn {
+			if torn {
 				break
 			}
 			d := Damage{s.name, pos, next - pos, err.Error()}

@@ -20,6 +20,9 @@ type window struct {
 	limit   int64  // of positions
 	highest uint64 // no frame has a higher sequence number
 	small   *[]byte
+	// What resync has seen of later frames, so that it looks at none twice.
+	durable uint64 // up to which all was on disk, as they say
+	seen    int64  // where the next of them may begin
 	buf     []byte // what was read at
 	at      int64
 }
@@ -64,14 +67,14 @@ func (w *window) frame(pos int64) (frameInfo, []byte, error) {
 	if len(b) < frameHead {
 		return frameInfo{}, nil, fmt.Errorf("%w: frame ends early", ErrDamaged)
 	}
-	i := decodeFrameHead(b)
+	i := decodeFrameHead(b, w.s.key)
 	if i.length == 0 || i.length > MaxFrame || pos+frameHead+int64(i.length) > w.limit {
 		return i, nil, fmt.Errorf("%w: length of frame", ErrDamaged)
 	}
 	if b, err = w.bytes(pos, frameHead+int(i.length)); err != nil {
 		return i, nil, err
 	}
-	return decodeFrame(b, w.s.seed)
+	return decodeFrame(b, w.s.key)
 }
 
 // highest is a sequence number that no frame of the segment is above.
@@ -80,49 +83,51 @@ func (s *segment) highest() uint64 { return max(s.last, s.first+uint64(s.size/al
 // resync looks for the next good frame from pos on whose sequence number is at least
 // seq, and returns its place, or -1. torn: no frame from there on says that the one
 // with this number was on disk when it was written, so it never was; it is what a
-// crash has torn.
-func (w *window) resync(pos int64, seq uint64) (next int64, torn bool, err error) {
-	next, torn = -1, true
-	for torn {
-		at, durable, err := w.find(pos, seq)
-		if err != nil {
-			return 0, false, err
-		}
-		if at < 0 {
-			break
-		}
-		if next < 0 {
-			next = at
-		}
-		torn = durable < seq
-		pos = at + align
+// crash has torn. Not looked for in a segment that has a footer: all was on disk then.
+// Over all calls it goes once over what lies behind, and once more for torn.
+func (w *window) resync(pos int64, seq uint64, sealed bool) (next int64, torn bool, err error) {
+	next, i, err := w.find(pos, seq)
+	if next < 0 || sealed || err != nil {
+		return next, !sealed, err
 	}
-	return next, torn, nil
+	if w.seen <= next {
+		w.durable, w.seen = max(w.durable, i.durable), next+i.space()
+	}
+	for w.durable < seq {
+		at, i, err := w.find(w.seen, seq)
+		if at < 0 || err != nil {
+			w.seen = w.limit
+			return next, true, err
+		}
+		w.durable, w.seen = max(w.durable, i.durable), at+i.space()
+	}
+	return next, false, nil
 }
 
 // find looks for the next good frame with a sequence number not below seq.
-func (w *window) find(pos int64, seq uint64) (next int64, durable uint64, err error) {
+func (w *window) find(pos int64, seq uint64) (next int64, i frameInfo, err error) {
 	pos = padded(pos)
+	mask := w.s.mask
 	for pos+frameHead < w.limit {
 		b, err := w.bytes(pos, windowSize)
 		if err != nil {
-			return 0, 0, err
+			return 0, i, err
 		}
 		n := 0
 		for ; n+frameHead <= len(b); n += align {
-			v := binary.LittleEndian.Uint64(b[n+8:])
+			v := binary.LittleEndian.Uint64(b[n+8:]) ^ mask
 			if v < seq || v > w.highest || b[n+4]|b[n+5]|b[n+6]|b[n+7] == 0 {
 				continue
 			}
-			i, _, err := w.frame(pos + int64(n))
+			i, _, err = w.frame(pos + int64(n))
 			if err == nil {
-				return pos + int64(n), i.durable, nil
+				return pos + int64(n), i, nil
 			}
 			if !errors.Is(err, ErrDamaged) {
-				return 0, 0, err
+				return 0, i, err
 			}
 			if b, err = w.bytes(pos, len(b)); err != nil { // the buffer was used
-				return 0, 0, err
+				return 0, i, err
 			}
 		}
 		if n == 0 {
@@ -130,7 +135,7 @@ func (w *window) find(pos int64, seq uint64) (next int64, durable uint64, err er
 		}
 		pos += int64(n)
 	}
-	return -1, 0, nil
+	return -1, i, nil
 }
 
 // ErrStop may be returned by the function given to Read to end it without error.
@@ -240,9 +245,9 @@ func (r *reading) run(hi uint64, fn func(Part, Bodies) error, damaged func(Damag
 	for pos < r.w.limit {
 		i, payload, err := r.w.frame(pos)
 		if errors.Is(err, ErrDamaged) {
-			next, _, resyncErr := r.w.resync(pos+align, r.x.seg.first)
-			if resyncErr != nil {
-				return resyncErr
+			next, _, findErr := r.w.find(pos+align, r.x.seg.first)
+			if findErr != nil {
+				return findErr
 			}
 			if damaged != nil {
 				damaged(Damage{r.x.seg.name, pos, max(next-pos, -1), err.Error()})

@@ -59,10 +59,14 @@ func (j *janitor) stopping() bool {
 	}
 }
 
-// wasteLocked tells the janitor when there is something to do about a segment.
+// wasteLocked tells the janitor when there is something to do about a segment: when
+// nothing is left, and each time when half of what was left is gone.
 func (l *Log) wasteLocked(s *segment) {
-	if s.left == 0 || s.left < s.count/2 && !s.told {
-		s.told = true
+	if s.told == 0 {
+		s.told = s.count
+	}
+	if s.left == 0 || s.sealed && s.left < s.told/2 {
+		s.told = s.left
 		l.janitor.nudge()
 	}
 }
@@ -119,8 +123,12 @@ func (l *Log) remove(list []*segment) error {
 	return nil
 }
 
-// manySmall is how many segments in a row, together no more than one, are too many.
-const manySmall = 16
+const (
+	// manySmall is how many segments in a row, together no more than one, are too many.
+	manySmall = 16
+	// mostAtOnce bounds the files that are open to be written anew.
+	mostAtOnce = 32
+)
 
 // wasteful finds segments in a row that one can take the place of, so that space is
 // gained, and opens them; nil if there are none.
@@ -131,13 +139,14 @@ func (l *Log) wasteful() []*segment {
 	for i := 0; i < len(old); i++ {
 		var size, live int64
 		n := i
-		for ; n < len(old); n++ {
+		for ; n < len(old) && n-i < mostAtOnce; n++ {
 			s := old[n]
-			if !s.sealed || s.damaged || s.rewritten > 0 && s.left > s.rewritten/2 || live+s.live() > l.o.SegmentSize*3/4 {
+			stays := s.stays()
+			if !s.sealed || s.damaged || live+stays > l.o.SegmentSize*3/4 {
 				break
 			}
 			size += s.size
-			live += s.live()
+			live += stays
 		}
 		// What it costs to write must be less than what it gains.
 		if n == i || live >= size/2 && n-i < manySmall || size-live < l.o.SegmentSize/8 && n-i < manySmall {
@@ -158,12 +167,12 @@ func (l *Log) wasteful() []*segment {
 	return nil
 }
 
-func (s *segment) live() int64 {
-	var n int64
-	for _, x := range s.extents {
-		n += x.live()
+// stays is how many bytes the segment would take written anew.
+func (s *segment) stays() int64 {
+	if s.rewritten > 0 && s.left > s.rewritten/2 {
+		return s.size // nothing was gained the last time, or all there was
 	}
-	return n
+	return s.live()
 }
 
 // compact writes what is left in some segments into one that takes their place. again:
@@ -173,7 +182,7 @@ func (l *Log) compact(list []*segment) (again bool, err error) {
 	size := int64(headSize + tailSize + stateSpace)
 	l.mu.Lock()
 	for _, s := range list {
-		size += s.live() // an estimate: the file can grow
+		size += s.stays() // an estimate: the file can grow
 	}
 	l.mu.Unlock()
 	file, err := l.folder.Create(compactTmp, padded(size))
@@ -189,7 +198,7 @@ func (l *Log) compact(list []*segment) (again bool, err error) {
 		}
 	}
 	if err == nil {
-		err = w.finish()
+		err = w.finish(list)
 	}
 	if err == nil && !w.stopped {
 		err = l.folder.Rename(compactTmp, s.name)
@@ -326,7 +335,7 @@ func (w *rewriter) take(i frameInfo, payload []byte) error {
 	for _, p := range w.frame.parts {
 		w.s.add(p, pos)
 	}
-	w.buf = append(w.buf, finishFrame(w.frame.b, w.s.seed, i.seq, i.durable)...)
+	w.buf = append(w.buf, finishFrame(w.frame.b, w.s.key, i.seq, i.durable)...)
 	if len(w.buf) < bufferSize {
 		return nil
 	}
@@ -341,7 +350,7 @@ func (w *rewriter) flush() error {
 }
 
 // finish writes head and footer, and syncs.
-func (w *rewriter) finish() error {
+func (w *rewriter) finish(list []*segment) error {
 	if w.stopped {
 		return nil
 	}
@@ -351,6 +360,11 @@ func (w *rewriter) finish() error {
 	if _, err := w.s.file.WriteAt(w.s.encode(), 0); err != nil {
 		return err
 	}
+	w.l.mu.Lock()
+	for _, old := range list {
+		w.s.rewritten += old.left
+	}
+	w.l.mu.Unlock()
 	b := w.s.encodeFooter(nil)
 	if _, err := w.s.file.WriteAt(b, w.s.end); err != nil {
 		return err

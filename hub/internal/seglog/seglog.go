@@ -34,6 +34,9 @@ var (
 	ErrClosed = errors.New("log closed")
 	// ErrTooLarge: a frame is over MaxFrame; nothing was changed.
 	ErrTooLarge = errors.New("frame too large")
+	// ErrVersion: another version of the program has written the log, in a form that
+	// this one does not know; nothing was changed.
+	ErrVersion = errors.New("log of another version")
 	// ErrDamaged is wrapped by errors about what is on disk.
 	ErrDamaged = errors.New("damaged")
 )

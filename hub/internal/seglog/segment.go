@@ -11,7 +11,7 @@ import (
 // lock; the rest is guarded by Log.mu.
 type segment struct {
 	head
-	seed uint32
+	key
 	name string
 	file File // nil while nobody uses it
 	refs int  // who does
@@ -26,9 +26,11 @@ type segment struct {
 	state   []byte // of its footer
 	count   uint64 // messages
 	// rewritten is left when compaction wrote the segment. Chunks are kept whole, so
-	// doing it again is of use only when much less is left.
+	// doing it again is of use only when much less is left. It is in the footer, so
+	// that a start does not forget it.
 	rewritten uint64
-	told      bool // the janitor knows that little is left
+	told      uint64 // left when the janitor was last told how little that is
+	counted   int64  // the frame whose head is counted in an extent
 }
 
 // run is offsets from lo up to but not including hi.
@@ -46,12 +48,15 @@ const maxEntries = 1024
 
 // extent is what a segment holds of one stream. Guarded by Log.mu.
 type extent struct {
-	seg    *segment
-	stream uint32
-	runs   []run // of offsets, ascending
-	count  uint64
-	left   uint64 // messages that are not finished
-	cost   int64
+	seg     *segment
+	stream  uint32
+	runs    []run // of offsets, ascending
+	count   uint64
+	left    uint64 // messages that are not finished
+	cost    int64
+	own     int64 // bytes of its chunks
+	shared  int64 // bytes of the bodies that they refer to, each counted whole
+	divided int64 // the same, each body divided by how many share it
 
 	entries []entry // of a segment without footer
 	skip    int     // frames that got no entry since the last that did
@@ -66,12 +71,12 @@ type extent struct {
 func (x *extent) first() uint64 { return x.runs[0].lo }
 func (x *extent) next() uint64  { return x.runs[len(x.runs)-1].hi }
 
-// live is about how many bytes of it are not finished.
-func (x *extent) live() int64 {
+// live is about how many of n bytes are not finished.
+func (x *extent) live(n int64) int64 {
 	if x.count == 0 {
 		return 0
 	}
-	return int64(float64(x.cost) * float64(x.left) / float64(x.count))
+	return int64(float64(n) * float64(x.left) / float64(x.count))
 }
 
 // overlap is how many offsets from lo to hi lie in it.
@@ -103,8 +108,29 @@ func (s *segment) add(p Part, pos int64) *extent {
 	s.left += n
 	s.count += n
 	x.cost += int64(p.Cost)
+	x.own += int64(p.size)
+	x.shared += int64(p.Shared)
+	x.divided += int64(max(0, min(p.Cost-p.size, p.Shared)))
+	if pos != s.counted {
+		s.counted = pos
+		x.own += frameHead
+	}
 	x.index(p.First, pos)
 	return x
+}
+
+// live is about how many bytes would be left if the segment were written anew. A body
+// stays until the last of those who share it has taken it. Which ones share what is
+// not known: it is at least what the one with the most left refers to, and at least
+// what all count for together.
+func (s *segment) live() int64 {
+	var own, most, all int64
+	for _, x := range s.extents {
+		own += x.live(x.own)
+		most = max(most, x.live(x.shared))
+		all += x.live(x.divided)
+	}
+	return own + max(most, all)
 }
 
 func (x *extent) index(first uint64, pos int64) {
@@ -136,13 +162,13 @@ func (x *extent) finish(lo, hi uint64) {
 func (s *segment) footerSpace() int64 {
 	n := int64(tailSize + 64)
 	for _, x := range s.extents {
-		n += 64 + int64(len(x.entries))*15 + int64(len(x.runs))*20
+		n += 96 + int64(len(x.entries))*15 + int64(len(x.runs))*20
 	}
 	return n
 }
 
 // The footer: lists of entries, one a stream, then the summary, then the tail.
-const footerVersion = 1
+const footerVersion = 2
 
 // encodeFooter makes the footer of a segment whose frames end at s.end, and notes
 // where the lists will be.
@@ -166,12 +192,15 @@ func (s *segment) encodeFooter(state []byte) []byte {
 	at := len(b)
 	b = append(b, footerVersion)
 	b = binary.AppendUvarint(b, s.last)
+	b = binary.AppendUvarint(b, s.rewritten)
 	b = binary.AppendUvarint(b, uint64(len(state)))
 	b = append(b, state...)
 	b = binary.AppendUvarint(b, uint64(len(list)))
 	for _, x := range list {
 		b = binary.AppendUvarint(b, uint64(x.stream))
-		b = binary.AppendUvarint(b, uint64(x.cost))
+		for _, n := range []int64{x.cost, x.own, x.shared, x.divided} {
+			b = binary.AppendUvarint(b, uint64(n))
+		}
 		b = binary.AppendUvarint(b, uint64(len(x.runs)))
 		last := uint64(0)
 		for _, r := range x.runs {
@@ -252,7 +281,7 @@ func (s *segment) decodeSummary(b []byte, t tail) error {
 	if d.byte() != footerVersion {
 		d.fail("version of the footer")
 	}
-	last := d.uvarint()
+	last, rewritten := d.uvarint(), d.uvarint()
 	state := d.bytes(d.uvarint())
 	n := d.uvarint()
 	if n > uint64(len(d.b)) {
@@ -263,7 +292,10 @@ func (s *segment) decodeSummary(b []byte, t tail) error {
 	s.extents, s.left, s.count = make(map[uint32]*extent, n), 0, 0
 	for range n {
 		stream := d.uvarint()
-		x := &extent{seg: s, stream: uint32(stream), cost: int64(d.uvarint())}
+		x := &extent{seg: s, stream: uint32(stream)}
+		for _, n := range []*int64{&x.cost, &x.own, &x.shared, &x.divided} {
+			*n = int64(d.uvarint() & (1<<62 - 1))
+		}
 		runs, lo := d.uvarint(), uint64(0)
 		if runs == 0 || runs > uint64(len(d.b)) || stream > 1<<32-1 || s.extents[x.stream] != nil {
 			d.fail("extent")
@@ -296,7 +328,7 @@ func (s *segment) decodeSummary(b []byte, t tail) error {
 	if d.err != nil {
 		return d.err
 	}
-	s.last = last
+	s.last, s.rewritten = last, rewritten
 	if len(state) > 0 {
 		s.state = append([]byte(nil), state...)
 	}

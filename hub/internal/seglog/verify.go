@@ -8,39 +8,42 @@ import (
 
 // Verify reads everything: each frame, each footer and each index, and compares them.
 // visit is called for each chunk, in order of segments, with the bodies of its frame;
-// both are valid during the call only. Write must not run meanwhile.
+// both are valid during the call only. Write must not run meanwhile. It holds one file
+// open at a time; what is deleted meanwhile is left out, what is written anew is read.
 func (l *Log) Verify(visit func(segment string, chunk Part, bodies Bodies)) ([]Damage, error) {
-	l.mu.Lock()
-	list := slices.Clone(l.segments)
-	for i, s := range list {
-		if err := l.acquireLocked(s); err != nil {
-			for _, s := range list[:i] {
-				l.releaseLocked(s)
-			}
-			l.mu.Unlock()
-			return nil, err
-		}
-	}
-	l.mu.Unlock()
-	defer func() {
-		for _, s := range list {
-			l.release(s)
-		}
-	}()
 	var all []Damage
+	l.mu.Lock()
 	for _, d := range l.damage {
-		if !slices.ContainsFunc(list, func(s *segment) bool { return s.name == d.Segment }) {
+		if !slices.ContainsFunc(l.segments, func(s *segment) bool { return s.name == d.Segment }) {
 			all = append(all, d) // could not even be opened
 		}
 	}
-	for _, s := range list {
+	l.mu.Unlock()
+	for after := uint64(0); ; {
+		s, err := l.acquireNext(after)
+		if s == nil || err != nil {
+			return all, err
+		}
 		damage, err := s.verify(visit)
+		after = s.to
+		l.release(s)
 		if err != nil {
 			return all, fmt.Errorf("verify %s: %w", s.name, err)
 		}
 		all = append(all, damage...)
 	}
-	return all, nil
+}
+
+// acquireNext opens the segment that follows a number; nil if there is none.
+func (l *Log) acquireNext(after uint64) (*segment, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, s := range l.segments {
+		if s.to > after {
+			return s, l.acquireLocked(s)
+		}
+	}
+	return nil, nil
 }
 
 func (s *segment) verify(visit func(string, Part, Bodies)) ([]Damage, error) {
@@ -92,7 +95,8 @@ func (s *segment) verify(visit func(string, Part, Bodies)) ([]Damage, error) {
 
 // same compares what was read with what the footer says.
 func (x *extent) same(footer *extent) error {
-	if !slices.Equal(x.runs, footer.runs) || x.cost != footer.cost {
+	if !slices.Equal(x.runs, footer.runs) || x.cost != footer.cost || x.own != footer.own ||
+		x.shared != footer.shared || x.divided != footer.divided {
 		return errors.New("offsets or size differ")
 	}
 	entries := footer.entries
