@@ -76,6 +76,9 @@ func (c *conn) credentials(id iothub.Identity, chain string) (credential, bool) 
 	return credential{cert: true}, len(c.t.Peer) > 0 && !c.plain
 }
 
+// clip is the beginning of what a client says, for the log.
+func clip(s string) string { return s[:min(len(s), 300)] }
+
 func cutLast(s, sep string) (before, after string, ok bool) {
 	if i := strings.LastIndex(s, sep); i >= 0 {
 		return s[:i], s[i+len(sep):], true
@@ -164,9 +167,10 @@ func (c *conn) presentPlain(u user, password string) int {
 	ctx, cancel := context.WithTimeout(c.ctx, c.srv.opts.AuthTimeout)
 	defer cancel()
 	if _, err := c.connectService(ctx, head.ServiceLogin{Policy: u.policy, Key: password}); err != nil {
-		c.log.Info("amqp key refused", "policy", u.policy, "err", err)
+		c.complain(c.log, "amqp key refused", "policy", clip(u.policy), "err", err)
 		return code(err)
 	}
+	c.amqp.Trust()
 	return cbs.OK
 }
 
@@ -232,6 +236,9 @@ func describe(code int) string {
 // before get it. It returns a status code of CBS.
 func (c *conn) present(id iothub.Identity, token string) int {
 	eventsOnly, err := c.check(id, token)
+	if err == nil {
+		c.amqp.Trust()
+	}
 	switch {
 	case eventsOnly && err == nil:
 		return cbs.OK
@@ -239,7 +246,7 @@ func (c *conn) present(id iothub.Identity, token string) int {
 	case errors.Is(err, head.ErrUnavailable) && c.srv.opts.Flavor == Edge:
 		// Not known yet, perhaps offline: the first link decides.
 	default:
-		c.log.Info("amqp token refused", "identity", id.String(), "err", err)
+		c.complain(c.log, "amqp token refused", "identity", clip(id.String()), "err", err)
 		return code(err)
 	}
 	c.mu.Lock()

@@ -61,7 +61,7 @@ func (c *client) connect() {
 	c.mu.Unlock()
 	session, err := c.conn.srv.opts.Backend.Connect(ctx, login, c)
 	if err != nil {
-		c.log.Info("amqp client refused", "err", err)
+		c.conn.complain(c.log, "amqp client refused", "err", err)
 		c.end(err, wireError(err))
 		return
 	}
@@ -78,7 +78,8 @@ func (c *client) connect() {
 		c.accept(a)
 	}
 	c.mu.Unlock()
-	c.log.Info("amqp client connected", "protocol", login.Protocol, "product", login.Product)
+	c.conn.amqp.Trust()
+	c.log.Info("amqp client connected", "protocol", login.Protocol, "product", clip(login.Product))
 	token := c.conn.token(c.owner)
 	if login.Token == "" || token == "" {
 		token = login.Token

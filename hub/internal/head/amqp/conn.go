@@ -6,6 +6,7 @@ import (
 	"net"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/breakwater-iot/breakwater/hub/amqp"
@@ -26,6 +27,7 @@ type conn struct {
 	log        *slog.Logger
 	ctx        context.Context // ends with the connection; the engine's handlers carry none
 	cancel     context.CancelFunc
+	complaints atomic.Int64
 	cbs        *cbs.Node
 	management *rpc.Node
 	managing   lane           // answers of management
@@ -70,6 +72,22 @@ func (c *conn) spawn(f func()) {
 		}()
 		f()
 	})
+}
+
+// maxComplaints is how many lines a connection may put into the log about what its
+// clients do wrong; they can do it faster than anybody reads.
+const maxComplaints = 100
+
+// complain logs something that a client does wrong.
+func (c *conn) complain(log *slog.Logger, text string, args ...any) {
+	level := slog.LevelInfo
+	switch n := c.complaints.Add(1); {
+	case n == maxComplaints:
+		args = append(args, "note", "the last of this connection that is logged")
+	case n > maxComplaints:
+		level = slog.LevelDebug
+	}
+	log.Log(c.ctx, level, text, args...)
 }
 
 // OnOpen implements amqp.ConnHandler.
@@ -133,7 +151,7 @@ func (c *conn) attachClient(a *amqp.Attach, addr address) {
 	for {
 		client, refusal := c.clientOf(a, addr.id)
 		if refusal != nil {
-			c.log.Info("amqp link refused", "identity", addr.id.String(), "err", refusal)
+			c.complain(c.log, "amqp link refused", "identity", addr.id.String(), "err", refusal)
 			a.Refuse(refusal)
 			return
 		}

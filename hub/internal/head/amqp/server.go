@@ -76,6 +76,7 @@ func (s *Server) serve(ctx context.Context, nc net.Conn, t Transport) {
 		MaxBuffered:      s.opts.MaxUnackedBytes,
 		MaxPartial:       s.opts.MaxUnackedBytes,
 		MaxLinkBytes:     8 << 20,
+		Stranger:         engine.Limits{Sessions: strangerSessions, Links: strangerLinks, Bytes: strangerBytes},
 	}
 	if len(t.Peer) > 0 {
 		engineOptions.Mechanisms = append(engineOptions.Mechanisms, mechanismExternal)
@@ -96,6 +97,14 @@ func (s *Server) serve(ctx context.Context, nc net.Conn, t Transport) {
 	unwatch()
 	c.finish(err)
 }
+
+// Limits of a connection on which nobody has authenticated. The SDK for Java begins a
+// session for each of up to 1000 devices before it shows their tokens.
+const (
+	strangerSessions = 1100
+	strangerLinks    = 256
+	strangerBytes    = 512 << 10
+)
 
 // closeTimeout is how long a client may take to answer a close; a hub that stops waits
 // for it.

@@ -16,7 +16,7 @@ const formatBatch = 0x80013700
 func (c *client) onTelemetry(d *amqp.Delivery) {
 	list, refusal := c.messages(d)
 	if refusal != nil {
-		c.log.Info("amqp message refused", "err", refusal)
+		c.conn.complain(c.log, "amqp message refused", "err", refusal)
 		d.Reject(refusal)
 		return
 	}
@@ -102,7 +102,7 @@ func (p *pending) done(err error) {
 	case first == nil:
 		p.d.Accept()
 	default:
-		p.c.log.Info("amqp message not accepted", "err", first)
+		p.c.conn.complain(p.c.log, "amqp message not accepted", "err", first)
 		p.d.Reject(messageError(first))
 	}
 }

@@ -103,8 +103,12 @@ func decode(w *wire.Message, dir direction) (*iothub.Message, *wire.Error) {
 	if p := w.Properties; p != nil {
 		decodeProperties(p, m)
 	}
+	var index map[string]int
+	if len(w.ApplicationProperties) > linearLimit {
+		index = make(map[string]int, len(w.ApplicationProperties))
+	}
 	for _, pair := range w.ApplicationProperties {
-		decodeApplication(pair, dir, m)
+		decodeApplication(pair, dir, m, index)
 	}
 	for _, n := range annotationNames {
 		if n.dirs&dir == 0 {
@@ -136,7 +140,13 @@ func decodeProperties(p *wire.Properties, m *iothub.Message) {
 	}
 }
 
-func decodeApplication(pair wire.Pair, dir direction, m *iothub.Message) {
+// linearLimit is the number of application properties up to which equal names are found
+// by linear search; a message can have more than thirty thousand.
+const linearLimit = 32
+
+// decodeApplication adds an application property, or replaces one of the same name.
+// index has the places of those before, unless they are few.
+func decodeApplication(pair wire.Pair, dir direction, m *iothub.Message, index map[string]int) {
 	name, ok := pair.Key.Text()
 	if !ok || name == "" || serviceName(name) {
 		return
@@ -149,11 +159,18 @@ func decodeApplication(pair wire.Pair, dir direction, m *iothub.Message) {
 		}
 		return
 	}
-	if isNull {
+	p := iothub.Property{Name: name, Value: value, Null: isNull}
+	switch i, have := index[name]; {
+	case have:
+		m.Properties[i] = p
+	case index != nil:
+		index[name] = len(m.Properties)
+		m.Properties = append(m.Properties, p)
+	case isNull:
 		m.Properties.SetNull(name)
-		return
+	default:
+		m.Properties.Set(name, value)
 	}
-	m.Properties.Set(name, value)
 }
 
 // propertyText is the text of a scalar; null and compound values have none.

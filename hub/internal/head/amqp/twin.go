@@ -3,7 +3,6 @@ package amqp
 import (
 	"encoding/json"
 	"fmt"
-	"log/slog"
 	"net/http"
 	"strings"
 
@@ -147,10 +146,6 @@ func (c *client) twinError(r *twinRequest, err error) {
 		return
 	}
 	status, body := head.TwinFailure(err, c.conn.srv.opts.Flavor == Edge)
-	level := slog.LevelInfo
-	if status == http.StatusTooManyRequests {
-		level = slog.LevelDebug // a flood must not become one of log lines
-	}
-	c.log.Log(c.ctx, level, "amqp twin request failed", "operation", r.operation, "status", status, "err", err)
+	c.conn.complain(c.log, "amqp twin request failed", "operation", clip(r.operation), "status", status, "err", err)
 	c.twinResponse(r, status, 0, body)
 }
