@@ -17,11 +17,16 @@ type Pool struct {
 	o       Options
 	wg      sync.WaitGroup
 
+	// telling keeps the order in which the Handler hears of states: who has put
+	// something in tells. Capacity 1; before mu.
+	telling chan struct{}
+
 	mu     sync.Mutex
 	ctx    context.Context // of Run; nil before
 	closed bool
 	conns  map[iothub.Identity]*link
 	ending map[iothub.Identity]*link // closed, and about to end: the latest of each identity
+	wishes map[iothub.Identity]Wants // as stated last, if any
 }
 
 // link is a connection in the pool. Its mutable fields are guarded by Pool.mu.
@@ -37,6 +42,7 @@ type link struct {
 	moved time.Time // when one of them has ended, the first of them begun, or the connection come up
 	wants Wants
 	up    bool
+	left  bool // whose it is has left
 }
 
 // New returns a pool. Connections are made when Run runs.
@@ -47,8 +53,9 @@ func New(dial Dialer, h Handler, o Options) *Pool {
 	if o.Max == 0 {
 		o.Max = 1000
 	}
-	return &Pool{dial: dial, handler: h, o: o,
-		conns: make(map[iothub.Identity]*link), ending: make(map[iothub.Identity]*link)}
+	return &Pool{dial: dial, handler: h, o: o, telling: make(chan struct{}, 1),
+		conns: make(map[iothub.Identity]*link), ending: make(map[iothub.Identity]*link),
+		wishes: make(map[iothub.Identity]Wants)}
 }
 
 // Run owns the connections until ctx ends, and returns when all have ended. It may
@@ -108,34 +115,43 @@ func (p *Pool) breakHung(now time.Time) {
 // down, what was under way fails, and it is made anew with the same wishes. It must
 // not be called by the Handler's CloudState.
 func (p *Pool) Break(id iothub.Identity, reason error) {
+	if !p.breakOff(id, reason) {
+		return
+	}
+	p.mu.Lock()
+	wants := p.wishes[id] // which may have changed meanwhile
+	if wants == (Wants{}) || p.conns[id] != nil {
+		p.mu.Unlock()
+		return
+	}
+	l, err := p.openLocked(id)
+	if err == nil {
+		l.wants = wants
+	}
+	p.mu.Unlock()
+	if err != nil {
+		p.o.Logger.Warn("cloud connection not made anew", "id", id.String(), "error", err)
+		return
+	}
+	l.conn.Subscribe(wants)
+}
+
+// breakOff closes a connection and tells the Handler that it is down; false if there
+// is none.
+func (p *Pool) breakOff(id iothub.Identity, reason error) bool {
+	p.telling <- struct{}{}
+	defer func() { <-p.telling }()
 	p.mu.Lock()
 	l := p.conns[id]
 	if l == nil || p.ctx == nil || p.ctx.Err() != nil {
 		p.mu.Unlock()
-		return
+		return false
 	}
-	wants := l.wants
 	p.closeLocked(l)
 	p.mu.Unlock()
 	p.o.Logger.Warn("cloud connection is made anew", "id", id.String(), "error", reason)
 	p.handler.CloudState(id, false, reason)
-	if wants == (Wants{}) {
-		return
-	}
-	p.mu.Lock()
-	if p.conns[id] == nil {
-		var err error
-		if l, err = p.openLocked(id); err != nil {
-			p.mu.Unlock()
-			p.o.Logger.Warn("cloud connection not made anew", "id", id.String(), "error", err)
-			return
-		}
-		l.wants = wants
-		p.mu.Unlock()
-		l.conn.Subscribe(wants)
-		return
-	}
-	p.mu.Unlock()
+	return true
 }
 
 // sweep closes what nobody has used for long and nobody waits on.
@@ -174,13 +190,32 @@ func (p *Pool) release(l *link) {
 	l.busy--
 	l.used = time.Now()
 	l.moved = l.used
+	p.letGoLocked(l)
+}
+
+// Leave says that whose connection this is has left: it ends when nothing is under
+// way, if nothing is wanted. The next use makes another.
+func (p *Pool) Leave(id iothub.Identity) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if l := p.conns[id]; l != nil {
+		l.left = true
+		p.letGoLocked(l)
+	}
+}
+
+// letGoLocked closes the connection of one who has left.
+func (p *Pool) letGoLocked(l *link) {
+	if l.left && l.busy == 0 && l.wants == (Wants{}) && p.conns[l.id] == l {
+		p.closeLocked(l)
+	}
 }
 
 func (p *Pool) openLocked(id iothub.Identity) (*link, error) {
 	if p.closed {
 		return nil, fmt.Errorf("%w: hub is shutting down", ErrDown)
 	}
-	if len(p.conns) >= p.o.Max {
+	if len(p.conns) >= p.o.Max && !p.makeRoomLocked() {
 		return nil, fmt.Errorf("%w: %d connections are the limit", ErrDown, p.o.Max)
 	}
 	l := &link{id: id, ended: make(chan struct{}), before: p.ending[id], used: time.Now()}
@@ -203,6 +238,22 @@ func (p *Pool) openLocked(id iothub.Identity) (*link, error) {
 		p.startLocked(l)
 	}
 	return l, nil
+}
+
+// makeRoomLocked closes the connection that has not been used for longest, if there is
+// one that nobody uses or waits on.
+func (p *Pool) makeRoomLocked() bool {
+	var oldest *link
+	for _, l := range p.conns {
+		if l.wants == (Wants{}) && l.busy == 0 && (oldest == nil || l.used.Before(oldest.used)) {
+			oldest = l
+		}
+	}
+	if oldest == nil {
+		return false
+	}
+	p.closeLocked(oldest)
+	return true
 }
 
 // startLocked runs a connection. One of the same identity that has been closed ends
@@ -240,6 +291,8 @@ func (p *Pool) forget(l *link, err error) {
 // state passes on what a connection says of itself. Nobody is interested in one
 // that was closed.
 func (p *Pool) state(l *link, up bool, err error) {
+	p.telling <- struct{}{}
+	defer func() { <-p.telling }()
 	p.mu.Lock()
 	if up && !l.up {
 		l.moved = time.Now() // what was asked before could not be answered
@@ -295,20 +348,32 @@ func (p *Pool) Subscribe(id iothub.Identity, w Wants) error {
 	if l := p.conns[id]; l != nil && l.wants.moreThan(w) {
 		p.closeLocked(l)
 	}
-	p.mu.Unlock()
-	if w == (Wants{}) {
+	if p.wishes[id] = w; w == (Wants{}) {
+		delete(p.wishes, id)
+		p.mu.Unlock()
 		return nil
 	}
+	p.mu.Unlock()
 	l, err := p.hold(id)
 	if err != nil {
 		return err
 	}
 	defer p.release(l)
 	p.mu.Lock()
-	l.wants = w
+	l.wants, l.left = w, false
 	p.mu.Unlock()
 	l.conn.Subscribe(w)
 	return nil
+}
+
+// Wants is what an identity hears on the connection that it has now.
+func (p *Pool) Wants(id iothub.Identity) Wants {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if l := p.conns[id]; l != nil {
+		return l.wants
+	}
+	return Wants{}
 }
 
 // Used is when something of an identity's connection was last answered, or it came
