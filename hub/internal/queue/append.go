@@ -262,7 +262,7 @@ func (q *Queue) storedLocked(fg *fifoGroup) {
 			c.entries = nil
 		}
 		f.loaded = f.stored
-	} else if q.o.LiveFirst && e != nil && e.read {
+	} else if q.o.LiveFirst && e != nil && e.read && f.live.open(f, q.maxPassed) {
 		f.live.add(f.generation, fg.chunks)
 	}
 	if e != nil {

@@ -67,6 +67,18 @@ func (q *Queue) Flush() {
 	}
 }
 
+// SetMaxPassed changes how much is remembered of messages that have passed.
+func (q *Queue) SetMaxPassed(n int) { q.maxPassed = n }
+
+// Remembered is what is remembered of a queue's messages that have passed: spans that
+// are finished, chunks, messages.
+func (q *Queue) Remembered(endpoint string, priority uint32) (spans, chunks, messages int) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	f := q.fifos[fifoName{endpoint, priority}]
+	return len(f.done.spans), len(f.live.chunks), len(f.live.taken)
+}
+
 // Finished is the set of finished offsets.
 type Finished struct{ f finished }
 

@@ -1,9 +1,6 @@
 package queue
 
-import (
-	"slices"
-	"time"
-)
+import "time"
 
 // live is the messages of a queue that may pass its backlog: those that came while
 // the reader was behind, as many as have room in memory. When the backlog reaches
@@ -11,16 +8,38 @@ import (
 type live struct {
 	entries []*Entry
 	bytes   int
-	taken   finished          // offsets that have passed
-	chunks  map[uint64]*chunk // by last offset: of entries and of what has passed
-	odd     bool              // whose turn it is when the share is uneven
+	taken   map[uint64]struct{} // offsets that have passed and are not settled
+	chunks  map[uint64]*chunk   // by last offset: of entries, and of what has passed and is not all settled
+	passed  int                 // how many of chunks have passed
+	paused  bool                // until the backlog has reached some of what has passed
+	odd     bool                // whose turn it is when the share is uneven
 }
 
-// add takes in chunks that were stored. When there are too many, the oldest wait
-// with the backlog.
+// maxPassed bounds what must be remembered of the messages that have passed: spans of
+// them that are finished, which the state of the queue on disk has too, and chunks of
+// which some have passed. Each time when more comes than is sent, one of each is added.
+const maxPassed = 512
+
+// open tells whether new messages may pass. When too much is to be remembered they
+// join the backlog, until it has come to where half of that is forgotten.
+func (v *live) open(f *fifo, most int) bool {
+	// Spans below come from what the reader holds, which has bounds of its own.
+	n := max(len(f.done.spans)-f.done.find(f.loaded), v.passed)
+	switch {
+	case n >= most:
+		v.paused = true
+	case n <= most/2:
+		v.paused = false
+	}
+	return !v.paused
+}
+
+// add takes in chunks that were stored. When there are too many, the older half waits
+// with the backlog: in one piece, since there is less to be remembered of few long runs
+// that have passed than of many short ones.
 func (v *live) add(generation int, chunks []*chunk) {
 	if v.chunks == nil {
-		v.chunks = make(map[uint64]*chunk)
+		v.chunks, v.taken = make(map[uint64]*chunk), make(map[uint64]struct{})
 	}
 	for _, c := range chunks {
 		v.chunks[c.last] = c
@@ -31,20 +50,22 @@ func (v *live) add(generation int, chunks []*chunk) {
 		v.entries = append(v.entries, c.entries...)
 		c.entries = nil
 	}
-	for len(v.entries) > aheadCount || v.bytes > aheadBytes {
-		v.drop(v.entries[0].c)
+	if len(v.entries) > aheadCount || v.bytes > aheadBytes {
+		for len(v.entries) > aheadCount/2 || v.bytes > aheadBytes/2 {
+			v.dropFirst()
+		}
 	}
 }
 
-// drop leaves what is left of a chunk to the backlog.
-func (v *live) drop(c *chunk) {
-	v.entries = slices.DeleteFunc(v.entries, func(e *Entry) bool {
-		if e.c != c {
-			return false
-		}
-		v.bytes -= e.Size
-		return true
-	})
+// dropFirst leaves what is left of the oldest chunk to the backlog.
+func (v *live) dropFirst() {
+	c := v.entries[0].c
+	n := 0
+	for ; n < len(v.entries) && v.entries[n].c == c; n++ {
+		v.bytes -= v.entries[n].Size
+	}
+	clear(v.entries[:n])
+	v.entries = v.entries[n:]
 	if !c.passed {
 		delete(v.chunks, c.last)
 	}
@@ -65,8 +86,11 @@ func (v *live) take(out, expired []*Entry, now time.Time, count, size int) ([]*E
 	for ; n < len(v.entries) && share > 0 && size > 0; n++ {
 		e := v.entries[n]
 		v.bytes -= e.Size
-		v.taken.add(e.Offset)
-		e.c.passed = true
+		v.taken[e.Offset] = struct{}{}
+		if !e.c.passed {
+			e.c.passed = true
+			v.passed++
+		}
 		if e.Expired(now) {
 			expired = append(expired, e)
 			continue
@@ -84,9 +108,27 @@ func (v *live) take(out, expired []*Entry, now time.Time, count, size int) ([]*E
 // have passed or might have.
 func (v *live) meet(last uint64) *chunk {
 	c := v.chunks[last]
-	if c != nil {
-		v.drop(c)
-		delete(v.chunks, last)
+	if c == nil {
+		return nil
 	}
+	for len(v.entries) > 0 && v.entries[0].c.last <= last {
+		v.dropFirst()
+	}
+	v.forget(c)
 	return c
+}
+
+// settled takes note of a chunk of which all is finished.
+func (v *live) settled(c *chunk) {
+	if v.chunks[c.last] == c {
+		v.forget(c)
+	}
+}
+
+// forget drops a chunk of which nothing is waiting here.
+func (v *live) forget(c *chunk) {
+	delete(v.chunks, c.last)
+	if c.passed {
+		v.passed--
+	}
 }

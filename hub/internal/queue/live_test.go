@@ -77,6 +77,64 @@ func TestNewMessagesPassTheBacklogWithLiveFirst(t *testing.T) {
 	}
 }
 
+// When more comes than is sent, for ever, what is remembered of the messages that have
+// passed must not grow with the backlog: after a while all goes in order.
+func TestWhatHasPassedIsForgottenUnderALastingOverload(t *testing.T) {
+	const most = 8
+	q := newQueue(t, openStore(t, ""), queue.Options{LiveFirst: true})
+	q.SetMaxPassed(most)
+	r := q.Reader("a")
+	sent, passed := 0, 0
+	seen := make(map[string]bool)
+	take := func(n int) int {
+		list := read(t, r, 0, n)
+		r.Settle(list...)
+		for _, e := range list {
+			if name := names([]*queue.Entry{e}); seen[name] {
+				t.Fatalf("%s came twice", name)
+			} else {
+				seen[name] = true
+			}
+		}
+		return len(list)
+	}
+	for range 600 {
+		stored := make(chan error, 60)
+		for range cap(stored) {
+			q.Append(msg(fmt.Sprint(sent, " x")), []queue.Target{to("a", 0)}, func(err error) { stored <- err })
+			sent++
+		}
+		for range cap(stored) {
+			if err := <-stored; err != nil {
+				t.Fatal(err)
+			}
+		}
+		take(30)
+		spans, chunks, messages := q.Remembered("a", 0)
+		passed = max(passed, spans)
+		if spans > 2*most || chunks > 1024+most || messages > 0 {
+			t.Fatalf("after %d messages: %d spans, %d chunks, %d messages are remembered", sent, spans, chunks, messages)
+		}
+	}
+	if passed < most {
+		t.Errorf("at most %d spans: the test shows nothing", passed)
+	}
+	for take(1000) > 0 {
+	}
+	if len(seen) != sent {
+		t.Errorf("%d of %d messages came", len(seen), sent)
+	}
+	if spans, chunks, messages := q.Remembered("a", 0); spans+chunks+messages > 0 {
+		t.Errorf("in the end %d spans, %d chunks, %d messages are remembered", spans, chunks, messages)
+	}
+	for i := range 2000 { // a new backlog: new messages pass again
+		mustAppend(t, q, fmt.Sprint("again", i), to("a", 0))
+	}
+	if got := readNames(t, r, 2); !strings.HasPrefix(got, "again") || !strings.HasSuffix(got, "again0") {
+		t.Errorf("then read %s", got)
+	}
+}
+
 // TestLiveFirstLosesAndRepeatsNothing appends, reads, settles in any order and starts
 // anew at random, and looks that all come once, both kinds in order, and that nothing
 // stays on disk.

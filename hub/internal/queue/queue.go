@@ -136,6 +136,7 @@ type Queue struct {
 	bytes     int64                // guarded by mu: of all fifos
 	loaded    sync.Cond            // of mu: a fifo is no longer loading
 	full      fullness             // guarded by mu
+	maxPassed int                  // the constant; tests make it small
 
 	room         sync.Cond   // of mu: waiting got shorter, or closed
 	waiting      []*appended // guarded by mu
@@ -220,6 +221,7 @@ func newQueue(o Options) *Queue {
 		wake:      make(chan struct{}, 1),
 		settled:   make(chan struct{}, 1),
 		done:      make(chan struct{}),
+		maxPassed: maxPassed,
 	}
 	q.room.L, q.loaded.L = &q.mu, &q.mu
 	return q

@@ -177,7 +177,8 @@ func (r *Reader) load(f *fifo, from, to uint64, generation int) error {
 		passed := f.live.meet(lc.c.last)
 		for _, e := range lc.entries {
 			if passed != nil {
-				if e.c = passed; f.done.has(e.Offset) || f.live.taken.has(e.Offset) {
+				_, taken := f.live.taken[e.Offset]
+				if e.c = passed; taken || f.done.has(e.Offset) {
 					continue
 				}
 			} else if f.done.has(e.Offset) {

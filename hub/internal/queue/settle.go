@@ -29,6 +29,7 @@ func (q *Queue) settleLocked(e *Entry) {
 		return
 	}
 	e.settled = true
+	delete(f.live.taken, e.Offset)
 	if !f.done.add(e.Offset) {
 		return
 	}
@@ -36,6 +37,7 @@ func (q *Queue) settleLocked(e *Entry) {
 	if e.c.left--; e.c.left == 0 {
 		f.bytes -= int64(e.c.cost)
 		q.bytes -= int64(e.c.cost)
+		f.live.settled(e.c)
 	}
 	q.emptiedLocked(f)
 	f.fresh = append(f.fresh, e.Offset)
