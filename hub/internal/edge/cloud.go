@@ -25,7 +25,7 @@ func (h *Hub) CloudState(id iothub.Identity, up bool, err error) {
 	if !up {
 		h.log.Debug("cloud connection is down", "id", id.String(), "error", err)
 		if errors.Is(err, upstream.ErrNoIdentity) {
-			h.jobs.add("refresh "+id.String(), func(ctx context.Context) {
+			h.calls.add("refresh "+id.String(), func(ctx context.Context) {
 				if _, err := h.scope.Refresh(ctx, id); err != nil {
 					h.log.Debug("identity not refreshed", "id", id.String(), "error", err)
 				}
@@ -33,7 +33,7 @@ func (h *Hub) CloudState(id iothub.Identity, up bool, err error) {
 		}
 		return
 	}
-	h.jobs.add("reconnected "+id.String(), func(ctx context.Context) { h.twins.Reconnected(ctx, id) })
+	h.calls.add("reconnected "+id.String(), func(ctx context.Context) { h.twins.Reconnected(ctx, id) })
 }
 
 func (h *Hub) ownState(up bool, err error) {
@@ -46,10 +46,10 @@ func (h *Hub) ownState(up bool, err error) {
 		}
 		h.wakeUpstream()
 		h.scope.RefreshSoon()
-		h.jobs.add("own twin", h.fetchConfig)
-		h.jobs.add("reconnected "+h.self().String(), func(ctx context.Context) { h.twins.Reconnected(ctx, h.self()) })
+		h.own.add("own twin", h.fetchConfig)
+		h.own.add("reconnected "+h.self().String(), func(ctx context.Context) { h.twins.Reconnected(ctx, h.self()) })
 		for _, s := range h.all() {
-			if s.upstreamWants() != (upstream.Wants{}) {
+			if h.cloudWants(s) != (upstream.Wants{}) {
 				h.subscribeUpstream(s.id())
 			}
 		}
@@ -78,7 +78,7 @@ func (h *Hub) subscribeUpstream(id iothub.Identity) {
 	h.jobs.add("subscribe "+id.String(), func(context.Context) {
 		var wants upstream.Wants
 		if s := h.session(id); s != nil {
-			wants = s.upstreamWants()
+			wants = h.cloudWants(s)
 		}
 		if wants != (upstream.Wants{}) && !h.online.Load() {
 			return
@@ -86,7 +86,26 @@ func (h *Hub) subscribeUpstream(id iothub.Identity) {
 		if err := h.pool.Subscribe(id, wants); err != nil {
 			h.log.Debug("cloud subscriptions wait", "id", id.String(), "error", err)
 		}
+		if h.session(id) == nil && !h.o.KeepConnections {
+			h.pool.Leave(id)
+		}
 	})
+}
+
+// cloudWants is what the cloud is told that a client wants.
+func (h *Hub) cloudWants(s *session) upstream.Wants {
+	if h.o.LocalSubscriptions {
+		return upstream.Wants{}
+	}
+	return s.upstreamWants()
+}
+
+// resubscribe states again what a client wants, if that has not got through: its
+// device was not known then, or there were too many connections.
+func (h *Hub) resubscribe(s *session) {
+	if h.online.Load() && h.pool.Wants(s.id()) != h.cloudWants(s) {
+		h.subscribeUpstream(s.id())
+	}
 }
 
 // cloudTwins is the cloud as the twins see it: while the hub has no connection
@@ -128,7 +147,7 @@ func (h *Hub) CloudDesired(ctx context.Context, id iothub.Identity, patch json.R
 	if id == h.self() {
 		// Versions may have been missed, and a patch alone cannot be validated:
 		// take the whole.
-		h.jobs.add("own twin", h.fetchConfig)
+		h.own.add("own twin", h.fetchConfig)
 		return
 	}
 	// Patches of one identity keep their order: they are handled here, one after

@@ -112,7 +112,7 @@ func (h *Hub) followOwnTwin(ctx context.Context) error {
 		case <-h.refetch:
 			timer.Reset(configRetry)
 		case <-timer.C:
-			h.jobs.add("own twin", h.fetchConfig)
+			h.own.add("own twin", h.fetchConfig)
 			timer.Reset(h.o.ConfigRefresh)
 		}
 	}

@@ -24,7 +24,7 @@ func (h *Hub) watchConnectivity(ctx context.Context) error {
 			return nil
 		case <-tick.C:
 			if h.online.Load() && time.Since(h.pool.Used(h.self())) >= h.o.Connectivity {
-				h.jobs.add(connectivityJob, h.tryCloud)
+				h.own.add(connectivityJob, h.tryCloud)
 			}
 		}
 	}
@@ -53,6 +53,6 @@ func (h *Hub) tryCloud(ctx context.Context) {
 // all?
 func (h *Hub) timedOut(ctx context.Context, err error) {
 	if h.o.Connectivity >= 0 && errors.Is(err, context.DeadlineExceeded) && errors.Is(ctx.Err(), context.DeadlineExceeded) {
-		h.jobs.add(connectivityJob, h.tryCloud)
+		h.own.add(connectivityJob, h.tryCloud)
 	}
 }

@@ -50,12 +50,18 @@ type Options struct {
 
 	Limits Limits
 
-	Dial    upstream.Dialer
-	Idle    time.Duration // close an unused cloud connection: 1 h; negative: never
-	Records twin.Records
-	Config  Config
-	Twin    twin.Options
-	Auth    auth.Options
+	Dial upstream.Dialer
+	Idle time.Duration // close an unused cloud connection: 1 h; negative: never
+	// KeepConnections leaves the cloud connection of a client that has left until it is
+	// idle; otherwise it is closed when nothing of it is under way.
+	KeepConnections bool
+	// LocalSubscriptions keeps what clients subscribe to from the cloud: it sends them
+	// no methods, messages or desired properties.
+	LocalSubscriptions bool
+	Records            twin.Records
+	Config             Config
+	Twin               twin.Options
+	Auth               auth.Options
 
 	// Messages is where the queues lie. It belongs to the hub.
 	Messages seglog.Folder
@@ -96,7 +102,9 @@ type Hub struct {
 	inputs     map[string]*inputSink // guarded by configMu; by endpoint
 	refetch    chan struct{}         // capacity 1: the hub's twin could not be fetched
 	hits       sync.Pool
-	jobs       *jobs
+	jobs       *jobs // that wait for nobody
+	calls      *jobs // to the cloud, for clients
+	own        *jobs // to the cloud, for the hub: a slow answer to a client delays none
 	report     *reporter
 
 	mu       sync.Mutex
@@ -134,9 +142,11 @@ func New(o Options) (*Hub, error) {
 		refetch:    make(chan struct{}, 1),
 	}
 	h.auth = auth.New(o.Scope, o.Auth)
-	h.pool = upstream.New(o.Dial, h, upstream.Options{Idle: o.Idle, Hanging: o.Hanging, Logger: o.Logger})
+	h.pool = upstream.New(o.Dial, h, upstream.Options{
+		Idle: o.Idle, Hanging: o.Hanging, Logger: o.Logger, Max: max(1000, 2*o.MaxClients),
+	})
 	h.twins = twin.New(cloudTwins{h}, o.Records, h.notifyDesired, o.Twin)
-	h.jobs = newJobs(8)
+	h.jobs, h.calls, h.own = newJobs(4), newJobs(32), newJobs(4)
 	h.report = newReporter(h)
 	var err error
 	if h.queue, err = queue.Open(o.Messages, h.queueOptions()); err != nil {
@@ -172,7 +182,9 @@ func (h *Hub) Run(ctx context.Context) (err error) {
 	g.Go(func() error { return h.twins.Run(ctx) })
 	g.Go(func() error { return h.engine.Run(ctx) })
 	g.Go(func() error { return h.scope.Run(ctx) })
-	g.Go(func() error { return h.jobs.run(ctx) })
+	for _, j := range []*jobs{h.jobs, h.calls, h.own} {
+		g.Go(func() error { return j.run(ctx) })
+	}
 	g.Go(func() error { return h.report.run(ctx) })
 	g.Go(func() error { return h.reauthenticate(ctx) })
 	g.Go(func() error { return h.followOwnTwin(ctx) })
@@ -310,6 +322,7 @@ func (h *Hub) reauthenticate(ctx context.Context) error {
 		case <-tick.C:
 			for _, s := range h.all() {
 				h.recheck(s)
+				h.resubscribe(s)
 			}
 		}
 	}

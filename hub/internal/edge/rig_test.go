@@ -115,6 +115,7 @@ type cloud struct {
 	desired  map[iothub.Identity]string
 	reported map[iothub.Identity][]string
 	twins    int                           // calls
+	calls    []string                      // "identity twin" and "identity reported"
 	known    func(id iothub.Identity) bool // is below this gateway
 }
 
@@ -210,6 +211,7 @@ func (k *conn) Twin(context.Context) (iothub.TwinProperties, error) {
 	k.cloud.mu.Lock()
 	defer k.cloud.mu.Unlock()
 	k.cloud.twins++
+	k.cloud.calls = append(k.cloud.calls, k.id.String()+" twin")
 	if !k.cloud.up {
 		return iothub.TwinProperties{}, upstream.ErrDown
 	}
@@ -230,6 +232,7 @@ func (k *conn) Twin(context.Context) (iothub.TwinProperties, error) {
 
 func (k *conn) PatchReported(ctx context.Context, patch json.RawMessage) error {
 	k.cloud.mu.Lock()
+	k.cloud.calls = append(k.cloud.calls, k.id.String()+" reported")
 	if k.cloud.mute {
 		k.cloud.mu.Unlock()
 		<-ctx.Done()
