@@ -72,9 +72,11 @@ func (s *service) Feedback(ctx context.Context) (head.FeedbackBatch, error) {
 func (h *Hub) feedbackBatch(ctx context.Context, b *c2d.Batch) head.FeedbackBatch {
 	ctx = context.WithoutCancel(ctx)
 	return head.FeedbackBatch{Body: b.Body, LockToken: b.Token, Hub: h.o.Hosts[0], Enqueued: b.Enqueued,
-		Settle: func(o head.Outcome) {
-			if err := h.messages.SettleFeedback(ctx, b.Token, o); err != nil {
+		Settle: func(o head.Outcome) bool {
+			err := h.messages.SettleFeedback(ctx, b.Token, o)
+			if err != nil {
 				h.log.Warn("feedback not settled", "error", err)
 			}
+			return err == nil
 		}}
 }

@@ -94,14 +94,14 @@ func (s *session) window(c head.Windowed) int {
 	return c.Window(head.C2D)
 }
 
-func (s *session) deliver(m *iothub.Message, settled func(head.Outcome)) {
+func (s *session) deliver(m *iothub.Message, settled func(head.Outcome) bool) {
 	s.life.RLock()
 	defer s.life.RUnlock()
 	if s.closed {
 		settled(head.Lost)
 		return
 	}
-	s.client.Deliver("", m, settled)
+	head.Deliver(s.client, "", m, settled)
 }
 
 // messageError translates errors of SendToDevice for heads.

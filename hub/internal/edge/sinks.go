@@ -122,25 +122,26 @@ func (k *inputSink) Deliver(m *iothub.Message, info dispatch.Info, done func(err
 		return
 	}
 	var settled atomic.Bool
-	once := func(err error) {
+	once := func(err error) (first bool) {
 		if !settled.CompareAndSwap(false, true) {
-			return
+			return false
 		}
 		if err != nil && !errors.Is(err, dispatch.ErrPermanent) {
 			k.fail()
 		}
 		free(err)
+		return true
 	}
 	timer := time.AfterFunc(k.hub.o.AckTimeout, func() { once(errNotSettled) })
-	s.client.Deliver(k.input, toClient(m), func(o head.Outcome) {
+	head.Deliver(s.client, k.input, toClient(m), func(o head.Outcome) bool {
 		timer.Stop()
 		switch o {
 		case head.Complete:
-			once(nil)
+			return once(nil)
 		case head.Reject:
-			once(fmt.Errorf("%w: module %s has refused the message", dispatch.ErrPermanent, k.module))
+			return once(fmt.Errorf("%w: module %s has refused the message", dispatch.ErrPermanent, k.module))
 		default: // abandoned, or lost with the connection: again when the module listens
-			once(dispatch.ErrNotReady)
+			return once(dispatch.ErrNotReady)
 		}
 	})
 }

@@ -173,6 +173,24 @@ type Client interface {
 	Disconnect(reason error)
 }
 
+// Confirming is implemented by a Client whose protocol tells the receiver whether its
+// outcome has counted (AMQP).
+type Confirming interface {
+	// DeliverConfirmed is Client.Deliver, but settled says whether the outcome counts.
+	// It does not when it comes too late: when the message is another's by now, or no
+	// more.
+	DeliverConfirmed(input string, m *iothub.Message, settled func(Outcome) (counts bool))
+}
+
+// Deliver hands a message to a client, one that is Confirming or not.
+func Deliver(c Client, input string, m *iothub.Message, settled func(Outcome) (counts bool)) {
+	if c, ok := c.(Confirming); ok {
+		c.DeliverConfirmed(input, m, settled)
+		return
+	}
+	c.Deliver(input, m, func(o Outcome) { settled(o) })
+}
+
 // Windowed is implemented by a Client whose protocol lets the receiver say how
 // many messages it takes (AMQP).
 type Windowed interface {

@@ -53,5 +53,7 @@ type FeedbackBatch struct {
 	LockToken string // a UUID
 	Hub       string // name of the hub, the user id of the message
 	Enqueued  time.Time
-	Settle    func(Outcome)
+	// Settle says whether the outcome counts, and is not too late. It may wait for
+	// the disk.
+	Settle func(Outcome) (counts bool)
 }

@@ -265,8 +265,9 @@ func TestWindowOfTheClient(t *testing.T) {
 		credit := 0
 		var out []handed
 		s := q.Subscribe(dev, c2d.SubscribeOptions{Window: func() int { return credit },
-			Deliver: func(m *iothub.Message, settled func(head.Outcome)) { out = append(out, handed{m, settled}) }})
+			Deliver: func(m *iothub.Message, settled func(head.Outcome) bool) { out = append(out, handed{m, settled}) }})
 		for _, n := range []int{0, 1, 3} {
+			synctest.Wait() // nobody asks for the window while it changes
 			credit = n
 			s.Resume()
 			synctest.Wait()
@@ -299,7 +300,7 @@ func TestClientThatSettlesNothingIsStuck(t *testing.T) {
 	out := make(chan handed, 100)
 	stuck := 0
 	s := q.Subscribe(dev, c2d.SubscribeOptions{Stuck: func() { stuck++ },
-		Deliver: func(m *iothub.Message, settled func(head.Outcome)) { out <- handed{m, settled} }})
+		Deliver: func(m *iothub.Message, settled func(head.Outcome) bool) { out <- handed{m, settled} }})
 	defer q.Drain()
 	defer s.Close()
 	var first handed

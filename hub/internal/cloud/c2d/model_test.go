@@ -34,7 +34,7 @@ type modelLock struct {
 	until   time.Time
 	sub     int // which subscription; 0 for Receive
 	epoch   int
-	settled func(head.Outcome)
+	settled func(head.Outcome) bool
 }
 
 // modelRecord is feedback to come.
@@ -47,7 +47,7 @@ type modelRecord struct {
 // handed is what a subscription was given.
 type handed struct {
 	m       *iothub.Message
-	settled func(head.Outcome)
+	settled func(head.Outcome) bool
 }
 
 // model runs one queue beside its model.
@@ -105,7 +105,7 @@ func (m *model) next(from int) *modelMessage {
 	return nil
 }
 
-func (m *model) lock(msg *modelMessage, sub int, got *iothub.Message, settled func(head.Outcome)) {
+func (m *model) lock(msg *modelMessage, sub int, got *iothub.Message, settled func(head.Outcome) bool) {
 	if name := string(got.Body); name != msg.name || got.System.Get(iothub.SequenceNumber) != fmt.Sprint(msg.seq) ||
 		got.System.Get(iothub.DeliveryCount) != fmt.Sprint(msg.deliveries) || got.System.Get(iothub.MessageID) != msg.name {
 		m.t.Fatalf("got %s %v, want %+v", name, got.System, msg)
@@ -274,7 +274,7 @@ func (m *model) subscribeAs(onlyNew bool) {
 	m.handed = make(chan handed, 1000)
 	c := m.handed
 	m.sub = m.q.Subscribe(m.id, c2d.SubscribeOptions{OnlyNew: onlyNew, AbandonPauses: m.pausing,
-		Deliver: func(msg *iothub.Message, settled func(head.Outcome)) { c <- handed{msg, settled} }})
+		Deliver: func(msg *iothub.Message, settled func(head.Outcome) bool) { c <- handed{msg, settled} }})
 }
 
 func (m *model) resume(t *rapid.T) {

@@ -1,7 +1,7 @@
 package c2d
 
 import (
-	"sync"
+	"sync/atomic"
 
 	"github.com/breakwater-iot/breakwater/hub/internal/head"
 	"github.com/breakwater-iot/breakwater/proto/iothub"
@@ -27,8 +27,8 @@ type SubscribeOptions struct {
 	// client settles, which in a protocol without abandon may be never.
 	Stuck func()
 	// Deliver hands a message to the client. settled is called exactly once, maybe
-	// before Deliver returns.
-	Deliver func(m *iothub.Message, settled func(head.Outcome))
+	// before Deliver returns. It says whether the outcome counts, and is not too late.
+	Deliver func(m *iothub.Message, settled func(head.Outcome) (counts bool))
 }
 
 // Subscription hands the messages of one identity to its client, oldest first, with
@@ -132,8 +132,8 @@ func (s *Subscription) pump(qu *queue) {
 		case m == nil: // purged meanwhile
 			s.settled(e, l, head.Lost, epoch-1)
 		default:
-			var once sync.Once
-			s.o.Deliver(m, func(o head.Outcome) { once.Do(func() { s.settled(e, l, o, epoch) }) })
+			var done atomic.Bool
+			s.o.Deliver(m, func(o head.Outcome) bool { return !done.Swap(true) && s.settled(e, l, o, epoch) })
 		}
 	}
 }
@@ -173,8 +173,9 @@ func (s *Subscription) lateLocked(l *lock) bool {
 	return s.late == window && !s.closed && s.o.Stuck != nil
 }
 
-// settled takes the outcome of a delivery that began in an epoch.
-func (s *Subscription) settled(e *entry, l *lock, o head.Outcome, epoch int) {
+// settled takes the outcome of a delivery that began in an epoch, and tells whether it
+// has come in time to count.
+func (s *Subscription) settled(e *entry, l *lock, o head.Outcome, epoch int) (counts bool) {
 	q := s.q
 	pause := o == head.Lost || o == head.Abandon && s.o.AbandonPauses
 	var removed []removal
@@ -193,8 +194,10 @@ func (s *Subscription) settled(e *entry, l *lock, o head.Outcome, epoch int) {
 	case e.lock == l && pause && o == head.Abandon: // not sent: this was no delivery
 		e.lock = nil
 		q.rescheduleLocked(e)
+		counts = true
 	case e.lock == l, final && (e.lock == nil || e.lock.sub == s):
 		removed, counted = q.settleLocked(e, o)
+		counts = true
 	}
 	q.kickLocked(e.queue)
 	q.mu.Unlock()
@@ -202,4 +205,5 @@ func (s *Subscription) settled(e *entry, l *lock, o head.Outcome, epoch int) {
 		q.saveCounts(e)
 	}
 	q.saveRemovals(removed, q.logged)
+	return counts
 }

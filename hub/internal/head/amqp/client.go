@@ -40,8 +40,9 @@ type client struct {
 }
 
 var (
-	_ head.Client   = (*client)(nil)
-	_ head.Windowed = (*client)(nil)
+	_ head.Client     = (*client)(nil)
+	_ head.Windowed   = (*client)(nil)
+	_ head.Confirming = (*client)(nil)
 )
 
 func newClient(c *conn, id iothub.Identity, cr credential, properties wire.Map) *client {
@@ -255,10 +256,21 @@ func (c *client) receiver(k kind) *link {
 	return c.links[k]
 }
 
-// Deliver implements head.Client. A message without a link for it is abandoned, one
+// Deliver implements head.Client.
+func (c *client) Deliver(input string, m *iothub.Message, settled func(head.Outcome)) {
+	c.DeliverConfirmed(input, m, func(o head.Outcome) bool {
+		settled(o)
+		return true
+	})
+}
+
+// errLockLost answers a client that waits for it when its outcome has come too late.
+var errLockLost = wire.Errorf(wire.CondNotFound, "the lock of the message was lost")
+
+// DeliverConfirmed implements head.Confirming. A message without a link for it is abandoned, one
 // that is larger than the client takes is rejected, and one more than may wait is
 // lost.
-func (c *client) Deliver(input string, m *iothub.Message, settled func(head.Outcome)) {
+func (c *client) DeliverConfirmed(input string, m *iothub.Message, settled func(head.Outcome) bool) {
 	k, to := kindDeviceBound, path(c.id)
 	if input != "" {
 		k = kindInputs
@@ -277,7 +289,13 @@ func (c *client) Deliver(input string, m *iothub.Message, settled func(head.Outc
 	l.unsettled.Add(1)
 	err := l.sender.Send(encode(m, to, input, lock.String()), amqp.SendOptions{Tag: lock.tag()}, func(o amqp.Outcome) {
 		l.unsettled.Add(-1)
-		settled(outcome(&o))
+		// The answer to a client that settles in two steps is accepted whatever it has
+		// said: the .NET SDK takes all else for a failure (spec iothub-amqp 6.1).
+		answer := wire.Accepted()
+		if !settled(outcome(&o)) {
+			answer = wire.Rejected(errLockLost)
+		}
+		o.Confirm(answer)
 	})
 	if err == nil {
 		l.credit()

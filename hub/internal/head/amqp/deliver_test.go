@@ -110,6 +110,36 @@ func TestOutcomes(t *testing.T) {
 	}
 }
 
+// A client that waits for the answer to its outcome hears that it came too late, in a
+// word that the .NET SDK takes for a lost lock.
+func TestAnOutcomeThatComesTooLateIsRefused(t *testing.T) {
+	b := newBackend()
+	h := start(t, b, cloud)
+	p := h.login(mod)
+	second := &goamqp.ReceiverOptions{SettlementMode: goamqp.ReceiverSettleModeSecond.Ptr()}
+	bound := p.receiver("/devices/d1/modules/m1/messages/devicebound", second)
+	inputs := p.receiver("/devices/d1/modules/m1/messages/events", second)
+	s := receive(t, "session", b.sessions)
+	for _, tt := range []struct {
+		input string
+		r     *goamqp.Receiver
+		late  bool
+	}{{"", bound, false}, {"", bound, true}, {"in", inputs, false}, {"in", inputs, true}} {
+		outcome := make(chan head.Outcome, 1)
+		s.client.(head.Confirming).DeliverConfirmed(tt.input, &iothub.Message{}, func(o head.Outcome) bool {
+			outcome <- o
+			return !tt.late
+		})
+		err := tt.r.AcceptMessage(t.Context(), p.receive(tt.r))
+		if o := receive(t, "outcome", outcome); o != head.Complete {
+			t.Errorf("outcome %v", o)
+		}
+		if want := map[bool]string{true: "amqp:not-found"}[tt.late]; condition(err) != want || tt.late != (err != nil) {
+			t.Errorf("input %q, late %v: %v", tt.input, tt.late, err)
+		}
+	}
+}
+
 func TestWhatIsNotSettledIsLostWithTheLink(t *testing.T) {
 	b := newBackend()
 	h := start(t, b, nil)

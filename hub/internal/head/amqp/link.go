@@ -139,7 +139,7 @@ func (c *client) accept(a *attach) {
 		}
 		l.receiver = a.AcceptReceiver(l, amqp.ReceiverOptions{Window: window})
 	} else {
-		l.sender = a.AcceptSender(l, amqp.SenderOptions{MaxInFlight: o.MaxQueued})
+		l.sender = a.AcceptSender(l, amqp.SenderOptions{MaxInFlight: o.MaxQueued, ManualConfirm: a.kind == kindDeviceBound || a.kind == kindInputs})
 	}
 	if l.receiver == nil && l.sender == nil {
 		return // the connection is over

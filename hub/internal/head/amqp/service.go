@@ -140,7 +140,7 @@ func (c *conn) attachService(a *amqp.Attach, n node) {
 	if a.ClientSends() {
 		l.receiver = a.AcceptReceiver(l, amqp.ReceiverOptions{Window: controlWindow})
 	} else {
-		l.sender = a.AcceptSender(l, amqp.SenderOptions{})
+		l.sender = a.AcceptSender(l, amqp.SenderOptions{ManualConfirm: true})
 	}
 	s.links[l] = true
 }
@@ -280,7 +280,15 @@ func (l *serviceLink) sendFeedback(s *amqp.Sender, b head.FeedbackBatch) {
 		WithSymbol(keyEnqueuedTime, wire.TimestampValue(wire.TimestampOf(b.Enqueued))).
 		WithSymbol(keyDeliveryCount, wire.Ubyte(0)).
 		WithSymbol(keyLockToken, wire.String(lock.String()))
-	err := s.Send(m, amqp.SendOptions{Tag: lock.tag()}, func(o amqp.Outcome) { b.Settle(outcome(&o)) })
+	err := s.Send(m, amqp.SendOptions{Tag: lock.tag()}, func(o amqp.Outcome) {
+		l.lane.do(func() { // not on the goroutine of the connection, which must not wait
+			answer := wire.Accepted()
+			if !b.Settle(outcome(&o)) {
+				answer = wire.Rejected(errLockLost)
+			}
+			o.Confirm(answer)
+		}, 0) // the credit of the link bounds it
+	})
 	if err != nil {
 		b.Settle(head.Lost)
 	}

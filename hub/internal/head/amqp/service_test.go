@@ -153,8 +153,10 @@ func TestFeedback(t *testing.T) {
 	r := p.receiver("/messages/serviceBound/feedback", &goamqp.ReceiverOptions{SettlementMode: goamqp.ReceiverSettleModeSecond.Ptr()})
 	outcomes := make(chan head.Outcome, 10)
 	at := time.UnixMilli(1798859045006).UTC()
+	late := false
 	give := func() {
-		sv.feedback <- head.FeedbackBatch{Body: []byte(`[{}]`), LockToken: lock, Hub: "h", Enqueued: at, Settle: func(o head.Outcome) { outcomes <- o }}
+		counts := !late
+		sv.feedback <- head.FeedbackBatch{Body: []byte(`[{}]`), LockToken: lock, Hub: "h", Enqueued: at, Settle: func(o head.Outcome) bool { outcomes <- o; return counts }}
 	}
 	give()
 	m := p.receive(r)
@@ -180,6 +182,12 @@ func TestFeedback(t *testing.T) {
 	if o := receive(t, "outcome", outcomes); o != head.Abandon {
 		t.Errorf("outcome %v", o)
 	}
+	late = true
+	give()
+	if err := r.AcceptMessage(t.Context(), p.receive(r)); condition(err) != "amqp:not-found" {
+		t.Errorf("settled too late: %v", err)
+	}
+	receive(t, "outcome", outcomes)
 	give()
 	p.receive(r)
 	p.Close()

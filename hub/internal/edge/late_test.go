@@ -1,0 +1,53 @@
+package edge_test
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/breakwater-iot/breakwater/hub/internal/head"
+	"github.com/breakwater-iot/breakwater/proto/iothub"
+)
+
+// confirmed is a device whose head tells it whether its outcomes count.
+type confirmed struct {
+	*device
+	settle []func(head.Outcome) bool
+}
+
+func (d *confirmed) DeliverConfirmed(_ string, _ *iothub.Message, settled func(head.Outcome) bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.settle = append(d.settle, settled)
+}
+
+func TestAnOutcomeAfterTheTimeForItDoesNotCount(t *testing.T) {
+	within(t, routed(toSink), func(t *testing.T, r *rig) {
+		d := &confirmed{device: &device{t: t, id: sink}}
+		s, err := r.hub.Connect(t.Context(), login(t, sink, key, 3*time.Hour), d)
+		if err != nil {
+			t.Fatal(err)
+		}
+		d.session = s
+		s.Subscribe(head.Inputs)
+		from := r.connect(mod)
+		from.send("out", "in time")
+		synctest.Wait()
+		if len(d.settle) != 1 || !d.settle[0](head.Complete) {
+			t.Fatalf("%d delivered, or the outcome in time does not count", len(d.settle))
+		}
+		if d.settle[0](head.Complete) {
+			t.Error("the same outcome counts twice")
+		}
+		from.send("out", "late")
+		synctest.Wait()
+		time.Sleep(31 * time.Second)
+		if len(d.settle) < 2 || d.settle[1](head.Complete) {
+			t.Errorf("%d delivered, or the late outcome counts", len(d.settle))
+		}
+		time.Sleep(10 * time.Second)
+		if last := len(d.settle) - 1; last < 2 || !d.settle[last](head.Complete) {
+			t.Errorf("%d delivered: it must come again", len(d.settle))
+		}
+	})
+}
