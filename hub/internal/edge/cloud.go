@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"github.com/breakwater-iot/breakwater/hub/internal/head"
@@ -196,21 +197,36 @@ func (h *Hub) CloudMessage(ctx context.Context, id iothub.Identity, m *iothub.Me
 	}
 	defer s.letGo(lock)
 	result := make(chan head.Outcome, 1)
-	s.client.Deliver("", m, func(o head.Outcome) { result <- o })
+	var decided atomic.Bool
+	head.Deliver(s.client, "", m, func(o head.Outcome) bool {
+		if decided.Swap(true) {
+			return false // too late
+		}
+		result <- o
+		return true
+	})
 	ctx, cancel := context.WithTimeout(ctx, h.o.AckTimeout)
 	defer cancel()
 	select {
 	case o := <-result:
-		switch o {
-		case head.Complete:
-			return nil
-		case head.Reject:
-			return fmt.Errorf("%w: device has rejected message %q", client.ErrReject, m.System.Get(iothub.MessageID))
-		case head.Abandon:
-			return errors.New("device has abandoned the message")
+		return relayed(o, m)
+	case <-ctx.Done():
+		if decided.Swap(true) {
+			return relayed(<-result, m) // just in time
 		}
 		return errNotThere
-	case <-ctx.Done():
-		return errNotThere
 	}
+}
+
+// relayed is what the cloud is told of a device's outcome.
+func relayed(o head.Outcome, m *iothub.Message) error {
+	switch o {
+	case head.Complete:
+		return nil
+	case head.Reject:
+		return fmt.Errorf("%w: device has rejected message %q", client.ErrReject, m.System.Get(iothub.MessageID))
+	case head.Abandon:
+		return errors.New("device has abandoned the message")
+	}
+	return errNotThere
 }

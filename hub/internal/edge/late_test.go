@@ -1,12 +1,14 @@
 package edge_test
 
 import (
+	"errors"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/breakwater-iot/breakwater/hub/internal/head"
 	"github.com/breakwater-iot/breakwater/proto/iothub"
+	"github.com/breakwater-iot/breakwater/proto/iothub/client"
 )
 
 // confirmed is a device whose head tells it whether its outcomes count.
@@ -42,12 +44,47 @@ func TestAnOutcomeAfterTheTimeForItDoesNotCount(t *testing.T) {
 		from.send("out", "late")
 		synctest.Wait()
 		time.Sleep(31 * time.Second)
+		synctest.Wait()
 		if len(d.settle) < 2 || d.settle[1](head.Complete) {
 			t.Errorf("%d delivered, or the late outcome counts", len(d.settle))
 		}
 		time.Sleep(10 * time.Second)
+		synctest.Wait()
 		if last := len(d.settle) - 1; last < 2 || !d.settle[last](head.Complete) {
 			t.Errorf("%d delivered: it must come again", len(d.settle))
+		}
+	})
+}
+
+func TestACloudMessageThatIsSettledTooLate(t *testing.T) {
+	within(t, routed(), func(t *testing.T, r *rig) {
+		d := &confirmed{device: &device{t: t, id: leaf}}
+		s, err := r.hub.Connect(t.Context(), login(t, leaf, key, 3*time.Hour), d)
+		if err != nil {
+			t.Fatal(err)
+		}
+		d.session = s
+		s.Subscribe(head.C2D)
+		synctest.Wait()
+		relay := func(lock string) chan error {
+			m := &iothub.Message{Body: []byte("x")}
+			m.System.Set(iothub.LockToken, lock)
+			result := make(chan error, 1)
+			go func() { result <- r.hub.CloudMessage(t.Context(), leaf, m) }()
+			synctest.Wait()
+			return result
+		}
+		if result := relay("1"); !d.settle[0](head.Complete) || <-result != nil {
+			t.Error("an outcome in time does not count")
+		}
+		result := relay("2")
+		time.Sleep(31 * time.Second)
+		synctest.Wait()
+		if err := <-result; !errors.Is(err, client.ErrKeep) {
+			t.Errorf("the cloud is told %v", err)
+		}
+		if d.settle[1](head.Complete) {
+			t.Error("a late outcome counts")
 		}
 	})
 }
