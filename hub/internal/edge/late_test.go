@@ -23,6 +23,13 @@ func (d *confirmed) DeliverConfirmed(_ string, _ *iothub.Message, settled func(h
 	d.settle = append(d.settle, settled)
 }
 
+// deliveries are those so far.
+func (d *confirmed) deliveries() []func(head.Outcome) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.settle
+}
+
 func TestAnOutcomeAfterTheTimeForItDoesNotCount(t *testing.T) {
 	within(t, routed(toSink), func(t *testing.T, r *rig) {
 		d := &confirmed{device: &device{t: t, id: sink}}
@@ -35,23 +42,23 @@ func TestAnOutcomeAfterTheTimeForItDoesNotCount(t *testing.T) {
 		from := r.connect(mod)
 		from.send("out", "in time")
 		synctest.Wait()
-		if len(d.settle) != 1 || !d.settle[0](head.Complete) {
-			t.Fatalf("%d delivered, or the outcome in time does not count", len(d.settle))
+		if len(d.deliveries()) != 1 || !d.deliveries()[0](head.Complete) {
+			t.Fatalf("%d delivered, or the outcome in time does not count", len(d.deliveries()))
 		}
-		if d.settle[0](head.Complete) {
+		if d.deliveries()[0](head.Complete) {
 			t.Error("the same outcome counts twice")
 		}
 		from.send("out", "late")
 		synctest.Wait()
 		time.Sleep(31 * time.Second)
 		synctest.Wait()
-		if len(d.settle) < 2 || d.settle[1](head.Complete) {
-			t.Errorf("%d delivered, or the late outcome counts", len(d.settle))
+		if len(d.deliveries()) < 2 || d.deliveries()[1](head.Complete) {
+			t.Errorf("%d delivered, or the late outcome counts", len(d.deliveries()))
 		}
 		time.Sleep(10 * time.Second)
 		synctest.Wait()
-		if last := len(d.settle) - 1; last < 2 || !d.settle[last](head.Complete) {
-			t.Errorf("%d delivered: it must come again", len(d.settle))
+		if last := len(d.deliveries()) - 1; last < 2 || !d.deliveries()[last](head.Complete) {
+			t.Errorf("%d delivered: it must come again", len(d.deliveries()))
 		}
 	})
 }
@@ -74,7 +81,7 @@ func TestACloudMessageThatIsSettledTooLate(t *testing.T) {
 			synctest.Wait()
 			return result
 		}
-		if result := relay("1"); !d.settle[0](head.Complete) || <-result != nil {
+		if result := relay("1"); !d.deliveries()[0](head.Complete) || <-result != nil {
 			t.Error("an outcome in time does not count")
 		}
 		result := relay("2")
@@ -83,7 +90,7 @@ func TestACloudMessageThatIsSettledTooLate(t *testing.T) {
 		if err := <-result; !errors.Is(err, client.ErrKeep) {
 			t.Errorf("the cloud is told %v", err)
 		}
-		if d.settle[1](head.Complete) {
+		if d.deliveries()[1](head.Complete) {
 			t.Error("a late outcome counts")
 		}
 	})
