@@ -137,9 +137,9 @@ func (d *daemon) agentLastWords(ctx context.Context) string {
 		if err != nil {
 			break
 		}
-		lines = append(lines, string(e.Line))
+		lines = append(lines, strings.Join(strings.Fields(string(e.Line)), " "))
 	}
-	text := strings.Join(strings.Fields(strings.Join(lines, " ")), " ")
+	text := strings.Join(slices.Compact(lines), " ")
 	if len(text) > most {
 		text = text[len(text)-most:]
 	}

@@ -118,8 +118,11 @@ func (h *Handover) Made(spec module.Spec) {
 
 // Check refuses an agent that was taken back, with ErrTakenBack.
 func (h *Handover) Check(spec module.Spec) error {
-	if r := h.state().Refused; r != nil && r.Key == agentOf(spec).key() {
-		return fmt.Errorf("%w: %s", ErrTakenBack, r)
+	key := agentOf(spec).key()
+	for _, r := range h.state().Refused {
+		if r.Key == key {
+			return fmt.Errorf("%w: %s", ErrTakenBack, r)
+		}
 	}
 	return nil
 }
@@ -285,7 +288,7 @@ func (h *Handover) giveUp(ctx context.Context, s module.Steps, reason string) er
 	h.opt.Log.ErrorContext(ctx, "the new agent is taken back", "image", r.Current.Image, "reason", reason)
 	h.force(func(r *record) {
 		r.Phase = returning
-		r.Refused = &refusal{Key: r.Current.key(), Image: r.Current.Image, Reason: reason, Since: time.Now().UTC().Round(time.Second)}
+		r.refuse(refusal{Key: r.Current.key(), Image: r.Current.Image, Reason: reason, Since: time.Now().UTC().Truncate(time.Second)})
 	})
 	return h.back(ctx, s)
 }
@@ -323,8 +326,8 @@ func (h *Handover) Note() string {
 		return fmt.Sprintf("on trial since its replacement, attempt %d of %d", h.record.Attempts, MaxAttempts)
 	case h.failed != "":
 		return h.failed
-	case h.record.Refused != nil:
-		return h.record.Refused.String()
+	case len(h.record.Refused) > 0:
+		return h.record.Refused[len(h.record.Refused)-1].String()
 	}
 	return ""
 }

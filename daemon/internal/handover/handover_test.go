@@ -347,6 +347,33 @@ func TestAgentThatFollowsABadOneHasTheSameWayBack(t *testing.T) {
 	})
 }
 
+func TestAllThatWereTakenBackAreRefused(t *testing.T) {
+	on(t, func(d *device) {
+		var bad []module.Spec
+		for i := range 10 {
+			s := agent(next, fmt.Sprintf("exit=%d", i+1))
+			bad = append(bad, s)
+			d.update(s)
+			d.pass(time.Minute)
+		}
+		d.stop()
+		d.run()
+		for i, s := range bad {
+			err := d.handover.Check(s)
+			if i >= 2 && (!errors.Is(err, handover.ErrTakenBack) || !strings.HasSuffix(err.Error(), "segmentation fault") ||
+				!strings.Contains(err.Error(), fmt.Sprintf("exit code %d;", i+1))) {
+				t.Errorf("%d: %v", i, err)
+			}
+		}
+		d.update(agent(third))
+		d.ask(time.Minute)
+		d.expect(third)
+		if err := d.handover.Check(bad[9]); err != nil {
+			t.Errorf("the deployment has asked for another meanwhile: %v", err)
+		}
+	})
+}
+
 func TestWithoutAnotherAgentTheConfigsComesBack(t *testing.T) {
 	on(t, func(d *device) {
 		d.stop()

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/breakwater-iot/breakwater/daemon/internal/atomicfile"
@@ -60,8 +61,20 @@ type record struct {
 	// Good is the one to go back to; nil for the config's.
 	Good *agent `json:"good,omitempty"`
 	// Attempts counts how often the new one was started.
-	Attempts int      `json:"attempts,omitempty"`
-	Refused  *refusal `json:"refused,omitempty"`
+	Attempts int `json:"attempts,omitempty"`
+	// Refused are those that were taken back since the last one that proved itself; the
+	// newest last, at most maxRefused.
+	Refused []refusal `json:"refused,omitempty"`
+}
+
+// maxRefused bounds what is remembered of agents that were no good. More than one
+// matters: a deployment that is taken back may ask for an agent that was refused before.
+const maxRefused = 8
+
+// refuse adds to those that were taken back. Lists of records are not changed in place.
+func (r *record) refuse(one refusal) {
+	all := append(slices.Clone(r.Refused), one)
+	r.Refused = all[max(0, len(all)-maxRefused):]
 }
 
 // refusal is about an agent that was taken back.
@@ -72,7 +85,7 @@ type refusal struct {
 	Since  time.Time `json:"since"`
 }
 
-func (r *refusal) String() string {
+func (r refusal) String() string {
 	return fmt.Sprintf("the agent with image %s was taken back at %s: %s", r.Image, r.Since.UTC().Format(time.RFC3339), r.Reason)
 }
 
