@@ -31,3 +31,15 @@ var (
 	ReadMetrics = readMetrics
 	ParseNetDev = parseNetDev
 )
+
+// What takes over after a daemon's or a shim's end.
+var (
+	KnownTask    = knownTask
+	AwaitDead    = awaitDead
+	StaleBundle  = staleBundle
+	RemoveBundle = removeBundle
+)
+
+const TakeoverTimeout = takeoverTimeout
+
+func (c cgroups) At(own string) bool { return c.at(own) }

@@ -141,8 +141,8 @@ func (r *Runtime) probeOnce(ctx context.Context, run *run, check *health.Check, 
 	}
 	select {
 	case status := <-exit:
-		if status.Error() != nil {
-			return failed(ctx, status.Error())
+		if err := fromGRPC(status.Error()); err != nil {
+			return failed(ctx, err)
 		}
 		process.IO().Wait()
 		return health.Result{OK: status.ExitCode() == 0, Output: strings.TrimSpace(said.String())}

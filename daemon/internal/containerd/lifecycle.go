@@ -110,9 +110,9 @@ func (r *Runtime) start(ctx context.Context, c client.Container, s stored) error
 			return fmt.Errorf("host network: %w", translate(err))
 		}
 	}
-	task, err := c.NewTask(ctx, r.output(s.name, record))
+	task, err := r.newTask(ctx, c, s)
 	if err != nil {
-		return translate(err)
+		return err
 	}
 	run := &run{stored: s, container: c, task: task, done: make(chan struct{})}
 	if err := r.launch(ctx, run); err != nil {

@@ -54,6 +54,16 @@ func (c cgroups) within(init cgroups, own string) bool {
 	return found
 }
 
+// at reports whether a process with the groups c is in own, or below, in a hierarchy.
+func (c cgroups) at(own string) bool {
+	for _, path := range c {
+		if path == own || strings.HasPrefix(path, own+"/") {
+			return true
+		}
+	}
+	return false
+}
+
 // startTicks returns when a process started, in ticks since boot. A process that
 // has ended but was not waited for counts as gone.
 func startTicks(pid int) (uint64, error) {
@@ -116,11 +126,14 @@ func (r *Runtime) ModuleOfPid(ctx context.Context, pid int) (runtime.Process, er
 	}, nil
 }
 
+// cgroupOf is the path that ends in a module's control group; ocimap chooses it.
+func (r *Runtime) cgroupOf(name string) string { return "/" + r.cfg.Namespace + "/" + name }
+
 func (r *Runtime) owner(groups cgroups) *run {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for name, run := range r.running {
-		if groups.within(run.cgroups, "/"+r.cfg.Namespace+"/"+name) {
+		if groups.within(run.cgroups, r.cgroupOf(name)) {
 			return run
 		}
 	}

@@ -37,14 +37,17 @@ func (r *Runtime) await(run *run) (code int, at time.Time, ok bool) {
 		exit, err := run.task.Wait(ctx)
 		if err == nil {
 			status := <-exit
-			if err = status.Error(); err == nil {
+			if err = fromGRPC(status.Error()); err == nil {
 				return int(status.ExitCode()), status.ExitTime().UTC(), true
 			}
 		}
 		if ctx.Err() != nil {
 			return 0, time.Time{}, false
 		}
-		if errdefs.IsNotFound(err) {
+		if errdefs.IsNotFound(err) { // with its shim; what the shim looked after may live on
+			if err := killStrays(ctx, func(c cgroups) bool { return c.within(run.cgroups, r.cgroupOf(run.name)) }); err != nil {
+				r.log.Error("end a module without a shim", "module", run.name, "error", err)
+			}
 			return lostExitCode, time.Now().UTC(), true
 		}
 		r.log.Warn("wait for module", "module", run.name, "error", err)
@@ -80,84 +83,6 @@ func (r *Runtime) settle(run *run, code int, at time.Time) {
 	r.mu.Unlock()
 	close(run.done)
 	r.events.publish(runtime.Event{Type: runtime.EventExited, Module: run.name, Time: at, ExitCode: code})
-}
-
-// adopt takes over what an earlier daemon left: watches what runs, records what
-// ended meanwhile, and frees what is not used any more.
-func (r *Runtime) adopt(ctx context.Context) error {
-	all, err := r.loadAll(ctx)
-	if err != nil {
-		return err
-	}
-	var stopped []string
-	var adopted []*run
-	for _, s := range all {
-		run, err := r.adoptOne(ctx, s)
-		if err != nil {
-			return fmt.Errorf("take over module %s: %w", s.name, err)
-		}
-		if run == nil {
-			stopped = append(stopped, s.name)
-			continue
-		}
-		adopted = append(adopted, run)
-	}
-	if err := r.net.Reclaim(ctx, func(id string) bool { return r.find(id) != nil }, stopped); err != nil {
-		r.log.Warn("reclaim addresses and ports", "error", err)
-	}
-	if err := r.hosts.Sync(); err != nil {
-		return fmt.Errorf("name files: %w", err)
-	}
-	for _, run := range adopted {
-		r.watch(run)
-	}
-	return nil
-}
-
-// adoptOne returns the run of a module that still runs, else nil.
-func (r *Runtime) adoptOne(ctx context.Context, s stored) (*run, error) {
-	c, err := r.client.LoadContainer(ctx, s.name)
-	if errdefs.IsNotFound(err) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, translate(err)
-	}
-	code, at := lostExitCode, time.Now().UTC()
-	task, err := c.Task(ctx, nil)
-	switch {
-	case errdefs.IsNotFound(err):
-	case err != nil:
-		return nil, translate(err)
-	default:
-		status, err := task.Status(ctx)
-		if err != nil {
-			return nil, translate(err)
-		}
-		if s.last.Running && (status.Status == client.Running || status.Status == client.Paused || status.Status == client.Pausing) {
-			if groups, err := readCgroups(int(task.Pid())); err == nil {
-				run := &run{stored: s, container: c, task: task, cgroups: groups, done: make(chan struct{})}
-				r.hosts.Adopt(s.name, s.module.Record.Hosts, s.last.Address)
-				r.mu.Lock()
-				r.running[s.name] = run
-				r.mu.Unlock()
-				return run, nil
-			}
-			// It ended between the two looks; its code is lost with it.
-		}
-		if status.Status == client.Stopped {
-			code, at = int(status.ExitStatus), status.ExitTime.UTC()
-		}
-		if err := r.discardTask(ctx, c); err != nil {
-			return nil, err
-		}
-	}
-	if s.last.Running {
-		last := s.last
-		last.Running, last.Address, last.Exited, last.ExitCode = false, netip.Addr{}, at, code
-		return nil, r.saveRun(ctx, c, last)
-	}
-	return nil, nil
 }
 
 // Logs implements runtime.Observer.
