@@ -67,6 +67,9 @@ func serve(ctx context.Context, environ []string, stderr io.Writer) error {
 	if set.AuthMode != "Scope" {
 		p.log.Warn("this version checks tokens against the keys of its scope, whatever AuthenticationMode says", "AuthenticationMode", set.AuthMode)
 	}
+	for _, i := range settings.FindIgnored(environ) {
+		p.log.Info("a variable changes nothing in this version", "name", i.Name, "reason", i.Reason)
+	}
 	if err := p.open(ctx); err != nil {
 		return err
 	}
@@ -214,6 +217,8 @@ func (p *program) wire(ctx context.Context) error {
 		HubName: p.set.HubName, Device: p.set.DeviceID, Hostname: p.set.GatewayName, Version: version,
 		MaxClients: p.set.MaxClients, AckTimeout: p.set.AckTimeout, Idle: idle,
 		ConfigRefresh: p.set.ConfigRefresh, Connectivity: p.set.Connectivity, CallTimeout: p.set.CallTimeout, Hanging: p.set.Hanging,
+		KeepConnections: p.set.KeepConnections, LocalSubscriptions: p.set.LocalSubscribing,
+		KeepForUnknown: p.set.KeepForUnknown, Fixed: p.set.LocalConfig,
 		Limits:  p.limits(),
 		Dial:    dial,
 		Records: records,
@@ -249,11 +254,11 @@ func (p *program) run(ctx context.Context) error {
 	})
 	if p.set.MetricsEnabled {
 		g.Go(func() error {
-			l, err := net.Listen("tcp", ":"+strconv.Itoa(p.set.MetricsPort))
+			l, err := net.Listen("tcp", net.JoinHostPort(p.set.MetricsHost, strconv.Itoa(p.set.MetricsPort)))
 			if err != nil {
 				return fmt.Errorf("metrics listener: %w", err)
 			}
-			return p.metrics.Serve(ctx, l)
+			return p.metrics.Serve(ctx, l, p.set.MetricsPath)
 		})
 	}
 	g.Go(func() error { return p.serveHeads(ctx) })

@@ -28,6 +28,14 @@ type desired struct {
 func (h *Hub) loadConfig(ctx context.Context) error {
 	h.configMu.Lock()
 	defer h.configMu.Unlock()
+	if h.o.Fixed != nil {
+		cfg, err := route.ParseConfig(h.o.Fixed)
+		if err != nil {
+			return fmt.Errorf("local configuration: %w", err)
+		}
+		h.log.Info("configuration from the settings", "routes", len(cfg.Routes))
+		return h.apply(ctx, cfg)
+	}
 	raw, err := h.o.Config.Get(lastGoodConfig)
 	if errors.Is(err, store.ErrNotFound) {
 		h.log.Info("no configuration on disk; waiting for the cloud")
@@ -120,8 +128,8 @@ func (h *Hub) followOwnTwin(ctx context.Context) error {
 
 // fetchConfig reads the hub's twin from the cloud and takes its desired properties.
 func (h *Hub) fetchConfig(ctx context.Context) {
-	if !h.online.Load() {
-		return // it is fetched when the cloud is back
+	if h.o.Fixed != nil || !h.online.Load() {
+		return // nobody asks for it, or it is fetched when the cloud is back
 	}
 	call, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()

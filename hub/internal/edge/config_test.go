@@ -224,3 +224,36 @@ func TestOwnReportIsNotLostWhenItCannotBeStored(t *testing.T) {
 		}
 	})
 }
+
+func TestConfigurationOfTheSettingsCountsInPlaceOfTheTwins(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		defer r.close()
+		r.start(func(_ *rig, o *edge.Options) {
+			o.Fixed = []byte(`{"schemaVersion":"1.0","routes":{"r1":"FROM /* INTO $upstream"},"storeAndForwardConfiguration":{"timeToLiveSecs":-1}}`)
+		})
+		select {
+		case <-r.hub.Configured():
+		default:
+			t.Fatal("not configured without a cloud")
+		}
+		r.cloud.set(true)
+		r.cloud.setDesired(config(3, `"none":"FROM /twinChangeNotifications INTO $upstream"`))
+		r.connect(leaf).send("", "x")
+		if r.cloud.got(leaf) != "x" {
+			t.Error("the twin's configuration is in force")
+		}
+	})
+}
+
+func TestBadConfigurationOfTheSettingsEndsTheHub(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		defer r.close()
+		r.start(func(_ *rig, o *edge.Options) { o.Fixed = []byte(`{"schemaVersion":"1.0","routes":{"r1":"FORM"}}`) })
+		r.cancel = nil
+		if err := <-r.ended; err == nil || !strings.Contains(err.Error(), "routes.r1") {
+			t.Errorf("Run: %v", err)
+		}
+	})
+}

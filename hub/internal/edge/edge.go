@@ -58,10 +58,16 @@ type Options struct {
 	// LocalSubscriptions keeps what clients subscribe to from the cloud: it sends them
 	// no methods, messages or desired properties.
 	LocalSubscriptions bool
-	Records            twin.Records
-	Config             Config
-	Twin               twin.Options
-	Auth               auth.Options
+	// KeepForUnknown lets messages of identities that the cloud does not let in wait;
+	// otherwise they are dropped.
+	KeepForUnknown bool
+	Records        twin.Records
+	Config         Config
+	// Fixed are desired properties that count in place of those of the hub's twin; nil:
+	// those of the twin count.
+	Fixed []byte
+	Twin  twin.Options
+	Auth  auth.Options
 
 	// Messages is where the queues lie. It belongs to the hub.
 	Messages seglog.Folder
@@ -143,7 +149,7 @@ func New(o Options) (*Hub, error) {
 	}
 	h.auth = auth.New(o.Scope, o.Auth)
 	h.pool = upstream.New(o.Dial, h, upstream.Options{
-		Idle: o.Idle, Hanging: o.Hanging, Logger: o.Logger, Max: max(1000, 2*o.MaxClients),
+		KeepForUnknown: o.KeepForUnknown, Idle: o.Idle, Hanging: o.Hanging, Logger: o.Logger, Max: max(1000, 2*o.MaxClients),
 	})
 	h.twins = twin.New(cloudTwins{h}, o.Records, h.notifyDesired, o.Twin)
 	h.jobs, h.calls, h.own = newJobs(4), newJobs(32), newJobs(4)

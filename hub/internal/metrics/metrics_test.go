@@ -20,13 +20,19 @@ import (
 // page serves the metrics and reads a path.
 func page(t *testing.T, m *metrics.Metrics, path string) (int, string) {
 	t.Helper()
+	return pageAt(t, m, "/metrics", path)
+}
+
+// pageAt serves the metrics at a path and reads another.
+func pageAt(t *testing.T, m *metrics.Metrics, at, path string) (int, string) {
+	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
-	go func() { done <- m.Serve(ctx, l) }()
+	go func() { done <- m.Serve(ctx, l, at) }()
 	defer func() {
 		cancel()
 		if err := <-done; err != nil {
@@ -225,6 +231,14 @@ func lineOf(body, name string) string {
 		}
 	}
 	return ""
+}
+
+func TestMetricsAreServedWhereTheSettingsSay(t *testing.T) {
+	for path, want := range map[string]int{"/a/b": http.StatusOK, "/metrics": http.StatusNotFound, "/a": http.StatusNotFound} {
+		if status, _ := pageAt(t, metrics.New("hub", "edge", 0), "/a/b", path); status != want {
+			t.Errorf("%s: status %d", path, status)
+		}
+	}
 }
 
 func TestOnlyMetricsAreServed(t *testing.T) {

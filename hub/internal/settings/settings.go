@@ -40,7 +40,9 @@ type Edge struct {
 	AuthMode          string // "Scope", "Cloud" or "CloudAndScope"
 	ProxyModule       string // that may pass on certificates of its clients
 	MetricsEnabled    bool
+	MetricsHost       string // that the plain listener is bound to; empty: all
 	MetricsPort       int
+	MetricsPath       string        // of the plain listener
 	MetricsMaxAge     time.Duration // of what quantiles are made of
 	MaxClients        int
 	AckTimeout        time.Duration
@@ -48,6 +50,10 @@ type Edge struct {
 	Hanging           time.Duration // that cloud connections may be without an answer
 	CallTimeout       time.Duration // of one call to the cloud
 	Connections       int           // over AMQP to the cloud, shared by all identities
+	KeepConnections   bool          // to the cloud, of clients that have left
+	LocalSubscribing  bool          // clients hear nothing from the cloud
+	KeepForUnknown    bool          // messages of those who may not log in wait until they expire
+	LocalConfig       []byte        // desired properties in place of those of the twin; nil: none
 	Connectivity      time.Duration // that the own cloud connection may be silent; negative: not tried
 	ConfigRefresh     time.Duration
 	MinTLS            uint16 // the oldest version of TLS that clients may use
@@ -96,6 +102,8 @@ func FromEnvironment(environ []string) (Edge, error) {
 		AuthMode:          r.choice("AuthenticationMode", "Scope", "Cloud", "CloudAndScope"),
 		ProxyModule:       r.text("ApiProxyModuleId", "IoTEdgeAPIProxy"),
 		MetricsEnabled:    r.boolean("Metrics__Listener__MetricsEnabled"),
+		MetricsHost:       strings.Trim(r.text("Metrics__Listener__Host", "*"), "*+"),
+		MetricsPath:       "/" + strings.Trim(r.text("Metrics__Listener__Suffix", "metrics"), "/"),
 		MetricsMaxAge:     r.span("Metrics__Listener__MetricsHistogramMaxAge", time.Hour),
 		MaxClients:        r.number("MaxConnectedClients", 100, 1, 1_000_000),
 		AckTimeout:        r.seconds("MessageAckTimeoutSecs", 30, 1),
@@ -103,6 +111,8 @@ func FromEnvironment(environ []string) (Edge, error) {
 		Hanging:           r.seconds("CloudConnectionHangingTimeoutSecs", 50, 1),
 		CallTimeout:       r.seconds("CloudOperationTimeoutSecs", 20, 1),
 		Connections:       max(r.number("IotHubConnectionPoolSize", 1, 0, 100), 1),
+		KeepConnections:   !r.boolean("CloseCloudConnectionOnDeviceDisconnect"),
+		KeepForUnknown:    !r.boolean("TrackDeviceState"),
 		Connectivity:      r.seconds("ConnectivityCheckFrequencySecs", 300, 1),
 		ConfigRefresh:     r.seconds("ConfigRefreshFrequencySecs", 3600, 1),
 		MinTLS:            r.tls("SslProtocols"),
@@ -124,6 +134,10 @@ func FromEnvironment(environ []string) (Edge, error) {
 	}
 	if r.experiment("disableConnectivityCheck") {
 		s.Connectivity = -1
+	}
+	s.LocalSubscribing = r.experiment("disableCloudSubscriptions")
+	if r.choice("ConfigSource", "twin", "local") == "local" {
+		s.LocalConfig = localConfig(environ)
 	}
 	return s, errors.Join(r.errs...)
 }

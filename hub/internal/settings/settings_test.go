@@ -2,11 +2,14 @@ package settings_test
 
 import (
 	"crypto/tls"
+	"encoding/json"
 	"log/slog"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/breakwater-iot/breakwater/hub/internal/route"
 	"github.com/breakwater-iot/breakwater/hub/internal/settings"
 	"github.com/breakwater-iot/breakwater/proto/iothub/client"
 )
@@ -139,5 +142,76 @@ func TestWayToTheCloud(t *testing.T) {
 	s, err = settings.FromEnvironment(append([]string{"upstreamprotocol=AMQPWS", "HTTPS_PROXY=http://p:1", "no_proxy=x,y"}, given...))
 	if err != nil || s.Upstream != client.AMQPWS || s.UpstreamFallback || s.HTTPSProxy != "http://p:1" || s.NoProxy != "x,y" {
 		t.Errorf("%v %q %q, %v", s.Upstream, s.HTTPSProxy, s.NoProxy, err)
+	}
+}
+
+func TestConnectionsAndSubscriptions(t *testing.T) {
+	s, err := settings.FromEnvironment(given)
+	if err != nil || s.KeepConnections || s.LocalSubscribing || s.KeepForUnknown || s.LocalConfig != nil || s.MetricsHost != "" || s.MetricsPath != "/metrics" {
+		t.Errorf("by default: %+v, %v", s, err)
+	}
+	s, err = settings.FromEnvironment(append([]string{
+		"closeCloudConnectionOnDeviceDisconnect=false", "TRACKDEVICESTATE=false",
+		"experimentalfeatures__enabled=true", "experimentalFeatures__disableCloudSubscriptions=true",
+		"Metrics__Listener__Host=127.0.0.1", "Metrics__Listener__Suffix=/a/b/",
+	}, given...))
+	if err != nil || !s.KeepConnections || !s.LocalSubscribing || !s.KeepForUnknown || s.MetricsHost != "127.0.0.1" || s.MetricsPath != "/a/b" {
+		t.Errorf("%+v, %v", s, err)
+	}
+	s, err = settings.FromEnvironment(append([]string{"experimentalFeatures__disableCloudSubscriptions=true", "Metrics__Listener__Host=*"}, given...))
+	if err != nil || s.LocalSubscribing || s.MetricsHost != "" {
+		t.Errorf("without the switch of all experiments: %+v, %v", s, err)
+	}
+}
+
+func TestLocalConfiguration(t *testing.T) {
+	for _, tt := range []struct {
+		environ []string
+		routes  string // "name: text" in the order of their names
+	}{
+		{[]string{"ConfigSource=LOCAL"}, "r1: FROM /* INTO $upstream"},
+		{[]string{"ConfigSource=local", "routes__toCloud=FROM /messages/* WHERE a = 'x' INTO $upstream", "ROUTES__b=FROM /* INTO $upstream", "routes=no", "routes__=no"},
+			"b: FROM /* INTO $upstream, toCloud: FROM /messages/* WHERE a = 'x' INTO $upstream"},
+	} {
+		s, err := settings.FromEnvironment(append(tt.environ, given...))
+		if err != nil {
+			t.Fatal(err)
+		}
+		cfg, err := route.ParseConfig(s.LocalConfig)
+		if err != nil {
+			t.Fatalf("%s: %v", s.LocalConfig, err)
+		}
+		var doc struct{ Routes map[string]string }
+		if err := json.Unmarshal(s.LocalConfig, &doc); err != nil {
+			t.Fatal(err)
+		}
+		var list []string
+		for name, text := range doc.Routes {
+			list = append(list, name+": "+text)
+		}
+		slices.Sort(list)
+		if got := strings.Join(list, ", "); got != tt.routes || cfg.TTL >= 0 {
+			t.Errorf("%v: %s, time to live %v", tt.environ, got, cfg.TTL)
+		}
+	}
+	if s, err := settings.FromEnvironment(append([]string{"routes__a=FROM /* INTO $upstream"}, given...)); err != nil || s.LocalConfig != nil {
+		t.Errorf("routes without ConfigSource: %s, %v", s.LocalConfig, err)
+	}
+	if _, err := settings.FromEnvironment(append([]string{"ConfigSource=moon"}, given...)); err == nil {
+		t.Error("another source: no error")
+	}
+}
+
+func TestIgnoredVariablesAreNamed(t *testing.T) {
+	got := settings.FindIgnored([]string{"PATH=/bin", "optimizeForPerformance=false", "MaxUpstreamBatchSize=20", "CacheTokens=", "EdgeHubDevTrustBundle=x", "MaxConnectedClients=5"})
+	var names []string
+	for _, i := range got {
+		names = append(names, i.Name)
+		if i.Reason == "" {
+			t.Errorf("%s: no reason", i.Name)
+		}
+	}
+	if strings.Join(names, " ") != "EdgeHubDevTrustBundle MaxUpstreamBatchSize optimizeForPerformance" {
+		t.Errorf("found %v", names)
 	}
 }

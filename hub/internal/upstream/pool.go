@@ -3,6 +3,7 @@ package upstream
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -398,14 +399,20 @@ func (p *Pool) Up(id iothub.Identity) bool {
 // Send sends a message over its sender's connection; done is called once, as Conn
 // says.
 func (p *Pool) Send(m *iothub.Message, lane Lane, done func(error)) {
+	told := func(err error) {
+		if p.o.KeepForUnknown && errors.Is(err, ErrNoIdentity) {
+			err = fmt.Errorf("%w: %s", ErrDown, err.Error())
+		}
+		done(err)
+	}
 	l, err := p.hold(m.Sender())
 	if err != nil {
-		done(err)
+		told(err)
 		return
 	}
 	l.conn.SendAsync(m, lane, func(err error) {
 		p.release(l)
-		done(err)
+		told(err)
 	})
 }
 

@@ -443,6 +443,19 @@ func TestConnectionThatDoesNotAnswerIsMadeAnew(t *testing.T) {
 	})
 }
 
+func TestMessagesOfStrangersWaitIfTheyAreToBeKept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakes{}
+		pool, stop := runPool(t, f.dial, &listener{}, upstream.Options{KeepForUnknown: true})
+		defer stop()
+		var told error
+		pool.Send(from(iothub.DeviceIdentity("stranger"), "x"), upstream.Lane{First: true}, func(err error) { told = err })
+		if !errors.Is(told, upstream.ErrDown) || errors.Is(told, upstream.ErrNoIdentity) {
+			t.Errorf("error %v", told)
+		}
+	})
+}
+
 // slowListener hears of states with a delay: while its gate is closed.
 type slowListener struct {
 	listener

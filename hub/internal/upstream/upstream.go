@@ -91,5 +91,8 @@ type Options struct {
 	// without any of them being answered. Then it is taken for broken and made anew.
 	// 0: for ever.
 	Hanging time.Duration
-	Logger  *slog.Logger
+	// KeepForUnknown makes messages of an identity that may not log in fail as those
+	// of one that is not connected.
+	KeepForUnknown bool
+	Logger         *slog.Logger
 }
