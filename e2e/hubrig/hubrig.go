@@ -139,7 +139,7 @@ func (r *Rig) startCloud(ctx context.Context) error {
 	r.cloud, err = start(command{
 		path: r.bin("iothub"), log: r.CloudLog(),
 		args: []string{"serve", "--data", r.cloudDir(), "--hostname", r.net.hub, "--address", r.net.hub, "--log-level", r.o.CloudLogLevel,
-			"--retain-events", "20000000"},
+			"--retain-events", "20000000", "--max-children", "1100"},
 		stdout: func(line string) {
 			if strings.HasPrefix(line, "iothub ready") {
 				once.Do(func() { close(ready) })

@@ -22,6 +22,7 @@ type serveCommand struct {
 	WellKnownKeys bool          `help:"Make policies with keys that everybody can know, the same on every machine. For tests."`
 	RetainEvents  uint64        `default:"1048576" help:"How many events to keep."`
 	RetainBytes   uint64        `default:"1073741824" help:"How many bytes of events to keep."`
+	MaxChildren   int           `default:"100" help:"How many children an edge device may have; IoT Hub allows 100."`
 	IDScope       string        `name:"id-scope" default:"0ne00000000" help:"Id scope of the device provisioning service."`
 	AssignDelay   time.Duration `name:"dps-assign-delay" help:"How long a registration is shown as being assigned."`
 	LogLevel      string        `default:"info" enum:"debug,info,warn,error" help:"What to log: ${enum}."`
@@ -38,7 +39,7 @@ func (c *serveCommand) Run(ctx context.Context, env environment) error {
 		Data: c.Data, HostName: c.Hostname, Names: c.Name, Address: c.Address,
 		HTTPSPort: c.HTTPSPort, MQTTPort: c.MQTTPort, AMQPPort: c.AMQPPort, WellKnownKeys: c.WellKnownKeys,
 		EventHostName: c.EventHostname, ConsumerGroups: c.ConsumerGroup,
-		MaxEvents: c.RetainEvents, MaxEventBytes: c.RetainBytes, IDScope: c.IDScope, AssignDelay: c.AssignDelay, Logger: log,
+		MaxEvents: c.RetainEvents, MaxEventBytes: c.RetainBytes, MaxChildren: c.MaxChildren, IDScope: c.IDScope, AssignDelay: c.AssignDelay, Logger: log,
 		Ready: func(e server.Endpoints) {
 			fmt.Fprintf(env.out, "iothub ready hostname=%s https=%s mqtt=%s amqp=%s\n", c.Hostname, e.HTTPS, e.MQTT, e.AMQP)
 		},

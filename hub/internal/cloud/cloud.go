@@ -39,6 +39,8 @@ type Options struct {
 	// Messages are the options of the cloud-to-device queues; Known, Now and Logger are
 	// set by Open.
 	Messages c2d.Options
+	// MaxChildren is how many children an edge device may have; 0 means 100.
+	MaxChildren int
 	// Deleted, if not nil, is told of each identity that was deleted.
 	Deleted func(iothub.Identity)
 	// Now is the clock; nil means time.Now.
@@ -93,6 +95,7 @@ func Open(s *store.Store, o Options) (*Hub, error) {
 	if h.registry, err = registry.Open(s, h.twins, o.Now, h.identitiesChanged); err != nil {
 		return nil, fmt.Errorf("open hub: %w", err)
 	}
+	h.registry.SetMaxChildren(o.MaxChildren)
 	if h.events, err = events.Open(s, o.Events); err != nil {
 		return nil, fmt.Errorf("open hub: %w", err)
 	}

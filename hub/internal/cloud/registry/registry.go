@@ -36,6 +36,8 @@ type Registry struct {
 	now     func() time.Time
 	changed func([]Change)
 
+	maxChildren int
+
 	// write is held by one writer from the first look to the publication, over the
 	// fsync. Lock order: write, twins, mu.
 	write          sync.Mutex
@@ -72,7 +74,7 @@ func Open(s *store.Store, twins *twin.Store, now func() time.Time, changed func(
 		changed = func([]Change) {}
 	}
 	r := &Registry{s: s, devices: s.Bucket("cloud.devices"), modules: s.Bucket("cloud.modules"), twins: twins, now: now,
-		changed: changed, byID: map[string]*device{}, children: map[string]map[string]struct{}{}}
+		changed: changed, maxChildren: maxChildren, byID: map[string]*device{}, children: map[string]map[string]struct{}{}}
 	err := r.devices.Scan("", func(k string, v []byte) error {
 		d := &device{modules: map[string]rest.Module{}}
 		if err := json.Unmarshal(v, &d.doc); err != nil {

@@ -361,6 +361,34 @@ func TestNestingHasFiveLevels(t *testing.T) {
 	}
 }
 
+func TestAnEdgeDeviceHasAHundredChildrenUnlessMoreAreAllowed(t *testing.T) {
+	b := open(t, t.TempDir())
+	top := b.must("top", `{"capabilities":{"iotEdge":true}}`, registry.Absent)
+	child := func(i int) error {
+		_, err := b.put(fmt.Sprint("child", i), `{"deviceScope":"`+top.DeviceScope+`"}`, registry.Absent)
+		return err
+	}
+	for i := range 100 {
+		if err := child(i); err != nil {
+			t.Fatal(i, err)
+		}
+	}
+	if err := child(100); code(err) != registry.InvalidDeviceScope {
+		t.Errorf("one more: %v", err)
+	}
+	b.SetMaxChildren(0) // means the same
+	if err := child(100); code(err) != registry.InvalidDeviceScope {
+		t.Errorf("one more: %v", err)
+	}
+	b.SetMaxChildren(101)
+	if err := child(100); err != nil {
+		t.Error(err)
+	}
+	if err := child(101); code(err) != registry.InvalidDeviceScope {
+		t.Errorf("two more: %v", err)
+	}
+}
+
 func TestEverythingIsThereAfterReopening(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "db")
 	b := open(t, dir)

@@ -15,8 +15,16 @@ const ScopePrefix = "ms-azure-iot-edge://"
 // Limits of parent-child relations.
 const (
 	maxEdgeLevels = 5
-	maxChildren   = 100
+	maxChildren   = 100 // unless SetMaxChildren says otherwise
 )
+
+// SetMaxChildren changes how many children an edge device may have; 0 means 100, as in
+// IoT Hub. Call it before the registry is used.
+func (r *Registry) SetMaxChildren(n int) {
+	if n > 0 {
+		r.maxChildren = n
+	}
+}
 
 // owner returns the edge device that a scope belongs to.
 func (r *Registry) owner(scope string) (*device, bool) {
@@ -113,8 +121,8 @@ func (r *Registry) checkParent(d *device, scope string) error {
 	if d.doc.IsEdge() && len(over)+r.height(d, maxEdgeLevels) > maxEdgeLevels {
 		return refuse(InvalidDeviceScope, "more than %d levels of edge devices", maxEdgeLevels)
 	}
-	if len(r.childrenOf(scope)) >= maxChildren {
-		return refuse(InvalidDeviceScope, "the parent has %d children", maxChildren)
+	if len(r.childrenOf(scope)) >= r.maxChildren {
+		return refuse(InvalidDeviceScope, "the parent has %d children", r.maxChildren)
 	}
 	return nil
 }

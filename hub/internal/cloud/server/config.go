@@ -31,6 +31,8 @@ type Config struct {
 	ConsumerGroups []string
 	// MaxEvents and MaxEventBytes bound the event log; 0 means the default.
 	MaxEvents, MaxEventBytes uint64
+	// MaxChildren is how many children an edge device may have; 0 means the default.
+	MaxChildren int
 	// IDScope names the provisioning service of the hub; "" means the default one.
 	IDScope string
 	// AssignDelay is how long a registration is shown as being assigned.

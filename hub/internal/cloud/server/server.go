@@ -63,8 +63,9 @@ func Run(ctx context.Context, c Config) (err error) {
 	sessions := newSessions(s, c.Logger)
 	hub, err := cloud.Open(s, cloud.Options{
 		Hosts: c.hosts(), Policies: policies, Logger: c.Logger.With("component", "hub"), Deleted: sessions.deleted,
-		Events:   events.Options{MaxEvents: c.MaxEvents, MaxBytes: c.MaxEventBytes},
-		EventHub: head.EventHubInfo{Host: c.EventHostName, Port: uint16(c.AMQPPort), Groups: c.ConsumerGroups},
+		MaxChildren: c.MaxChildren,
+		Events:      events.Options{MaxEvents: c.MaxEvents, MaxBytes: c.MaxEventBytes},
+		EventHub:    head.EventHubInfo{Host: c.EventHostName, Port: uint16(c.AMQPPort), Groups: c.ConsumerGroups},
 	})
 	if err != nil {
 		return err
