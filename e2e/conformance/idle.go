@@ -77,9 +77,9 @@ func closeAll(conns []net.Conn) {
 // crowd are the devices of the many connections.
 type crowd []*login
 
-// mostChildren is how many of them can stand below the edge device: iothub allows 100
-// in all, as IoT Hub does.
-const mostChildren = 80
+// mostChildren is how many of them stand below the edge device, and edgehub is told to
+// let in.
+const mostChildren = 1000
 
 // crowd registers n devices for a hub, or as many as it can have.
 func (w *world) crowd(ctx context.Context, hub string, n int) (crowd, error) {
