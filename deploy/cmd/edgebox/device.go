@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"os/exec"
@@ -80,13 +81,24 @@ func (d device) provision(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("address of the hub: %w", err)
 	}
+	return d.configure(login, addresses[0].String())
+}
+
+// configure writes edged's configuration for the device's login and the hub's address.
+func (d device) configure(login, address string) error {
 	var text bytes.Buffer
 	if err := config.Execute(&text, map[string]string{
 		"Hostname": d.Hostname, "Edged": filepath.Join(d.Home, "edged"), "Root": d.root(), "ConnectionString": login,
-		"Version": d.Version, "Hub": d.Hub, "Address": addresses[0].String(),
+		"Version": d.Version, "Hub": d.Hub, "Address": address,
 	}); err != nil {
 		return fmt.Errorf("configuration of edged: %w", err)
 	}
+	more, err := os.ReadFile(d.Settings)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("configuration of edged: %w", err)
+	}
+	text.WriteByte('\n')
+	text.Write(more)
 	if err := os.WriteFile(d.configFile(), text.Bytes(), 0o600); err != nil {
 		return fmt.Errorf("configuration of edged: %w", err)
 	}

@@ -30,6 +30,7 @@ type options struct {
 	Cloud    string        `help:"Folder in which iothub leaves its root certificate and its login." default:"/cloud"`
 	Home     string        `help:"Folder of edged, containerd and the registry." default:"/var/lib/breakwater"`
 	Manifest string        `help:"Manifest to apply." default:"/manifest.json"`
+	Settings string        `help:"File that is added to the configuration of edged if it is there, such as policies for images." default:"/edged.toml"`
 	Images   string        `help:"Folder of OCI layouts to push to the registry." default:"/images"`
 	Version  string        `help:"Tag of the images." default:"dev" env:"IMAGE_TAG"`
 	Registry string        `help:"Address of the registry." default:":5000"`

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -14,6 +15,32 @@ import (
 	"github.com/breakwater-iot/breakwater/deploy/internal/image"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 )
+
+// TestEdgeBoxHasWhatEdgedStarts: edged looks for its helpers beside itself.
+func TestEdgeBoxHasWhatEdgedStarts(t *testing.T) {
+	bin := t.TempDir()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"edgebox", "edged", "edged-log", "edged-verify", "edgectl", "iothub"} {
+		if err := os.Symlink(self, filepath.Join(bin, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	tree, err := image.EdgeBox(t.Context(), "../../..", bin, t.TempDir())
+	if errors.Is(err, exec.ErrNotFound) || err != nil && strings.Contains(err.Error(), "no CNI plugins") {
+		t.Skip("this machine cannot run containers:", err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"edged", "edged-log", "edged-verify"} {
+		if tree.Files["/bin/"+name].Source != filepath.Join(bin, name) {
+			t.Errorf("%s is missing", name)
+		}
+	}
+}
 
 func TestParsePlatform(t *testing.T) {
 	tests := []struct {
