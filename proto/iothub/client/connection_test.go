@@ -2,11 +2,13 @@ package client_test
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"net"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -289,6 +291,30 @@ func TestUntrustedHubIsRefused(t *testing.T) {
 		}
 		if len(h.logins) > 0 {
 			t.Error("logged in")
+		}
+	})
+}
+
+// A trust bundle is renewed while programs run.
+func TestEachConnectionTrustsTheRootsOfTheMoment(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHub(t)
+		defer h.close()
+		var roots atomic.Pointer[x509.CertPool]
+		roots.Store(x509.NewCertPool())
+		o := h.options()
+		o.RootCAs, o.Roots = nil, roots.Load
+		d := h.start(o, nil)
+		defer d.end(t)
+		time.Sleep(time.Second)
+		if s := d.seen()[1]; s.State != client.Disconnected {
+			t.Errorf("state %+v", s)
+		}
+		roots.Store(h.roots)
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if len(h.logins) != 1 {
+			t.Errorf("%d logins with the new roots", len(h.logins))
 		}
 	})
 }

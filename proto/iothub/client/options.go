@@ -51,6 +51,9 @@ type Options struct {
 
 	// RootCAs are trusted in place of the system's roots, if not nil.
 	RootCAs *x509.CertPool
+	// Roots, if not nil, gives what is trusted in place of RootCAs, anew for each
+	// connection.
+	Roots func() *x509.CertPool
 	// Dial opens the network connection; TLS comes on top. Nil dials TCP, and knows
 	// no proxy; that of package proxy does.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)

@@ -21,8 +21,10 @@ type SharedOptions struct {
 	Port int
 	// Fallback is as in Options.
 	Fallback bool
-	// RootCAs are trusted in place of the system's roots, if not nil.
+	// RootCAs are trusted in place of the system's roots, if not nil; Roots as in
+	// Options.
 	RootCAs *x509.CertPool
+	Roots   func() *x509.CertPool
 	// Dial opens the network connection, as in Options.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 	// KeepAlive is the idle timeout, as in Options.
@@ -88,7 +90,7 @@ func NewShared(o SharedOptions) (*Shared, error) {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	return &Shared{o: o, at: endpoint{
-		protocol: o.Protocol, host: o.Host, port: o.Port, rootCAs: o.RootCAs, dial: o.Dial, fallback: o.Fallback,
+		protocol: o.Protocol, host: o.Host, port: o.Port, rootCAs: o.RootCAs, roots: o.Roots, dial: o.Dial, fallback: o.Fallback,
 	}}, nil
 }
 

@@ -19,13 +19,14 @@ type endpoint struct {
 	host        string
 	port        int
 	rootCAs     *x509.CertPool
-	certificate *tls.Certificate // nil without
+	roots       func() *x509.CertPool // in place of rootCAs; nil without
+	certificate *tls.Certificate      // nil without
 	dial        func(ctx context.Context, network, address string) (net.Conn, error)
 	fallback    bool // to AMQPWS where AMQP is not let through
 }
 
 func (o *Options) endpoint() endpoint {
-	return endpoint{o.Protocol, o.Host, o.Port, o.RootCAs, o.ClientCertificate, o.Dial, o.Fallback}
+	return endpoint{o.Protocol, o.Host, o.Port, o.RootCAs, o.Roots, o.ClientCertificate, o.Dial, o.Fallback}
 }
 
 // stream is the byte stream that a protocol runs on: TLS, or a WebSocket in it.
@@ -84,6 +85,9 @@ func (e *endpoint) secure(ctx context.Context) (conn *tls.Conn, raw net.Conn, er
 		MinVersion: tls.VersionTLS12,
 		ServerName: e.host,
 		RootCAs:    e.rootCAs,
+	}
+	if e.roots != nil {
+		config.RootCAs = e.roots()
 	}
 	if e.certificate != nil {
 		config.Certificates = []tls.Certificate{*e.certificate}

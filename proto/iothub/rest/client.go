@@ -41,6 +41,9 @@ type Options struct {
 	Certificate func(*tls.CertificateRequestInfo) (*tls.Certificate, error)
 	// RootCAs are trusted; nil means those of the system.
 	RootCAs *x509.CertPool
+	// Roots, if not nil, gives what is trusted in place of RootCAs, anew for each
+	// connection. It needs a Proxy that is never used.
+	Roots func() *x509.CertPool
 	// Dial replaces the dialer, for tests and odd networks.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 	// Proxy chooses a proxy; nil means that of the environment.
@@ -97,21 +100,49 @@ func New(o Options) (*Client, error) {
 		o.Dial = (&net.Dialer{Timeout: 15 * time.Second, KeepAlive: 30 * time.Second}).DialContext
 	}
 	base := url.URL{Scheme: "https", Host: o.Host}
-	return &Client{o: o, base: base.String(), http: &http.Client{
-		Transport: &http.Transport{
-			Proxy:               o.Proxy,
-			DialContext:         o.Dial,
-			TLSHandshakeTimeout: 15 * time.Second,
-			TLSClientConfig: &tls.Config{
-				MinVersion:           tls.VersionTLS12,
-				RootCAs:              o.RootCAs,
-				GetClientCertificate: o.Certificate,
-			},
-			MaxIdleConnsPerHost: 4,
-			IdleConnTimeout:     60 * time.Second,
+	transport := &http.Transport{
+		Proxy:               o.Proxy,
+		DialContext:         o.Dial,
+		TLSHandshakeTimeout: handshakeTimeout,
+		TLSClientConfig: &tls.Config{
+			MinVersion:           tls.VersionTLS12,
+			RootCAs:              o.RootCAs,
+			GetClientCertificate: o.Certificate,
 		},
+		MaxIdleConnsPerHost: 4,
+		IdleConnTimeout:     60 * time.Second,
+	}
+	if o.Roots != nil {
+		transport.DialTLSContext = o.dialTLS
+	}
+	return &Client{o: o, base: base.String(), http: &http.Client{
+		Transport:     transport,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}, nil
+}
+
+const handshakeTimeout = 15 * time.Second
+
+// dialTLS opens a connection with the roots of the moment.
+func (o *Options) dialTLS(ctx context.Context, network, address string) (net.Conn, error) {
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return nil, err
+	}
+	raw, err := o.Dial(ctx, network, address)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
+	defer cancel()
+	conn := tls.Client(raw, &tls.Config{
+		MinVersion: tls.VersionTLS12, ServerName: host, RootCAs: o.Roots(), GetClientCertificate: o.Certificate,
+	})
+	if err := conn.HandshakeContext(ctx); err != nil {
+		_ = raw.Close()
+		return nil, fmt.Errorf("TLS with %s: %w", address, err)
+	}
+	return conn, nil
 }
 
 // Close frees idle connections. Calls that run are not disturbed.

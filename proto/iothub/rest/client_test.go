@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -192,6 +194,39 @@ func TestUntrustedServerIsNotTriedAgain(t *testing.T) {
 	defer c.Close()
 	if _, err := c.GetDevice(t.Context(), "d"); err == nil || dials.Load() != 1 || rest.StatusOf(err) != 0 {
 		t.Errorf("%d dials, %v", dials.Load(), err)
+	}
+}
+
+// A trust bundle is renewed while programs run.
+func TestEachConnectionTrustsTheRootsOfTheMoment(t *testing.T) {
+	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "{}") }))
+	s.Config.ErrorLog = log.New(io.Discard, "", 0)
+	s.StartTLS()
+	t.Cleanup(s.Close)
+	var roots atomic.Pointer[x509.CertPool]
+	roots.Store(x509.NewCertPool())
+	var dials atomic.Int32
+	c, err := rest.New(rest.Options{HubName: "example.com", Roots: roots.Load, Backoff: time.Millisecond,
+		Authorize: func(context.Context) (string, error) { return "", nil },
+		Proxy:     func(*http.Request) (*url.URL, error) { return nil, nil },
+		Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
+			dials.Add(1)
+			return new(net.Dialer).DialContext(ctx, network, s.Listener.Addr().String())
+		}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if _, err := c.GetDevice(t.Context(), "d"); err == nil || dials.Load() != 1 {
+		t.Errorf("%d dials, %v", dials.Load(), err)
+	}
+	pool := x509.NewCertPool()
+	pool.AddCert(s.Certificate())
+	roots.Store(pool)
+	for range 2 {
+		if _, err := c.GetDevice(t.Context(), "d"); err != nil || dials.Load() != 2 {
+			t.Errorf("with the new roots: %d dials, %v", dials.Load(), err)
+		}
 	}
 }
 
