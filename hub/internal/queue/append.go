@@ -18,7 +18,7 @@ type appended struct {
 	m       *iothub.Message
 	targets []Target
 	record  []byte
-	millis  int64 // time of enqueue
+	millis  int64 // time of enqueue, by the queues' clock
 	done    func(error)
 	err     error
 }
@@ -44,7 +44,7 @@ func (a *appended) size() int {
 // Append blocks while Options.MaxPending messages wait for the disk. The message
 // and its lists must not be changed any more; targets is copied.
 func (q *Queue) Append(m *iothub.Message, targets []Target, done func(error)) {
-	a := &appended{m: m, done: done, millis: q.o.Now().UnixMilli()}
+	a := &appended{m: m, done: done, millis: q.clock.time()}
 	if len(targets) > 0 {
 		a.targets = append(make([]Target, 0, len(targets)), targets...)
 		a.record = appendMessage(make([]byte, 0, messageSpace(m)), m)
@@ -120,6 +120,7 @@ func (g *group) take() {
 // fill puts the messages into the frame: bodies that several queues share, then the
 // chunks of each queue.
 func (g *group) fill(frame *seglog.Frame) {
+	g.q.fillClock(frame)
 	for _, a := range g.taken {
 		if a.err != nil || len(a.targets) == 0 {
 			continue
@@ -166,8 +167,9 @@ func (g *group) place(frame *seglog.Frame, a *appended, t *Target) {
 		Message:  a.m,
 		Priority: t.Priority,
 		Offset:   fg.next,
-		Enqueued: timeOf(it.enqueued),
-		Expires:  it.expires(),
+		Enqueued: g.q.clock.system(it.enqueued),
+		clock:    &g.q.clock,
+		expires:  it.expires(),
 		Size:     len(a.record),
 		f:        fg.f,
 		c:        c,

@@ -3,14 +3,14 @@ package queue
 import (
 	"encoding/binary"
 	"fmt"
-	"time"
+	"math"
 )
 
 // A chunk is a run of consecutive messages of one queue that were stored by one
 // group commit: a part of a frame of the log. Its form on disk:
 //
 //	version   1
-//	base      varint: milliseconds since 1970
+//	base      varint: milliseconds of the queues' clock (type clock)
 //	count     uvarint
 //	entries   per message:
 //	            enqueued  varint: milliseconds after base
@@ -32,7 +32,7 @@ const itemSpace = 40
 
 // item is one message of a chunk as it is stored.
 type item struct {
-	enqueued int64 // milliseconds
+	enqueued int64 // milliseconds of the queues' clock
 	ttl      int64 // milliseconds
 	message  []byte
 	size     int // of the message
@@ -40,11 +40,12 @@ type item struct {
 	body     int // its number in the frame
 }
 
-func (it *item) expires() time.Time {
+// expires is when the time to live ends, by the queues' clock.
+func (it *item) expires() int64 {
 	if it.ttl < 0 {
-		return time.Time{}
+		return math.MaxInt64
 	}
-	return time.UnixMilli(it.enqueued + it.ttl)
+	return it.enqueued + it.ttl
 }
 
 // cost is what the message counts for in the size of its queue, beside the chunk.
@@ -110,6 +111,13 @@ func decodeChunk(b []byte) ([]item, error) {
 		return nil, r.err
 	}
 	return items, nil
+}
+
+// chunkTime is when the first message of a chunk was stored.
+func chunkTime(b []byte) (int64, bool) {
+	r := reader{b: b}
+	version, base := r.byte(), r.varint()
+	return base, version == chunkVersion && r.err == nil
 }
 
 // bodiesOf returns the numbers of the bodies that a chunk refers to.

@@ -104,9 +104,14 @@ func FuzzReadFinished(f *testing.F) {
 }
 
 func FuzzRestoreState(f *testing.F) {
-	f.Add([]byte{1, 1, 1, 0, 3, 1, 'e', 9, 40, 2, 1, 1, 1}, []byte{'S', 0, 30, 1, 4, 2})
-	f.Add([]byte{1, 0, 0}, []byte{'N', 0, 3, 'e'})
-	f.Add([]byte{1, 0, 0}, []byte{'R', 0})
+	full := []byte{2, 8, 5, 1, 1, 0, 3, 1, 'e', 9, 40, 2, 1, 1, 1}
+	for _, change := range [][]byte{{'S', 0, 30, 1, 4, 2}, {'N', 0, 3, 'e'}, {'N', 7, 3, 'f'}, {'R', 0}, {'T', 9, 7}} {
+		if err := queue.RestoreAndReplay(full, change); err != nil {
+			f.Fatal(err) // a seed that shows nothing
+		}
+		f.Add(full, change)
+		f.Add([]byte{2, 8, 5, 0, 0}, change)
+	}
 	f.Fuzz(func(_ *testing.T, state, change []byte) {
 		_ = queue.RestoreAndReplay(state, change)
 	})

@@ -9,7 +9,7 @@ import (
 // fullness counts what a full queue has cost since it was last logged.
 type fullness struct {
 	refused, dropped int
-	logged           time.Time
+	next             int64 // when there may be a line again
 }
 
 // fullLogInterval is the least time between two lines in the log about a full queue.
@@ -38,13 +38,13 @@ func (q *Queue) makeRoomLocked(size int) bool {
 }
 
 func (q *Queue) logFullLocked() {
-	now := q.o.Now()
-	if !q.full.logged.IsZero() && now.Sub(q.full.logged) < fullLogInterval {
+	now := q.clock.time()
+	if now < q.full.next {
 		return
 	}
 	q.o.Logger.Warn("queue limit reached", "limit", q.o.MaxBytes, "bytes", q.bytes,
 		"refused", q.full.refused, "dropped", q.full.dropped)
-	q.full = fullness{logged: now}
+	q.full = fullness{next: now + fullLogInterval.Milliseconds()}
 }
 
 // evictLocked drops one chunk, the first in the queues of the lowest priority that

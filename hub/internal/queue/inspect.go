@@ -39,7 +39,7 @@ func Inspect(folder seglog.Folder, deep bool, now time.Time) (_ *Inspection, err
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, q.log.Close()) }()
-	x := &inspector{q: q, now: now, states: make(map[uint32]*State)}
+	x := &inspector{q: q, now: q.clock.time(), states: make(map[uint32]*State)}
 	x.out.Usage = q.Usage()
 	for id, f := range q.byID {
 		s := &State{ID: id, Endpoint: f.name.endpoint, Priority: f.name.priority, Messages: f.len(), Bytes: f.bytes}
@@ -75,7 +75,7 @@ func Inspect(folder seglog.Folder, deep bool, now time.Time) (_ *Inspection, err
 
 type inspector struct {
 	q      *Queue
-	now    time.Time
+	now    int64 // by the queues' clock
 	out    Inspection
 	states map[uint32]*State
 }
@@ -94,7 +94,7 @@ func (x *inspector) oldest(f *fifo, s *State) error {
 		}
 		for i := range items {
 			if !f.done.has(p.First + uint64(i)) {
-				s.Oldest = timeOf(items[i].enqueued)
+				s.Oldest = x.q.clock.system(items[i].enqueued)
 				return seglog.ErrStop
 			}
 		}
@@ -135,7 +135,7 @@ func (x *inspector) chunk(segment string, p seglog.Part, bodies seglog.Bodies) {
 		if f == nil { // of a queue that was removed
 			continue
 		}
-		if e := items[i].expires(); !f.done.has(offset) && !e.IsZero() && !x.now.Before(e) {
+		if !f.done.has(offset) && x.now >= items[i].expires() {
 			s.Expired++
 		}
 	}

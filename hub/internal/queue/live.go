@@ -1,7 +1,5 @@
 package queue
 
-import "time"
-
 // live is the messages of a queue that may pass its backlog: those that came while
 // the reader was behind, as many as have room in memory. When the backlog reaches
 // their chunks, what has not passed is read in its turn. Guarded by Queue.mu.
@@ -72,7 +70,7 @@ func (v *live) dropFirst() {
 }
 
 // take hands out the share of the live messages: half of what may still be read.
-func (v *live) take(out, expired []*Entry, now time.Time, count, size int) ([]*Entry, []*Entry, int) {
+func (v *live) take(out, expired []*Entry, now int64, count, size int) ([]*Entry, []*Entry, int) {
 	if len(v.entries) == 0 || count <= len(out) || size <= 0 {
 		return out, expired, size
 	}
@@ -91,7 +89,7 @@ func (v *live) take(out, expired []*Entry, now time.Time, count, size int) ([]*E
 			e.c.passed = true
 			v.passed++
 		}
-		if e.Expired(now) {
+		if now >= e.expires {
 			expired = append(expired, e)
 			continue
 		}

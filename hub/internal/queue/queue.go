@@ -48,8 +48,11 @@ var (
 type Options struct {
 	// Logger; nil means slog.Default.
 	Logger *slog.Logger
-	// Now is the clock of enqueue times and expiry; nil means time.Now.
+	// Now is the system's clock; nil means time.Now.
 	Now func() time.Time
+	// Uptime is a clock that nobody sets, to tell when Now was. nil: the monotonic one
+	// of the system if Now is nil too, else nobody sets Now.
+	Uptime func() time.Duration
 	// MaxBytes limits what all queues take on disk together; 0: only the disk
 	// does. What is finished does not count.
 	MaxBytes int64
@@ -95,6 +98,9 @@ func (o *Options) defaults() {
 	}
 	if o.Now == nil {
 		o.Now = time.Now
+		if begin := time.Now(); o.Uptime == nil {
+			o.Uptime = func() time.Duration { return time.Since(begin) }
+		}
 	}
 	if o.MaxPending <= 0 {
 		o.MaxPending = 4096
@@ -125,8 +131,9 @@ type Target struct {
 // Queue is all queues of a hub. Methods may be called concurrently. Close must be
 // called.
 type Queue struct {
-	log *seglog.Log
-	o   Options
+	log   *seglog.Log
+	o     Options
+	clock clock
 
 	mu        sync.Mutex
 	fifos     map[fifoName]*fifo   // guarded by mu
@@ -137,6 +144,8 @@ type Queue struct {
 	loaded    sync.Cond            // of mu: a fifo is no longer loading
 	full      fullness             // guarded by mu
 	maxPassed int                  // the constant; tests make it small
+	clockTold int                  // guarded by mu: clock.changes that are written
+	resumed   *resumed             // the clock as found on disk; nil: nothing was
 
 	room         sync.Cond   // of mu: waiting got shorter, or closed
 	waiting      []*appended // guarded by mu
@@ -223,6 +232,8 @@ func newQueue(o Options) *Queue {
 		done:      make(chan struct{}),
 		maxPassed: maxPassed,
 	}
+	q.clock = clock{now: q.o.Now, uptime: q.o.Uptime, jumped: q.jumped}
+	q.clock.start()
 	q.room.L, q.loaded.L = &q.mu, &q.mu
 	return q
 }
@@ -348,7 +359,7 @@ func (q *Queue) OldestAge(endpoint string) (time.Duration, error) {
 		}
 	}
 	q.mu.Unlock()
-	now := q.o.Now().UnixMilli()
+	now := q.clock.time()
 	oldest := now
 	for _, h := range heads {
 		err := q.log.Read(h.id, h.head, h.stored, func(p seglog.Part, _ seglog.Bodies) error {

@@ -3,6 +3,7 @@ package queue
 import (
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/breakwater-iot/breakwater/hub/internal/seglog"
@@ -31,17 +32,20 @@ type Entry struct {
 	Priority uint32
 	Offset   uint64 // in its queue
 	Enqueued time.Time
-	Expires  time.Time // zero: never
-	Size     int       // on disk
+	Size     int // on disk
 
+	clock      *clock
+	expires    int64 // by clock
 	f          *fifo
 	c          *chunk
 	generation int
 	settled    bool // guarded by Queue.mu
 }
 
-// Expired tells whether the time to live has ended.
-func (e *Entry) Expired(now time.Time) bool { return !e.Expires.IsZero() && !now.Before(e.Expires) }
+// Expired tells whether the time to live has ended at a time that has just been.
+func (e *Entry) Expired(now time.Time) bool {
+	return e.expires != math.MaxInt64 && e.clock.at(now) >= e.expires
+}
 
 // Reader reads the queues of one endpoint. Settle may be called from anywhere; the
 // other methods from one goroutine at a time.
@@ -91,7 +95,7 @@ func (r *Reader) Priorities(list []uint32) []uint32 {
 // restart. With a count of 0 it only removes expired messages from the front.
 func (r *Reader) Read(priority uint32, count, size int) ([]*Entry, error) {
 	var out, expired []*Entry
-	now := r.q.o.Now()
+	now := r.q.clock.time()
 	defer func() { r.expire(expired) }()
 	for {
 		r.q.mu.Lock()
@@ -107,7 +111,7 @@ func (r *Reader) Read(priority uint32, count, size int) ([]*Entry, error) {
 		n := 0
 		for ; n < len(f.ahead); n++ {
 			e := f.ahead[n]
-			if e.Expired(now) {
+			if now >= e.expires {
 				expired = append(expired, e)
 			} else if len(out) < count && size > 0 {
 				out = append(out, e)
@@ -271,8 +275,9 @@ func (r *Reader) decode(f *fifo, p seglog.Part, bodies seglog.Bodies) (loadedChu
 			Message:  m,
 			Priority: f.name.priority,
 			Offset:   offset,
-			Enqueued: timeOf(it.enqueued),
-			Expires:  it.expires(),
+			Enqueued: r.q.clock.system(it.enqueued),
+			clock:    &r.q.clock,
+			expires:  it.expires(),
 			Size:     it.size,
 			f:        f,
 			c:        lc.c,
@@ -292,5 +297,3 @@ func (it *item) decode(bodies seglog.Bodies) (*iothub.Message, error) {
 	}
 	return decodeMessage(record)
 }
-
-func timeOf(millis int64) time.Time { return time.UnixMilli(millis) }

@@ -76,6 +76,7 @@ const maxSettled = 32 << 10
 
 // fillSettled puts settlements into the frame, and tells whether there are more.
 func (q *Queue) fillSettled(frame *seglog.Frame) (more bool) {
+	q.fillClock(frame)
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	room := maxSettled

@@ -3,6 +3,7 @@ package queue
 import (
 	"encoding/binary"
 	"fmt"
+	"time"
 
 	"github.com/breakwater-iot/breakwater/hub/internal/seglog"
 )
@@ -12,7 +13,8 @@ import (
 // The state, at the beginning of each segment and at the end of the last when the hub
 // ends in good order:
 //
-//	version 1, next queue id, number of queues; per queue:
+//	version 2, time (varint) and how far it is ahead of the system's clock (varint;
+//	see type clock), next queue id, number of queues; per queue:
 //	  id, priority, length of endpoint, endpoint, offset after the last message,
 //	  bytes, finished offsets (finished.appendTo)
 //
@@ -22,12 +24,14 @@ import (
 //	S  messages are finished: id, bytes that are left, number of spans, spans
 //	   (distance from the end of the one before, length)
 //	R  a queue is removed: id
-const stateVersion = 1
+//	T  the clock is ahead by so much from now on: time, ahead (varints)
+const stateVersion = 2
 
 const (
 	changeName    = 'N'
 	changeSettled = 'S'
 	changeRemoved = 'R'
+	changeClock   = 'T'
 )
 
 // snapshot is the state as of what is written. It runs in the committer's goroutine.
@@ -35,6 +39,9 @@ func (q *Queue) snapshot() []byte {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	b := []byte{stateVersion}
+	last, ahead, changes := q.clock.state()
+	b = binary.AppendVarint(binary.AppendVarint(b, last), ahead)
+	q.clockTold = changes
 	b = binary.AppendUvarint(b, uint64(q.nextID))
 	b = binary.AppendUvarint(b, uint64(len(q.byID)))
 	for id, f := range q.byID {
@@ -55,6 +62,7 @@ func (q *Queue) restore(state []byte) error {
 	if v := r.byte(); r.err == nil && v != stateVersion {
 		return fmt.Errorf("%w: state version %d", errCorrupt, v)
 	}
+	q.resumed = &resumed{r.varint(), r.varint()}
 	q.nextID = r.uvarint32()
 	n := r.uvarint()
 	for range n {
@@ -84,13 +92,21 @@ func (q *Queue) replay(p seglog.Part) error {
 			f.stored = max(f.stored, p.First+uint64(p.Count))
 			f.bytes += int64(p.Cost)
 		}
+		if at, ok := chunkTime(p.Data); ok && q.resumed != nil {
+			q.resumed.last = max(q.resumed.last, at)
+		}
 		return nil
 	}
 	if p.Kind != seglog.Meta {
 		return nil
 	}
 	r := reader{b: p.Data}
-	kind, id := r.byte(), r.uvarint32()
+	kind := r.byte()
+	if kind == changeClock {
+		q.resumed = &resumed{r.varint(), r.varint()}
+		return r.err
+	}
+	id := r.uvarint32()
 	f := q.byID[id]
 	switch kind {
 	case changeName:
@@ -177,10 +193,33 @@ func load(folder seglog.Folder, o Options, readOnly bool) (*Queue, error) {
 		return nil, fmt.Errorf("load queues: %w", err)
 	}
 	q.compare(readOnly)
+	if q.resumed != nil && q.clock.resume(*q.resumed) {
+		q.o.Logger.Warn("the system's clock was set while this program did not run; that time does not count in the age of messages")
+	}
 	if !readOnly {
 		q.log.Start()
 	}
 	return q, nil
+}
+
+// jumped tells that the system's clock was set. The committer notes it soon.
+func (q *Queue) jumped(by time.Duration) {
+	q.o.Logger.Warn("the system's clock was set; the age of messages does not change by that", "by", by)
+	q.remind()
+}
+
+// fillClock puts it into the frame when the clock has changed. If the frame finds no
+// room, it is in the state that the next segment begins with.
+func (q *Queue) fillClock(frame *seglog.Frame) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	last, ahead, changes := q.clock.state()
+	if changes == q.clockTold {
+		return
+	}
+	q.clockTold = changes
+	b := binary.AppendVarint([]byte{changeClock}, last)
+	frame.Add(seglog.Part{Kind: seglog.Meta, Data: binary.AppendVarint(b, ahead)})
 }
 
 // compare brings what the state says together with the messages that are there.
