@@ -38,7 +38,7 @@ func (c *client) publish(pk *packets.Packet) {
 		c.methods.Complete(t.RequestID, t.Status, pk.Payload)
 		c.in.settle(seq)
 	default:
-		c.log.Warn("mqtt publish dropped: unknown topic", "identity", c.id.String(), "topic", pk.TopicName)
+		c.complain("mqtt publish dropped: unknown topic", "topic", clip(pk.TopicName))
 		c.in.settle(seq)
 	}
 }
@@ -54,7 +54,7 @@ func (c *client) telemetry(bag string, pk *packets.Packet, seq uint64) {
 			c.stop(err)
 			return
 		}
-		c.log.Warn("mqtt message dropped", "identity", c.id.String(), "err", err)
+		c.complain("mqtt message dropped", "err", clip(err.Error()))
 		c.in.settle(seq)
 		return
 	}

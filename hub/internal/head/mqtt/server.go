@@ -38,7 +38,7 @@ func New(opts Options) (*Server, error) {
 	s.listener = listen.New(listen.Options{Protocol: "mqtt", TLS: opts.TLS, Timeout: opts.ConnectTimeout,
 		MaxConnections: opts.MaxConnections, Logger: opts.Logger})
 	capabilities := mochi.NewDefaultServerCapabilities()
-	capabilities.MaximumPacketSize = uint32(opts.MaxMessageSize + topicRoom)
+	capabilities.MaximumPacketSize = uint32(s.maxPacket())
 	capabilities.MinimumProtocolVersion = protocolLevel
 	capabilities.MaximumClientWritesPending = 1 // mochi's own queue is not used
 	capabilities.TopicAliasMaximum = 0
@@ -85,6 +85,11 @@ func (s *Server) serve(ctx context.Context, nc net.Conn, t Transport) {
 	defer cancel()
 	nc, done := s.divert(ctx, nc, t.Peer)
 	if done {
+		return
+	}
+	nc, err := s.first(ctx, nc)
+	if err != nil {
+		s.log.Debug("mqtt connection ended before its CONNECT", "err", err)
 		return
 	}
 	c := newClient(ctx, s, nc, t)

@@ -12,6 +12,10 @@ import (
 	"github.com/mochi-mqtt/server/v2/packets"
 )
 
+// maxFilter is how long a filter may be. All that mean something are shorter, and those
+// that are granted are kept on disk.
+const maxFilter = 2 << 10
+
 // subackFailure is the return code of a filter that is not granted.
 const subackFailure = 0x80
 
@@ -141,11 +145,12 @@ func (c *client) subscribe(filters packets.Subscriptions) {
 func (c *client) grant(filter string, qos byte) byte {
 	kind, id := topic.ParseFilter(filter)
 	switch {
-	case !mochi.IsValidFilter(filter, false),
+	case len(filter) > maxFilter,
+		!mochi.IsValidFilter(filter, false),
 		id != (iothub.Identity{}) && id != c.id,
 		kind == topic.FilterUnknown && c.srv.opts.Flavor == Cloud,
 		!c.subs.add(Subscription{Filter: filter, QoS: qos}, kind):
-		c.log.Info("mqtt filter refused", "identity", c.id.String(), "filter", filter)
+		c.complain("mqtt filter refused", "filter", clip(filter))
 		return subackFailure
 	}
 	return qos

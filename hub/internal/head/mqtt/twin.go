@@ -2,7 +2,6 @@ package mqtt
 
 import (
 	"encoding/json"
-	"log/slog"
 	"net/http"
 
 	"github.com/breakwater-iot/breakwater/hub/internal/head"
@@ -131,10 +130,6 @@ func (c *client) twinResponse(r twinRequest, status int, version int64, body []b
 // twinError answers with what err means to the client.
 func (c *client) twinError(r twinRequest, err error) {
 	status, body := head.TwinFailure(err, c.srv.opts.Flavor == Edge)
-	level := slog.LevelInfo
-	if status == http.StatusTooManyRequests {
-		level = slog.LevelDebug // a flood must not become one of log lines
-	}
-	c.log.Log(c.ctx, level, "mqtt twin request failed", "identity", c.id.String(), "kind", r.topic.Kind.String(), "status", status, "err", err)
+	c.complain("mqtt twin request failed", "kind", r.topic.Kind.String(), "status", status, "err", err)
 	c.twinResponse(r, status, 0, body)
 }
