@@ -170,27 +170,16 @@ func (p *path) uploads(t *testing.T) {
 // safely deploys the manifest in force, changed, with the demand for safety.
 func (p *path) safely(t *testing.T, ctx context.Context, agentEnv map[string]any, change func(modules map[string]any)) {
 	t.Helper()
-	if p.manifest == nil {
-		raw, err := os.ReadFile(p.Manifest)
-		if err != nil {
-			t.Fatal(err)
+	p.apply(t, ctx, func(d map[string]any) {
+		agent := d["systemModules"].(map[string]any)["edgeAgent"].(map[string]any)
+		for k, v := range map[string]string{"SafeDeployment": "true", "SafeDeploymentTimeoutSecs": "15", "SafeDeploymentSettleSecs": "4"} {
+			agent["env"].(map[string]any)[k] = map[string]any{"value": v}
 		}
-		if err := json.Unmarshal(raw, &p.manifest); err != nil {
-			t.Fatal(err)
+		change(d["modules"].(map[string]any))
+		if agentEnv != nil {
+			maps.Copy(agent["env"].(map[string]any), agentEnv)
 		}
-	}
-	d := desired(t, p.manifest)
-	agent := d["systemModules"].(map[string]any)["edgeAgent"].(map[string]any)
-	for k, v := range map[string]string{"SafeDeployment": "true", "SafeDeploymentTimeoutSecs": "15", "SafeDeploymentSettleSecs": "4"} {
-		agent["env"].(map[string]any)[k] = map[string]any{"value": v}
-	}
-	change(d["modules"].(map[string]any))
-	if agentEnv != nil {
-		maps.Copy(agent["env"].(map[string]any), agentEnv)
-	}
-	if err := p.Deploy(ctx, p.write(t, p.manifest)); err != nil {
-		t.Fatal(err)
-	}
+	})
 }
 
 // safeState reads what the agent reports of the safe deployment.
@@ -217,10 +206,7 @@ func (p *path) takenBack(t *testing.T) {
 	p.safely(t, ctx, nil, func(modules map[string]any) {
 		// A program that ends at once: it lacks what it needs in this place.
 		modules["filter"].(map[string]any)["settings"].(map[string]any)["image"] = "localhost:5000/breakwater/edgeagent:dev"
-		modules["second"] = map[string]any{
-			"type": "docker", "status": "running", "restartPolicy": "always",
-			"settings": map[string]any{"image": "localhost:5000/breakwater/temperature-sensor:dev", "createOptions": "{}"},
-		}
+		modules["second"] = module("localhost:5000/breakwater/temperature-sensor:dev", "{}")
 	})
 	eventually(t, ctx, "the trial", func() error {
 		if s, _, err := p.safeState(ctx); err != nil || s != "trial" {

@@ -36,7 +36,7 @@ func TestDevice(t *testing.T) {
 }
 
 func (p *path) provisioned(t *testing.T) {
-	report, err := p.BringProvisioned(p.within(t, 5*time.Minute))
+	report, err := p.BringProvisioned(p.within(t, 5*time.Minute), p.WithCertificate)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -20,6 +21,17 @@ import (
 func (p *path) deploy(t *testing.T, change func(modules map[string]any)) rig.AgentReport {
 	t.Helper()
 	ctx := p.within(t, 2*time.Minute)
+	p.apply(t, ctx, func(desired map[string]any) { change(desired["modules"].(map[string]any)) })
+	report, err := p.WaitDeployed(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return report
+}
+
+// apply changes the agent's part of the manifest in force, and applies it.
+func (p *path) apply(t *testing.T, ctx context.Context, change func(desired map[string]any)) {
+	t.Helper()
 	if p.manifest == nil {
 		raw, err := os.ReadFile(p.Manifest)
 		if err != nil {
@@ -29,15 +41,18 @@ func (p *path) deploy(t *testing.T, change func(modules map[string]any)) rig.Age
 			t.Fatal(err)
 		}
 	}
-	change(desired(t, p.manifest)["modules"].(map[string]any))
+	change(desired(t, p.manifest))
 	if err := p.Deploy(ctx, p.write(t, p.manifest)); err != nil {
 		t.Fatal(err)
 	}
-	report, err := p.WaitDeployed(ctx)
-	if err != nil {
-		t.Fatal(err)
+}
+
+// module is what a manifest says of a module that is always to run.
+func module(image, createOptions string) map[string]any {
+	return map[string]any{
+		"type": "docker", "status": "running", "restartPolicy": "always",
+		"settings": map[string]any{"image": image, "createOptions": createOptions},
 	}
-	return report
 }
 
 func desired(t *testing.T, manifest map[string]any) map[string]any {

@@ -162,10 +162,14 @@ type AgentReport struct {
 // ModuleReport is what the agent reports of a module.
 type ModuleReport struct {
 	RuntimeStatus    string `json:"runtimeStatus"`
+	Description      string `json:"statusDescription"`
 	RestartCount     int    `json:"restartCount"`
 	ExitCode         int    `json:"exitCode"`
 	LastStartTimeUTC string `json:"lastStartTimeUtc"`
-	Env              map[string]struct {
+	Settings         struct {
+		Image string `json:"image"`
+	} `json:"settings"`
+	Env map[string]struct {
 		Value string `json:"value"`
 	} `json:"env"`
 }

@@ -74,6 +74,7 @@ func (r *Rig) WriteDeviceConfig(provisioning string) error {
 	}); err != nil {
 		return fmt.Errorf("configuration of edged: %w", err)
 	}
+	text.WriteString(r.DeviceConfig)
 	if err := os.WriteFile(r.configFile(), []byte(text.String()), 0o600); err != nil {
 		return fmt.Errorf("configuration of edged: %w", err)
 	}

@@ -90,6 +90,12 @@ func (p *Process) Ended() bool {
 	}
 }
 
+// ExitCode is the exit status of a process that has ended, -1 if a signal ended it.
+func (p *Process) ExitCode() int {
+	<-p.done
+	return p.cmd.ProcessState.ExitCode()
+}
+
 // Signal sends a signal; a process that has ended is no error.
 func (p *Process) Signal(sig os.Signal) error {
 	if err := p.cmd.Process.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {

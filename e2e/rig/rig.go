@@ -28,6 +28,8 @@ type Options struct {
 	Keep bool
 	// NodeModule also pushes the image of the module with the stock Node SDK.
 	NodeModule bool
+	// DeviceConfig is added at the end of edged's configuration file.
+	DeviceConfig string
 	// Say receives a line for what is being done; nil drops them.
 	Say func(string)
 }
@@ -65,7 +67,8 @@ const (
 	lockFile = "/run/breakwater-rig.lock"
 
 	registryAddr   = "127.0.0.1:5000"
-	registryPrefix = "localhost:5000/breakwater"
+	registryHost   = "localhost:5000"
+	registryPrefix = registryHost + "/breakwater"
 )
 
 // New makes the hosts and starts containerd (if none runs) and the registry. On

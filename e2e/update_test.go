@@ -1,0 +1,172 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/breakwater-iot/breakwater/e2e/rig"
+)
+
+// TestAgentUpdate deploys agents that are no good, one after the other. The device has
+// to come back by itself each time.
+func TestAgentUpdate(t *testing.T) {
+	p := newPath(t, rig.Options{}, 10*time.Minute)
+	if _, err := p.Bring(p.within(t, 3*time.Minute)); err != nil {
+		t.Fatal(err)
+	}
+	for _, step := range []struct {
+		name string
+		run  func(*testing.T)
+	}{
+		{"an image that is not there changes nothing", p.agentNotThere},
+		{"one for another kind of processor is taken back", p.agentForeign},
+		{"one whose program is missing is taken back, its safe deployment too", p.agentMissing},
+		{"one that never asks the daemon for work is taken back without a cloud", p.agentSilent},
+		{"a good one stays", p.agentGood},
+	} {
+		if !t.Run(step.name, step.run) {
+			t.FailNow()
+		}
+	}
+}
+
+const agentImage = "localhost:5000/breakwater/edgeagent:dev"
+
+// updateAgent deploys another agent: an image, and create options beside those of the
+// rig.
+func (p *path) updateAgent(t *testing.T, ctx context.Context, image string, options, env map[string]any) {
+	t.Helper()
+	p.apply(t, ctx, func(d map[string]any) {
+		agent := d["systemModules"].(map[string]any)["edgeAgent"].(map[string]any)
+		all := map[string]any{"HostConfig": map[string]any{
+			"Binds": []string{"edgeagent-data:/data"}, "ExtraHosts": []string{"hub.breakwater.test:10.90.1.2"},
+		}}
+		maps.Copy(all, options)
+		text, err := json.Marshal(all)
+		if err != nil {
+			t.Fatal(err)
+		}
+		agent["settings"] = map[string]any{"image": image, "createOptions": string(text)}
+		agent["env"] = map[string]any{"StorageFolder": map[string]any{"value": "/data"}}
+		for k, v := range env {
+			agent["env"].(map[string]any)[k] = map[string]any{"value": v}
+		}
+	})
+}
+
+// agentReports waits until the agent, with its good image, reports 500 with these words
+// and all other modules running.
+func (p *path) agentReports(t *testing.T, ctx context.Context, inStatus, inDescription string) {
+	t.Helper()
+	eventually(t, ctx, "report of the agent that was no good", func() error {
+		report, _, err := p.AgentReport(ctx)
+		if err != nil {
+			return err
+		}
+		agent := report.SystemModules["edgeAgent"]
+		if s := report.LastDesiredStatus; s.Code != 500 || !strings.Contains(s.Description, inStatus) {
+			return fmt.Errorf("status %+v", s)
+		}
+		if !strings.Contains(agent.Description, inDescription) || agent.Settings.Image != agentImage {
+			return fmt.Errorf("agent %+v", agent)
+		}
+		for name, m := range report.All() {
+			if m.RuntimeStatus != "running" {
+				return fmt.Errorf("%s is %s", name, m.RuntimeStatus)
+			}
+		}
+		return nil
+	})
+}
+
+func (p *path) agentNotThere(t *testing.T) {
+	ctx := p.within(t, time.Minute)
+	before := p.pids(t)
+	p.updateAgent(t, ctx, "localhost:5000/breakwater/edgeagent:none", nil, nil)
+	p.agentReports(t, ctx, "edgeagent:none", "")
+	p.onlyChanged(t, before)
+}
+
+func (p *path) agentForeign(t *testing.T) {
+	ctx := p.within(t, 90*time.Second)
+	// The head of a program for s390x, 64 bits, big-endian.
+	foreign := append([]byte("\x7fELF\x02\x02\x01"), make([]byte, 57)...)
+	copy(foreign[16:], []byte{0, 2, 0, 22, 0, 0, 0, 1})
+	err := p.CopyImage(ctx, "breakwater/edgeagent:dev", "breakwater/edgeagent:foreign", map[string][]byte{"edgeagent": foreign})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.updateAgent(t, ctx, "localhost:5000/breakwater/edgeagent:foreign", nil, nil)
+	p.agentReports(t, ctx, "exec format error", "edgeagent:foreign was taken back")
+}
+
+func (p *path) agentMissing(t *testing.T) {
+	ctx := p.within(t, 90*time.Second)
+	before := p.pids(t)
+	p.updateAgent(t, ctx, agentImage, map[string]any{"Entrypoint": []string{"/missing"}},
+		map[string]any{"SafeDeployment": "true", "SafeDeploymentTimeoutSecs": "60"})
+	p.agentReports(t, ctx, "/missing", "/missing")
+	state, reason, err := p.safeState(ctx)
+	if err != nil || state != "returned" || !strings.Contains(reason, "/missing") {
+		t.Errorf("safe deployment is %q, %q, %v", state, reason, err)
+	}
+	after := p.pids(t)
+	if after["edgeAgent"] == before["edgeAgent"] {
+		t.Error("the agent was not replaced")
+	}
+	p.moreRouted(t, ctx, 5)
+	p.onlyChanged(t, after) // and it is not tried again
+}
+
+func (p *path) agentSilent(t *testing.T) {
+	ctx := p.within(t, 4*time.Minute)
+	// Its calls go to a socket that is not there. The options win over the agent's own.
+	p.updateAgent(t, ctx, agentImage, map[string]any{"Env": []string{"IOTEDGE_MANAGEMENTURI=unix:///tmp/nobody.sock"}}, nil)
+	begin := time.Now()
+	eventually(t, ctx, "the trial", func() error {
+		if p.pids(t)["filter"] != 0 { // the old agent stops the modules when it ends
+			return fmt.Errorf("the old agent runs")
+		}
+		return nil
+	})
+	if err := rig.SetLink(ctx, rig.Cloud, false); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, ctx, "the way back without a cloud", func() error {
+		if n := len(p.pids(t)); n != 4 {
+			return fmt.Errorf("%d modules run", n)
+		}
+		return nil
+	})
+	t.Logf("all modules run %.0f s after the update", time.Since(begin).Seconds())
+	if err := rig.SetLink(ctx, rig.Cloud, true); err != nil {
+		t.Fatal(err)
+	}
+	p.agentReports(t, ctx, "was taken back", "has not asked the daemon for work")
+}
+
+func (p *path) agentGood(t *testing.T) {
+	ctx := p.within(t, 2*time.Minute)
+	p.updateAgent(t, ctx, agentImage, nil, map[string]any{"ConfigRefreshFrequencySecs": "1800"})
+	report, err := p.WaitDeployed(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := report.SystemModules["edgeAgent"].Env["ConfigRefreshFrequencySecs"].Value; got != "1800" {
+		t.Errorf("agent with %q", got)
+	}
+	eventually(t, ctx, "the end of the trial", func() error {
+		report, _, err := p.AgentReport(ctx)
+		if err == nil && report.SystemModules["edgeAgent"].Description != "" {
+			err = fmt.Errorf("agent is described as %q", report.SystemModules["edgeAgent"].Description)
+		}
+		return err
+	})
+}
