@@ -29,6 +29,19 @@ func TestPutTokenAnswersWithTheTypeOfTheMessageID(t *testing.T) {
 	}
 }
 
+func TestTypesOfTokens(t *testing.T) {
+	h := start(t, newBackend(), nil)
+	p := h.dial(nil)
+	for kind, want := range map[string]int32{
+		"servicebus.windows.net:sastoken": 200, "azure-devices.net:sastoken": 200, "Azure-Devices.NET:SasToken": 200,
+		"jwt": 400, "Bearer": 400, "": 400,
+	} {
+		if status, _ := p.putTokenAs(kind, token(dev, time.Now().Add(time.Hour)), "1", patience); status != want {
+			t.Errorf("type %q: status %d", kind, status)
+		}
+	}
+}
+
 func TestPutTokenStatus(t *testing.T) {
 	good := token(dev, time.Now().Add(time.Hour))
 	tests := []struct {

@@ -176,7 +176,8 @@ func TestInputs(t *testing.T) {
 	m.System.Set(iothub.ConnectionModuleID, "sender")
 	outcome := deliver(s, "in1", m)
 	got := p.receive(r)
-	if got.Annotations["x-opt-input-name"] != "in1" || got.Annotations["iothub-connection-module-id"] != "sender" || len(got.DeliveryTag) != 16 {
+	if got.Annotations["x-opt-input-name"] != "in1" || got.Annotations["iothub-connection-device-id"] != "edge1" ||
+		got.Annotations["iothub-connection-module-id"] != "sender" || len(got.DeliveryTag) != 16 {
 		t.Errorf("annotations %v, tag of %d bytes", got.Annotations, len(got.DeliveryTag))
 	}
 	if err := r.AcceptMessage(t.Context(), got); err != nil {

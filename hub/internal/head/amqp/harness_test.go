@@ -118,6 +118,11 @@ func (p *peer) putToken(text string, id any) (status int32, answer *goamqp.Messa
 
 func (p *peer) putTokenWithin(text string, id any, limit time.Duration) (status int32, answer *goamqp.Message) {
 	p.t.Helper()
+	return p.putTokenAs("servicebus.windows.net:sastoken", text, id, limit)
+}
+
+func (p *peer) putTokenAs(kind, text string, id any, limit time.Duration) (status int32, answer *goamqp.Message) {
+	p.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	receiver, err := p.s.NewReceiver(ctx, "$cbs", nil)
@@ -134,7 +139,7 @@ func (p *peer) putTokenWithin(text string, id any, limit time.Duration) (status 
 	m := &goamqp.Message{
 		Properties: &goamqp.MessageProperties{MessageID: id, To: &to, ReplyTo: &replyTo},
 		ApplicationProperties: map[string]any{
-			"operation": "put-token", "type": "servicebus.windows.net:sastoken", "name": "h.example/devices/whatever",
+			"operation": "put-token", "type": kind, "name": "h.example/devices/whatever",
 		},
 		Value: text,
 	}

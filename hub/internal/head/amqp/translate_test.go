@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/breakwater-iot/breakwater/hub/amqp/wire"
 	"github.com/breakwater-iot/breakwater/hub/internal/head/amqp"
@@ -326,4 +327,51 @@ func FuzzTranslate(f *testing.F) {
 			}
 		}
 	})
+}
+
+// Clients cast without asking: what has another type is lost to them, or worse.
+func TestTypesOfWhatIsDelivered(t *testing.T) {
+	m := &iothub.Message{Body: []byte("x")}
+	for name, value := range map[string]string{
+		iothub.EnqueuedTime: "2026-11-28T12:00:00.5Z", iothub.DeliveryCount: "300", iothub.SequenceNumber: "7",
+		iothub.ConnectionDeviceID: "d", iothub.ConnectionModuleID: "m", iothub.ComponentName: "c",
+		iothub.MessageID: "00000000-0000-0000-0000-000000000001", iothub.CorrelationID: "7", iothub.UserID: "u",
+		iothub.ContentType: "application/json", iothub.ContentEncoding: "utf-8",
+	} {
+		m.System.Set(name, value)
+	}
+	w := amqp.Encode(m, "/devices/d/messages/devicebound", "in", lock)
+	want := map[string]wire.Value{
+		"iothub-enqueuedtime":  wire.TimestampValue(wire.TimestampOf(time.Date(2026, 11, 28, 12, 0, 0, 5e8, time.UTC))),
+		"iothub-deliverycount": wire.Ubyte(255), "x-opt-sequence-number": wire.Ulong(7), "x-opt-lock-token": wire.String(lock),
+		"x-opt-input-name": wire.String("in"), "iothub-connection-device-id": wire.String("d"),
+		"iothub-connection-module-id": wire.String("m"), "dt-subject": wire.String("c"),
+	}
+	for _, p := range w.Annotations {
+		name, _ := p.Key.Text()
+		if p.Key.Kind() != wire.KindSymbol || !p.Value.Equal(want[name]) {
+			t.Errorf("%s %s: %s %s", p.Key.Kind(), name, p.Value.Kind(), p.Value)
+		}
+		delete(want, name)
+	}
+	if len(want) > 0 {
+		t.Errorf("missing: %v", want)
+	}
+	if p := w.Properties; p.MessageID.Kind() != wire.KindString || p.CorrelationID.Kind() != wire.KindString {
+		t.Errorf("ids are %s and %s", p.MessageID.Kind(), p.CorrelationID.Kind())
+	}
+	// The properties section again, field by field: user-id binary, content type and
+	// encoding symbols.
+	raw := wire.AppendMessage(nil, &wire.Message{Properties: w.Properties})
+	fields, _, err := wire.DecodeValue(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, list, _ := fields.Described()
+	kinds := map[int]wire.Kind{0: wire.KindString, 1: wire.KindBinary, 2: wire.KindString, 5: wire.KindString, 6: wire.KindSymbol, 7: wire.KindSymbol}
+	for i, kind := range kinds {
+		if got := list.Items()[i].Kind(); got != kind {
+			t.Errorf("field %d is %s, want %s", i, got, kind)
+		}
+	}
 }

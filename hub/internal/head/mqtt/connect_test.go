@@ -225,6 +225,30 @@ func TestNewerConnectionOfAnIdentityDisplacesTheOlder(t *testing.T) {
 	}
 }
 
+// What the older connection has sent is acknowledged to nobody when it is stored after
+// its end, and not to the newer one.
+func TestPublishInFlightIsNotAcknowledgedToTheNewerConnection(t *testing.T) {
+	b := newBackend()
+	dones := make(chan func(error), 4)
+	b.telemetry = func(_ *iothub.Message, done func(error)) { dones <- done }
+	h := start(t, b, nil)
+	p1, s1 := h.connect(dev)
+	p1.send(publish(events, "older", 1, 7))
+	older := receive(t, "message", dones)
+	p2, _ := h.connect(dev)
+	p1.closed()
+	receive(t, "close", s1.closed)
+	p2.send(publish(events, "newer", 1, 7)) // the same packet id
+	newer := receive(t, "message", dones)
+	older(nil)
+	p2.quiet()
+	newer(nil)
+	if ack := expect[*packets.PubackPacket](p2); ack.MessageID != 7 {
+		t.Errorf("ack of %d", ack.MessageID)
+	}
+	p2.quiet() // once
+}
+
 func TestOnlyTheBackendDisplacesConnections(t *testing.T) {
 	h := start(t, newBackend(), func(o *mqtt.Options) { o.Backend = &loadBackend{} }) // never does
 	p1, p2 := &peer{t, h.dialAs(dev)}, &peer{t, h.dialAs(dev)}
