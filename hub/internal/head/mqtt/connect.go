@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/breakwater-iot/breakwater/hub/internal/head"
@@ -74,7 +75,7 @@ func (c *client) readConnect(pk *packets.Packet) *refusal {
 	c.login = head.Login{
 		Identity: u.Identity, Protocol: c.transport.Protocol, Remote: c.wire.RemoteAddr(),
 		Token: string(p.Password), HubName: u.HubName, Product: u.ClientType,
-		ModelID: u.ModelID, AuthChain: u.AuthChain, CleanSession: p.Clean,
+		ModelID: u.ModelID, AuthChain: onBehalf(u.AuthChain), CleanSession: p.Clean,
 	}
 	if len(p.Password) == 0 {
 		// A password goes before a certificate (spec iothub-mqtt 4).
@@ -82,6 +83,16 @@ func (c *client) readConnect(pk *packets.Packet) *refusal {
 	}
 	p.PasswordFlag, p.Password = false, nil
 	return nil
+}
+
+// onBehalf is a chain that names somebody besides the client, without empty parts, or
+// "": then this is an ordinary login (spec iothub-mqtt 3.5).
+func onBehalf(chain string) string {
+	parts := strings.FieldsFunc(chain, func(r rune) bool { return r == ';' })
+	if len(parts) < 2 {
+		return ""
+	}
+	return strings.Join(parts, ";")
 }
 
 func (c *client) parseUsername(name []byte) (topic.Username, error) {

@@ -135,6 +135,21 @@ func TestLoginCarriesWhatTheClientSaid(t *testing.T) {
 	}
 }
 
+func TestAChainOfOneIsNoChain(t *testing.T) {
+	for chain, want := range map[string]string{
+		"": "", "d1%2Fm1": "", "d1%2Fm1%3B": "", "%3B": "", "d1%2Fm1%3Be2": "d1/m1;e2", "%3Bd1%2Fm1%3B%3Be2%3B": "d1/m1;e2",
+	} {
+		b := newBackend()
+		p, cp := start(t, b, nil).dial(), connectPacket(mod)
+		cp.Username += "&auth-chain=" + chain
+		p.send(cp)
+		expect[*packets.ConnackPacket](p)
+		if got := receive(t, "session", b.sessions).login.AuthChain; got != want {
+			t.Errorf("%s: %q, want %q", chain, got, want)
+		}
+	}
+}
+
 func TestClientCertificateReachesTheBackendUnlessThereIsAPassword(t *testing.T) {
 	b := newBackend()
 	server, own := certificate(t, "hub"), certificate(t, "d1")
