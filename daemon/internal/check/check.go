@@ -126,8 +126,13 @@ type Probes struct {
 	// ClockOffset is how far a time server's clock is ahead.
 	ClockOffset func(ctx context.Context, server string) (time.Duration, error)
 	// HostConnect opens a TLS connection from the host, ModuleConnect from the
-	// network of a running module (ErrNoModule if there is none).
-	HostConnect, ModuleConnect func(ctx context.Context, cfg config.Config, host string, port int) error
+	// module network, as one of its modules (ErrNoModule if none runs there), and
+	// SharedConnect as a module that shares the host's network (ErrNoModule).
+	HostConnect, ModuleConnect, SharedConnect func(ctx context.Context, cfg config.Config, host string, port int) error
+	// HostResolve and ModuleResolve find the addresses of a name, as the host and as a
+	// module in the module network (ErrNoModule).
+	HostResolve   func(ctx context.Context, host string) ([]netip.Addr, error)
+	ModuleResolve func(ctx context.Context, cfg config.Config, host string) ([]netip.Addr, error)
 	// ESTConnect is HostConnect with the roots for EST servers.
 	ESTConnect func(ctx context.Context, cfg config.Config, host string, port int) error
 }

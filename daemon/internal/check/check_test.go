@@ -29,6 +29,9 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 var now = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 
+// above is where the parent is.
+var above = netip.MustParseAddr("10.0.0.1")
+
 func cert(name string, from, until time.Duration) check.Certificate {
 	return check.Certificate{File: "/certs/" + name, Certificate: &x509.Certificate{
 		Subject: pkix.Name{CommonName: name}, NotBefore: now.Add(from), NotAfter: now.Add(until),
@@ -85,6 +88,9 @@ func healthy() check.Options {
 		},
 		ClockOffset: func(context.Context, string) (time.Duration, error) { return -time.Second, nil },
 		HostConnect: connect, ModuleConnect: connect,
+		SharedConnect: func(context.Context, config.Config, string, int) error { return check.ErrNoModule },
+		HostResolve:   func(context.Context, string) ([]netip.Addr, error) { return []netip.Addr{above}, nil },
+		ModuleResolve: func(context.Context, config.Config, string) ([]netip.Addr, error) { return []netip.Addr{above}, nil },
 	}}
 }
 
@@ -129,6 +135,12 @@ func TestHealthyDevicePassesEverything(t *testing.T) {
 			t.Errorf("%s: %+v", id, got)
 		}
 	}
+}
+
+// below puts the device below a parent.
+func below(c *config.Config) {
+	c.ParentHostname = "up.test"
+	c.Device = c.Assigned("hub.test", "edge1")
 }
 
 func TestFaultsAreFound(t *testing.T) {
@@ -266,6 +278,45 @@ func TestFaultsAreFound(t *testing.T) {
 				return fmt.Errorf("look: %w", check.ErrNoModule)
 			}
 		}, map[string]check.Result{"container-connect-upstream-amqp": check.Skipped, "container-connect-upstream-https": check.Skipped, "container-connect-upstream-mqtt": check.Skipped}, "no module"},
+		{"modules of the host's network have no way out", func(o *check.Options) {
+			o.SharedConnect = func(context.Context, config.Config, string, int) error { return down }
+		}, map[string]check.Result{"container-default-connect-upstream-amqp": check.Error, "container-default-connect-upstream-https": check.Error, "container-default-connect-upstream-mqtt": check.Error}, "hub.test port"},
+		{"modules of the host's network reach the hub", func(o *check.Options) {
+			o.SharedConnect = func(_ context.Context, _ config.Config, host string, port int) error {
+				if host != "hub.test" || port == 8883 {
+					return down
+				}
+				return nil
+			}
+		}, map[string]check.Result{"container-default-connect-upstream-amqp": check.OK, "container-default-connect-upstream-https": check.OK, "container-default-connect-upstream-mqtt": check.Error}, ""},
+		{"a parent", with(below), map[string]check.Result{"parent_hostname": check.OK, "container-resolve-parent-hostname": check.OK}, "10.0.0.1"},
+		{"the parent is what connections go to", func(o *check.Options) {
+			with(below)(o)
+			o.HostConnect = func(_ context.Context, _ config.Config, host string, _ int) error {
+				if host == "hub.test" {
+					return down
+				}
+				return nil
+			}
+			o.ModuleConnect = o.HostConnect
+		}, map[string]check.Result{"parent_hostname": check.OK, "container-resolve-parent-hostname": check.OK}, ""},
+		{"the parent has a long name", with(func(c *config.Config) {
+			below(c)
+			c.ParentHostname = strings.Repeat("a", 65)
+		}), map[string]check.Result{"parent_hostname": check.Error, "container-resolve-parent-hostname": check.OK}, ""},
+		{"nobody knows the parent", func(o *check.Options) {
+			with(below)(o)
+			o.HostResolve = func(_ context.Context, host string) ([]netip.Addr, error) {
+				return nil, errors.New("no such host: " + host)
+			}
+			o.ModuleResolve = func(_ context.Context, _ config.Config, host string) ([]netip.Addr, error) {
+				return nil, errors.New("no such host: " + host)
+			}
+		}, map[string]check.Result{"parent_hostname": check.Error, "container-resolve-parent-hostname": check.Error}, "no such host: up.test"},
+		{"no module could ask for the parent", func(o *check.Options) {
+			with(below)(o)
+			o.ModuleResolve = func(context.Context, config.Config, string) ([]netip.Addr, error) { return nil, check.ErrNoModule }
+		}, map[string]check.Result{"parent_hostname": check.OK, "container-resolve-parent-hostname": check.Skipped}, ""},
 		{"not applied", func(o *check.Options) { o.Applied = func() (bool, error) { return false, nil } },
 			map[string]check.Result{"configs-up-to-date": check.Warning}, "edgectl config apply"},
 		{"nothing is applied", func(o *check.Options) { o.Applied = func() (bool, error) { return false, fs.ErrNotExist } },

@@ -3,6 +3,8 @@ package check
 import (
 	"context"
 	"errors"
+
+	"github.com/breakwater-iot/breakwater/daemon/internal/config"
 )
 
 func fromHostToDPS(ctx context.Context, s *state) Outcome {
@@ -37,22 +39,33 @@ func fromHost(port int) func(context.Context, *state) Outcome {
 
 func fromModule(port int) func(context.Context, *state) Outcome {
 	return func(ctx context.Context, s *state) Outcome {
-		if s.hub() == "" {
-			return skipped(unprovisioned)
-		}
-		err := s.ModuleConnect(ctx, *s.cfg, s.hub(), port)
-		if errors.Is(err, ErrNoModule) {
-			return skipped("%v", err)
-		}
-		if err != nil {
-			return failed("%s port %d: %v", s.hub(), port, err)
-		}
-		return ok()
+		return s.fromModules(ctx, s.ModuleConnect, port)
 	}
 }
 
-// fromDefault is the original's look from the engine's own network, which modules
-// have here only if they share that of the host.
-func fromDefault(context.Context, *state) Outcome {
-	return skipped("there is no network for modules besides the module network and the host's")
+// fromModules connects to what is above the device with the eyes of a module.
+func (s *state) fromModules(ctx context.Context, connect func(context.Context, config.Config, string, int) error, port int) Outcome {
+	if s.hub() == "" {
+		return skipped(unprovisioned)
+	}
+	err := connect(ctx, *s.cfg, s.hub(), port)
+	if errors.Is(err, ErrNoModule) {
+		return skipped("%v", err)
+	}
+	if err != nil {
+		return failed("%s port %d: %v", s.hub(), port, err)
+	}
+	return ok()
+}
+
+// fromDefault is the original's look from the engine's own network. The network besides
+// the module network that a module can have here is the host's.
+func fromDefault(port int) func(context.Context, *state) Outcome {
+	return func(ctx context.Context, s *state) Outcome {
+		out := s.fromModules(ctx, s.SharedConnect, port)
+		if out.Result == Skipped && s.hub() != "" {
+			return skipped("no module shares the network of the host, the only one besides the module network")
+		}
+		return out
+	}
 }

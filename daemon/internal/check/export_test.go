@@ -1,5 +1,11 @@
 package check
 
+// The networks to look in.
+const (
+	InModuleNetwork = inModuleNetwork
+	InHostNetwork   = inHostNetwork
+)
+
 // Parts that tests reach.
 var (
 	ClockOffset   = clockOffset

@@ -22,9 +22,18 @@ import (
 // hosts file and its resolver.
 type moduleNet struct{ pid int }
 
-// findModuleNet chooses among running containers one that is not in the host's
-// network, the agent if it may be.
-func findModuleNet(running map[string]int) (moduleNet, error) {
+// inNetwork says which modules to look at.
+type inNetwork bool
+
+// The networks that modules can be in.
+const (
+	inModuleNetwork inNetwork = false
+	inHostNetwork   inNetwork = true
+)
+
+// findModuleNet chooses among running containers one that is in the module network, or
+// in the host's, the agent if it may be.
+func findModuleNet(running map[string]int, where inNetwork) (moduleNet, error) {
 	host, err := os.Readlink("/proc/self/ns/net")
 	if err != nil {
 		return moduleNet{}, fmt.Errorf("network of this process: %w", err)
@@ -43,7 +52,7 @@ func findModuleNet(running map[string]int) (moduleNet, error) {
 	})
 	for _, name := range names {
 		ns, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/net", running[name]))
-		if err == nil && ns != host {
+		if err == nil && inNetwork(ns == host) == where {
 			return moduleNet{running[name]}, nil
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -83,7 +84,22 @@ func Device(o DeviceOptions) Probes {
 		TrustBundle: func(cfg config.Config) ([]Certificate, error) { return certificates(cfg.TrustBundleCert) },
 		ClockOffset: clockOffset,
 		Nameservers: moduleNameservers, LogSizes: logSizes, Storage: moduleStorage,
-		HostConnect: o.hostConnect, ModuleConnect: moduleConnect, ESTConnect: o.estConnect,
+		HostConnect: o.hostConnect, ESTConnect: o.estConnect,
+		ModuleConnect: connectFrom(inModuleNetwork), SharedConnect: connectFrom(inHostNetwork),
+		HostResolve: func(ctx context.Context, host string) ([]netip.Addr, error) {
+			return net.DefaultResolver.LookupNetIP(ctx, "ip4", host)
+		},
+		ModuleResolve: func(ctx context.Context, cfg config.Config, host string) ([]netip.Addr, error) {
+			m, err := findModule(ctx, cfg, inModuleNetwork)
+			if err != nil {
+				return nil, err
+			}
+			addr, err := m.lookup(ctx, host)
+			if err != nil {
+				return nil, err
+			}
+			return []netip.Addr{addr}, nil
+		},
 	}
 }
 
@@ -98,7 +114,7 @@ func (o DeviceOptions) load() (config.Config, error) {
 		return cfg, err
 	}
 	if a, err := provision.ReadFile(provision.File(cfg.HomeDir)); err == nil {
-		cfg.Device = config.Device{HubName: a.Hub, DeviceID: a.DeviceID, Gateway: a.Hub}
+		cfg.Device = cfg.Assigned(a.Hub, a.DeviceID)
 	}
 	return cfg, nil
 }
@@ -279,24 +295,32 @@ func (o DeviceOptions) connect(ctx context.Context, roots *x509.CertPool, host s
 	return handshake(ctx, roots, conn, host)
 }
 
-func moduleConnect(ctx context.Context, cfg config.Config, host string, port int) error {
+// findModule asks containerd for a module that runs in the network.
+func findModule(ctx context.Context, cfg config.Config, where inNetwork) (moduleNet, error) {
 	seen, err := look(ctx, cfg)
 	if err != nil {
-		return fmt.Errorf("%w: containerd: %w", ErrNoModule, err)
+		return moduleNet{}, fmt.Errorf("%w: containerd: %w", ErrNoModule, err)
 	}
-	m, err := findModuleNet(seen.Running)
-	if err != nil {
-		return err
+	return findModuleNet(seen.Running, where)
+}
+
+// connectFrom makes the probe that opens TLS connections as a module of the network.
+func connectFrom(where inNetwork) func(context.Context, config.Config, string, int) error {
+	return func(ctx context.Context, cfg config.Config, host string, port int) error {
+		m, err := findModule(ctx, cfg, where)
+		if err != nil {
+			return err
+		}
+		conn, err := m.Dial(ctx, host, strconv.Itoa(port))
+		if err != nil {
+			return err
+		}
+		roots, _, err := daemon.Trust(cfg)
+		if err != nil {
+			return errors.Join(err, conn.Close())
+		}
+		return handshake(ctx, roots, conn, host)
 	}
-	conn, err := m.Dial(ctx, host, strconv.Itoa(port))
-	if err != nil {
-		return err
-	}
-	roots, _, err := daemon.Trust(cfg)
-	if err != nil {
-		return errors.Join(err, conn.Close())
-	}
-	return handshake(ctx, roots, conn, host)
 }
 
 // handshake speaks TLS as the daemon does, and closes.

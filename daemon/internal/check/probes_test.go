@@ -103,8 +103,12 @@ func TestContainersInTheHostsNetworkAreNoModuleNetwork(t *testing.T) {
 	}
 	defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }()
 	for _, running := range []map[string]int{nil, {"edgeAgent": cmd.Process.Pid}, {"gone": 1 << 30}} {
-		if _, err := check.FindModuleNet(running); !errors.Is(err, check.ErrNoModule) {
+		if _, err := check.FindModuleNet(running, check.InModuleNetwork); !errors.Is(err, check.ErrNoModule) {
 			t.Errorf("%v: %v", running, err)
+		}
+		_, shares := running["edgeAgent"]
+		if _, err := check.FindModuleNet(running, check.InHostNetwork); (err == nil) != shares || err != nil && !errors.Is(err, check.ErrNoModule) {
+			t.Errorf("%v, network of the host: %v", running, err)
 		}
 	}
 }

@@ -95,10 +95,6 @@ func daemonVersion(ctx context.Context, s *state) Outcome {
 	return Outcome{OK, []string{"version " + info.Version}}
 }
 
-func noParent(context.Context, *state) Outcome {
-	return skipped("the device is below no other: this version supports no nesting")
-}
-
 // moduleTime is the clock of the host: Linux gives a container no other one.
 func moduleTime(ctx context.Context, s *state) Outcome {
 	out := localTime(ctx, s)

@@ -31,7 +31,12 @@ func (s Secret) MarshalText() ([]byte, error) { return []byte("***"), nil }
 
 // Config is the whole configuration, with defaults filled in.
 type Config struct {
-	Hostname        string            `toml:"hostname"`
+	Hostname string `toml:"hostname"`
+	// ParentHostname is the edge device above this one, through which everything that
+	// concerns the hub goes; empty if the hub itself is above. After Load it is also
+	// what the file calls local_gateway_hostname.
+	ParentHostname  string            `toml:"parent_hostname"`
+	ParentAlias     string            `toml:"local_gateway_hostname"`
 	HomeDir         string            `toml:"homedir"`
 	TrustBundleCert string            `toml:"trust_bundle_cert"` // file path after Load
 	AllowElevated   bool              `toml:"allow_elevated_docker_permissions"`

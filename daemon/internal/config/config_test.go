@@ -158,12 +158,48 @@ func TestFullFile(t *testing.T) {
 	}
 }
 
+func TestParentStandsBetweenDeviceAndHub(t *testing.T) {
+	const agent = "[agent.config]\nimage = \"$upstream:8000/agent:1\"\n[agent.config.auth]\nserveraddress = \"$upstream:8000\"\n"
+	for name, text := range map[string]string{
+		"by its name":        "parent_hostname = \"up.plant\"\n" + minimal,
+		"by its other name":  "local_gateway_hostname = \"up.plant\"\n" + minimal,
+		"explicit":           "parent_hostname = \"up.plant\"\n[provisioning]\nsource = \"manual\"\niothub_hostname = \"hub.example.net\"\ndevice_id = \"edge1\"\nauthentication = { method = \"sas\", device_id_pk = { value = \"" + secret + "\" } }\n",
+		"provisioned by DPS": "parent_hostname = \"up.plant\"\n" + dps + dpsKey,
+	} {
+		c, err := config.Parse([]byte(text+"\n"+agent), "x")
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		d := c.Assigned("hub.example.net", "edge1")
+		if c.Provisioning.Source == "manual" && d != c.Device {
+			t.Errorf("%s: %+v, %+v", name, c.Device, d)
+		}
+		if d.Gateway != "up.plant" || !d.Nested() {
+			t.Errorf("%s: gateway %q", name, d.Gateway)
+		}
+		if a := c.Agent.Config; a.Image != "up.plant:8000/agent:1" || a.Auth.ServerAddress != "up.plant:8000" {
+			t.Errorf("%s: %s, %s", name, a.Image, a.Auth.ServerAddress)
+		}
+	}
+	c, err := config.Parse([]byte(minimal), "x")
+	if err != nil || c.Device.Nested() || c.Device.Gateway != c.Device.HubName {
+		t.Errorf("without a parent: %v, %+v", err, c.Device)
+	}
+}
+
 func TestErrorsNameLineAndKey(t *testing.T) {
 	for _, c := range []struct{ name, text, want string }{
 		{"misspelt key", "hostnme = \"x\"\n" + minimal, "line 1: hostnme: unknown key"},
 		{"misspelt nested key", minimal + "[agent.config]\nimagee = \"x\"", "line 5: agent.config.imagee: unknown key"},
 		{"unknown table", minimal + "[agnet]\nname = \"x\"", "line 4: agnet: unknown key"},
-		{"nesting", "parent_hostname = \"up\"\n" + minimal, "line 1: parent_hostname: not supported by this version"},
+		{"parent that is no host", "parent_hostname = \"https://up\"\n" + minimal, "line 1: parent_hostname: not a host name"},
+		{"parent without a name", "parent_hostname = \"\"\n" + minimal, "line 1: parent_hostname: not a host name"},
+		{"parent that is the device", "hostname = \"GW\"\nlocal_gateway_hostname = \"gw\"\n" + minimal, "line 2: local_gateway_hostname: is the hostname of this device"},
+		{"parent named twice", "parent_hostname = \"a\"\nlocal_gateway_hostname = \"b\"\n" + minimal, "line 2: local_gateway_hostname: is another name of"},
+		{"image of a parent that is not there", minimal + "[agent.config]\nimage = \"$upstream:443/agent:1\"", "line 5: agent.config.image: $upstream stands for the parent"},
+		{"registry of a parent that is not there", minimal + "[agent.config.auth]\nserveraddress = \"$upstream\"", "line 5: agent.config.auth.serveraddress: $upstream stands for the parent"},
+		{"image of something else above", "parent_hostname = \"up\"\n" + minimal + "[agent.config]\nimage = \"$upstreams/agent:1\"", "line 6: agent.config.image: $upstream must be followed"},
 		{"recurrence of hours", minimal + "[image_garbage_collection]\ncleanup_recurrence = \"36h\"", "line 5: image_garbage_collection.cleanup_recurrence: must be"},
 		{"recurrence of nothing", minimal + "[image_garbage_collection]\ncleanup_recurrence = \"\"", "line 5: image_garbage_collection.cleanup_recurrence: must be"},
 		{"age", minimal + "[image_garbage_collection]\nimage_age_cleanup_threshold = \"old\"", "line 5: image_garbage_collection.image_age_cleanup_threshold: must be"},
@@ -202,7 +238,7 @@ func TestErrorsNameLineAndKey(t *testing.T) {
 		{"module's string", strings.Replace(minimal, "DeviceId=edge1", "DeviceId=edge1;ModuleId=m", 1), "line 3: provisioning.connection_string: is that of a module"},
 		{"service's string", "[provisioning]\nsource = \"manual\"\nconnection_string = \"HostName=h;SharedAccessKeyName=iothubowner;SharedAccessKey=" + secret + "\"", "line 3: provisioning.connection_string: "},
 		{"x509 string", strings.Replace(minimal, "SharedAccessKey="+secret, "x509=true", 1), "line 3: provisioning.connection_string: x509=true has no place"},
-		{"gateway string", strings.Replace(minimal, "DeviceId=edge1", "DeviceId=edge1;GatewayHostName=g", 1), "GatewayHostName is not supported"},
+		{"gateway string", strings.Replace(minimal, "DeviceId=edge1", "DeviceId=edge1;GatewayHostName=g", 1), "GatewayHostName is for clients of an edge device"},
 		{"other method", x509 + "method = \"tpm\"", "line 6: provisioning.authentication.method: must be"},
 		{"x509 without certificate", x509 + "method = \"x509\"", "line 5: provisioning.authentication.identity_cert: must be a file"},
 		{"x509 without key", x509 + "method = \"x509\"\nidentity_cert = \"/a\"", "line 5: provisioning.authentication.identity_pk: missing"},

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"log/slog"
@@ -104,8 +105,16 @@ type SymmetricKey struct {
 type Device struct {
 	HubName  string
 	DeviceID string
-	// Gateway is the host to dial for the hub; the hub's own name when not set.
+	// Gateway is the host to dial for the hub: the parent, or the hub itself.
 	Gateway string
+}
+
+// Nested tells whether there is a parent between the device and its hub.
+func (d Device) Nested() bool { return d.Gateway != d.HubName }
+
+// Assigned is the device once it is known to which hub it belongs.
+func (c *Config) Assigned(hub, device string) Device {
+	return Device{HubName: hub, DeviceID: device, Gateway: cmp.Or(c.ParentHostname, hub)}
 }
 
 // Identity is the device's credential.

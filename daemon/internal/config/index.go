@@ -92,8 +92,6 @@ func keyOf(p *unstable.Parser, n *unstable.Node) (key []string, line int) {
 // later lists keys of the original that have no effect in this version. They are
 // told apart from misspelt ones; a table stands for all that is below it.
 var later = map[string]struct{}{
-	"parent_hostname":                            {},
-	"local_gateway_hostname":                     {},
 	"prefer_module_identity_cache":               {},
 	"imported_master_encryption_key":             {},
 	"manifest_trust_bundle_cert":                 {},

@@ -70,7 +70,7 @@ func (v *validator) connectionString() {
 	case s.ModuleID != "":
 		v.bad(key, "is that of a module, want that of the device")
 	case s.GatewayHostName != "":
-		v.bad(key, "GatewayHostName is not supported by this version")
+		v.bad(key, "GatewayHostName is for clients of an edge device: use parent_hostname")
 	case s.X509:
 		v.bad(key, "x509=true has no place for the certificate: use iothub_hostname, device_id and authentication")
 	case len(s.SharedAccessKey) == 0:
@@ -78,7 +78,7 @@ func (v *validator) connectionString() {
 	case !isHostName(s.HostName):
 		v.bad(key, "HostName is not a host name")
 	default:
-		v.c.Device = Device{HubName: s.HostName, DeviceID: s.DeviceID, Gateway: s.HostName}
+		v.c.Device = v.c.Assigned(s.HostName, s.DeviceID)
 		v.c.Identity = Identity{Method: SAS, Key: s.SharedAccessKey}
 		v.deviceID(key)
 	}
@@ -90,7 +90,7 @@ func (v *validator) explicit() {
 	if !isHostName(p.HubName) {
 		v.bad("provisioning.iothub_hostname", "not a host name")
 	}
-	v.c.Device = Device{HubName: p.HubName, DeviceID: p.DeviceID, Gateway: p.HubName}
+	v.c.Device = v.c.Assigned(p.HubName, p.DeviceID)
 	v.deviceID("provisioning.device_id")
 	a := &p.Authentication
 	switch a.Method {

@@ -34,6 +34,7 @@ func (v *validator) set(key string) bool { return v.lines.line[key] > 0 }
 
 func (v *validator) all() {
 	v.general()
+	v.parent()
 	v.issuance()
 	v.provisioning()
 	v.agent()
@@ -78,6 +79,28 @@ func (v *validator) general() {
 	c.TrustBundleCert = v.file("trust_bundle_cert", c.TrustBundleCert)
 }
 
+// parent settles under which of its two names the parent is given.
+func (v *validator) parent() {
+	c, key := v.c, "parent_hostname"
+	switch {
+	case c.ParentAlias != "" && c.ParentHostname != "":
+		v.bad("local_gateway_hostname", "is another name of parent_hostname: only one may be given")
+	case c.ParentAlias != "":
+		key = "local_gateway_hostname"
+		c.ParentHostname = c.ParentAlias
+	}
+	switch parent := c.ParentHostname; {
+	case parent == "":
+		if v.set("parent_hostname") || v.set("local_gateway_hostname") {
+			v.bad(key, "not a host name")
+		}
+	case !isHostName(parent):
+		v.bad(key, "not a host name")
+	case strings.EqualFold(parent, c.Hostname):
+		v.bad(key, "is the hostname of this device itself")
+	}
+}
+
 // file turns a file URI or an absolute path into a path.
 func (v *validator) file(key, s string) string {
 	if s == "" || filepath.IsAbs(s) {
@@ -106,11 +129,28 @@ func (v *validator) agent() {
 	if a.Config.Image == "" {
 		v.bad("agent.config.image", "missing")
 	}
+	a.Config.Image = v.upstream("agent.config.image", a.Config.Image)
+	a.Config.Auth.ServerAddress = v.upstream("agent.config.auth.serveraddress", a.Config.Auth.ServerAddress)
 	for k := range a.Env {
 		if k == "" || strings.ContainsAny(k, "=\x00") {
 			v.bad("agent.env", "%q is not the name of a variable", k)
 		}
 	}
+}
+
+// upstream puts the parent in place of $upstream at the beginning of an image or a
+// registry, as the agent does for the images of modules.
+func (v *validator) upstream(key, name string) string {
+	rest, ok := strings.CutPrefix(name, "$upstream")
+	switch {
+	case !ok:
+		return name
+	case v.c.ParentHostname == "":
+		v.bad(key, "$upstream stands for the parent, and there is no parent_hostname")
+	case rest != "" && rest[0] != ':' && rest[0] != '/':
+		v.bad(key, "$upstream must be followed by a port or a path")
+	}
+	return v.c.ParentHostname + rest
 }
 
 func (v *validator) watchdog() {

@@ -119,6 +119,12 @@ func (d *daemon) agentEnv(generation string) []createopts.EnvVar {
 		"Mode":                          "iotedged",
 		"NetworkId":                     cfg.Containerd.Network,
 	})
+	// Only below a parent: what is set in [agent.env] by mistake would lead the agent
+	// astray.
+	delete(env, "IOTEDGE_GATEWAYHOSTNAME")
+	if cfg.Device.Nested() {
+		env["IOTEDGE_GATEWAYHOSTNAME"] = cfg.Device.Gateway
+	}
 	out := make([]createopts.EnvVar, 0, len(env))
 	for _, k := range slices.Sorted(maps.Keys(env)) {
 		out = append(out, createopts.EnvVar{Key: k, Value: env[k]})

@@ -110,6 +110,7 @@ type device struct {
 	registry *registry
 	id       string
 	source   string // [provisioning] in place of a connection string
+	parent   string // host and port of the edge device above, if there is one
 	top      string // config above all tables
 	more     string // further config
 	log      syncBuffer
@@ -162,6 +163,7 @@ password = "hunter2"
 [agent.env]
 RuntimeLogLevel = "debug"
 IOTEDGE_DEVICEID = "forged"
+IOTEDGE_GATEWAYHOSTNAME = "forged"
 [listen]
 workload_uri = "unix://%[1]s/run/workload.sock"
 management_uri = "unix://%[1]s/run/mgmt.sock"
@@ -170,14 +172,22 @@ management_uri = "unix://%[1]s/run/mgmt.sock"
 	if err != nil {
 		t.Fatal(err)
 	}
+	if d.parent != "" {
+		c.ParentHostname = d.parent // in the file it has no port
+		c.Device = c.Assigned(c.Device.HubName, c.Device.DeviceID)
+	}
 	return c
 }
 
 func (d *device) options(cfg config.Config) daemon.Options {
-	return daemon.Options{
-		Config: cfg, Runtime: d.engine, Registry: d.registry, Version: "1.0", AdminGroup: -1,
+	o := daemon.Options{
+		Config: cfg, Runtime: d.engine, Version: "1.0", AdminGroup: -1,
 		Log: slog.New(slog.NewTextHandler(&d.log, nil)), TPM: d.chip, Token: d.token,
 	}
+	if d.registry != nil {
+		o.Registry = d.registry
+	}
+	return o
 }
 
 // ended waits until the daemon ends by itself, and returns its error.

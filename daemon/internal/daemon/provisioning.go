@@ -47,7 +47,7 @@ func (d *daemon) identify(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("provisioning: %w", err)
 	}
-	cfg.Device = config.Device{HubName: s.Hub, DeviceID: s.DeviceID, Gateway: s.Hub}
+	cfg.Device = cfg.Assigned(s.Hub, s.DeviceID)
 	return nil
 }
 

@@ -97,9 +97,6 @@ func Convert(text []byte) (doc map[string]any, notes []string, err error) {
 	if err := c.provisioning(); err != nil {
 		return nil, nil, err
 	}
-	if old.Parent != "" {
-		return nil, nil, errors.New("parent_hostname: a device below another is not supported by this version")
-	}
 	c.certificates()
 	c.agent()
 	c.rest()
@@ -233,6 +230,7 @@ var defaultSockets = map[string]bool{
 func (c *converter) rest() {
 	old := c.old
 	put(c.doc, "hostname", strings.ToLower(old.Hostname))
+	put(c.doc, "parent_hostname", strings.ToLower(old.Parent))
 	if old.Watchdog.Retries != nil {
 		c.doc["watchdog"] = map[string]any{"max_retries": old.Watchdog.Retries}
 	}

@@ -64,7 +64,6 @@ func TestWhatCannotBeConverted(t *testing.T) {
 		"other source":   {"provisioning:\n  source: cloud\n", `"cloud" is not supported`},
 		"nothing":        {"", `"" is not supported`},
 		"unknown key":    {"provisioning:\n  source: manual\nhostnme: x\n", "hostnme"},
-		"nested":         {"provisioning:\n  source: manual\nparent_hostname: above\n", "parent_hostname"},
 		"not YAML":       {"\t{", "not a config.yaml"},
 		"something else": {"- a\n- b\n", "not a config.yaml"},
 		"too long":       {strings.Repeat("#", 1<<20+1), "larger than 1 MiB"},
