@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -47,7 +46,6 @@ type program struct {
 	log     *slog.Logger
 	vault   *workload.Client
 	bundle  *trust.Bundle
-	roots   *x509.CertPool
 	store   *store.Store
 	folder  seglog.Folder // of the queues
 	metrics *metrics.Metrics
@@ -111,9 +109,6 @@ func (p *program) open(ctx context.Context) (err error) {
 		return fmt.Errorf("workload API: %w", err)
 	}
 	if p.bundle, err = trust.New(ctx, p.vault.TrustBundle, p.log); err != nil {
-		return err
-	}
-	if p.roots, err = p.vault.Roots(ctx); err != nil {
 		return err
 	}
 	p.cert, err = servercert.New(ctx, func(ctx context.Context) (tls.Certificate, time.Time, error) {
@@ -187,7 +182,7 @@ func (p *program) wire(ctx context.Context) error {
 		return err
 	}
 	registry, err := rest.New(rest.Options{
-		HubName: p.set.HubName, Host: p.dialHost(), RootCAs: p.roots, Authorize: p.authorize,
+		HubName: p.set.HubName, Host: p.dialHost(), Roots: p.bundle.Roots, Authorize: p.authorize,
 		Dial: network.DialContext, Proxy: noProxy,
 	})
 	if err != nil {

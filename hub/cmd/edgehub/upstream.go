@@ -36,7 +36,7 @@ func (p *program) upstream(network *proxy.Dialer) (upstream.Dialer, error) {
 			return strings.TrimSpace(p.hub.Product(id) + " EdgeHub/" + version)
 		},
 		Base: client.Options{
-			Protocol: p.set.Upstream, Fallback: p.set.UpstreamFallback, HubName: p.set.HubName, Host: p.dialHost(), RootCAs: p.roots,
+			Protocol: p.set.Upstream, Fallback: p.set.UpstreamFallback, HubName: p.set.HubName, Host: p.dialHost(), Roots: p.bundle.Roots,
 			Dial: network.DialContext, Signer: client.SignerFunc(p.vault.Sign), Logger: p.log,
 			RequestTimeout: p.set.CallTimeout,
 		},

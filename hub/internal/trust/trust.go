@@ -1,6 +1,7 @@
 // Package trust holds the certificates of the device's trust bundle, as the security
 // daemon has it now: when the edge CA is renewed, those that the new one has signed
-// are let in without a restart, and sessions go on.
+// are let in without a restart, and sessions go on. New connections to the cloud trust
+// it as well.
 package trust
 
 import (
@@ -26,20 +27,41 @@ const (
 type Bundle struct {
 	fetch   Fetch
 	log     *slog.Logger
-	current atomic.Pointer[x509.CertPool]
+	current atomic.Pointer[pools]
 	raw     []byte // as in current; of New, then of Run
+}
+
+// pools are the certificates of one bundle.
+type pools struct {
+	bundle *x509.CertPool
+	roots  *x509.CertPool // those of the system too
+}
+
+func newPools(raw []byte) (p *pools, ok bool) {
+	roots, err := x509.SystemCertPool()
+	if err != nil {
+		roots = x509.NewCertPool() // a system without roots
+	}
+	p = &pools{bundle: x509.NewCertPool(), roots: roots}
+	p.roots.AppendCertsFromPEM(raw)
+	return p, p.bundle.AppendCertsFromPEM(raw)
 }
 
 // New fetches the bundle for the first time.
 func New(ctx context.Context, fetch Fetch, log *slog.Logger) (*Bundle, error) {
 	b := &Bundle{fetch: fetch, log: log}
-	b.current.Store(x509.NewCertPool())
+	none, _ := newPools(nil)
+	b.current.Store(none)
 	return b, b.refresh(ctx)
 }
 
 // Pool returns the certificates. The pool is never changed; a renewed bundle is
 // another pool.
-func (b *Bundle) Pool() *x509.CertPool { return b.current.Load() }
+func (b *Bundle) Pool() *x509.CertPool { return b.current.Load().bundle }
+
+// Roots returns the certificates and those of the system. As for Pool, the pool is
+// never changed.
+func (b *Bundle) Roots() *x509.CertPool { return b.current.Load().roots }
 
 // refresh fetches the bundle. One that has bytes and no certificate is taken for a
 // mistake and changes nothing.
@@ -53,15 +75,15 @@ func (b *Bundle) refresh(ctx context.Context) error {
 	if bytes.Equal(raw, b.raw) {
 		return nil
 	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(raw) && len(bytes.TrimSpace(raw)) > 0 {
+	pools, ok := newPools(raw)
+	if !ok && len(bytes.TrimSpace(raw)) > 0 {
 		return fmt.Errorf("trust bundle: no certificate can be read of its %d bytes", len(raw))
 	}
 	if b.raw != nil {
 		b.log.Info("trust bundle has changed")
 	}
 	b.raw = raw
-	b.current.Store(pool)
+	b.current.Store(pools)
 	return nil
 }
 

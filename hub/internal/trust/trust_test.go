@@ -79,6 +79,12 @@ func TestRenewedAuthorityIsLearnt(t *testing.T) {
 			if !b.Pool().Equal(pools[step.want]) {
 				t.Errorf("%s: not the pool %q", step.name, step.want)
 			}
+			for name, authority := range map[string]*x509.Certificate{"old": old.Cert, "renewed": renewed.Cert} {
+				_, err := authority.Verify(x509.VerifyOptions{Roots: b.Roots(), CurrentTime: authority.NotBefore.Add(time.Minute)})
+				if want := step.want == "both" || step.want == name; (err == nil) != want {
+					t.Errorf("%s: the cloud may show a certificate of %q: %v", step.name, name, err)
+				}
+			}
 		}
 		cancel()
 		if err := <-done; err != nil {

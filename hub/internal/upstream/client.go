@@ -34,7 +34,7 @@ func ByClient(o ClientOptions) (Dialer, error) {
 		for range max(o.Connections, 1) {
 			one, err := client.NewShared(client.SharedOptions{
 				Protocol: p, Host: cmp.Or(o.Base.Host, o.Base.HubName), Port: o.Base.Port, Fallback: o.Base.Fallback,
-				RootCAs: o.Base.RootCAs, Dial: o.Base.Dial, KeepAlive: o.Base.KeepAlive,
+				RootCAs: o.Base.RootCAs, Roots: o.Base.Roots, Dial: o.Base.Dial, KeepAlive: o.Base.KeepAlive,
 				RequestTimeout: o.Base.RequestTimeout, MinBackoff: o.Base.MinBackoff, MaxBackoff: o.Base.MaxBackoff,
 				Logger: o.Base.Logger,
 			})
