@@ -52,6 +52,13 @@ func (s *sharingSink) Deliver(m *iothub.Message, info dispatch.Info, done func(e
 	})
 }
 
+// now is what there is: places that are free, and deliveries and calls of Reserve so far.
+func (s *sharingSink) now() (free, sent, asked int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.free, len(s.got), s.asked
+}
+
 // rests tells what the pump has reserved and whether it waits, when it does nothing.
 func (s *sharingSink) rests(t *testing.T, reserved int, waits bool) {
 	t.Helper()
@@ -68,7 +75,7 @@ func TestPlacesBoundWhatIsInFlight(t *testing.T) {
 		s := &sharingSink{sink: &sink{window: 8, delay: time.Hour}}
 		r.configure(map[string]dispatch.Sink{"e": s})
 		s.rests(t, 0, false)
-		if s.asked != 0 {
+		if _, _, asked := s.now(); asked != 0 {
 			t.Error("places were asked for without a message")
 		}
 		r.append("e", 0, never, "d:0", "d:1", "d:2", "d:3")
@@ -86,12 +93,13 @@ func TestPlacesBoundWhatIsInFlight(t *testing.T) {
 		s.mu.Unlock()
 		r.e.Nudge("e")
 		s.rests(t, 0, false)
-		if got := s.list(); got != "d:0 d:1 d:2 d:3" || s.free != 8 {
-			t.Errorf("sent %q, %d places are free", got, s.free)
+		free, _, _ := s.now()
+		if got := s.list(); got != "d:0 d:1 d:2 d:3" || free != 8 {
+			t.Errorf("sent %q, %d places are free", got, free)
 		}
 		time.Sleep(2 * time.Hour)
-		if r.length() != 0 || s.free != 12 {
-			t.Errorf("%d left, %d places are free", r.length(), s.free)
+		if free, _, _ = s.now(); r.length() != 0 || free != 12 {
+			t.Errorf("%d left, %d places are free", r.length(), free)
 		}
 	})
 }
@@ -108,12 +116,12 @@ func TestPumpThatCannotSendDoesNotWaitForPlaces(t *testing.T) {
 		}
 		r.append("e", 0, never, bodies...)
 		s.rests(t, 0, false)
-		sent := len(s.got)
+		_, sent, _ := s.now()
 		for range 20 { // a nudge is no word that the endpoint is ready
 			r.e.Nudge("e")
 			s.rests(t, 0, false)
 		}
-		if n := len(s.got); n != sent {
+		if _, n, _ := s.now(); n != sent {
 			t.Errorf("%d sent to an endpoint that is not ready", n-sent)
 		}
 		s.mu.Lock()
@@ -127,8 +135,9 @@ func TestPumpThatCannotSendDoesNotWaitForPlaces(t *testing.T) {
 		s.taken = nil
 		s.mu.Unlock()
 		time.Sleep(2 * time.Minute)
-		if got := s.takenList(); got != strings.Join(bodies, " ") || s.free != 2 {
-			t.Errorf("taken %q, %d places are free", got, s.free)
+		free, _, _ := s.now()
+		if got := s.takenList(); got != strings.Join(bodies, " ") || free != 2 {
+			t.Errorf("taken %q, %d places are free", got, free)
 		}
 	})
 }
