@@ -86,6 +86,7 @@ type fifoGroup struct {
 	f      *fifo
 	next   uint64 // offset after the last
 	bytes  int64
+	memory int // bytes of its messages
 	chunks []*chunk
 
 	items  []item // of the chunk being made
@@ -175,6 +176,7 @@ func (g *group) place(frame *seglog.Frame, a *appended, t *Target) {
 		c:        c,
 	}
 	c.entries = append(c.entries, e)
+	fg.memory += e.Size
 	c.cost += it.cost()
 	fg.next++
 }
@@ -249,7 +251,8 @@ func (g *group) done(err error) {
 func (q *Queue) storedLocked(fg *fifoGroup) {
 	f := fg.f
 	e := q.endpoints[f.name.endpoint]
-	keepsUp := e != nil && e.read && !f.loading && f.loaded == f.stored &&
+	fits := e != nil && e.read && fg.memory <= q.roomLocked(f)
+	keepsUp := fits && !f.loading && f.loaded == f.stored &&
 		len(f.ahead) < aheadCount && f.aheadBytes < aheadBytes
 	f.stored, f.named = fg.next, true
 	f.bytes += fg.bytes
@@ -264,8 +267,11 @@ func (q *Queue) storedLocked(fg *fifoGroup) {
 			c.entries = nil
 		}
 		f.loaded = f.stored
-	} else if q.o.LiveFirst && e != nil && e.read && f.live.open(f, q.maxPassed) {
+		q.holdLocked(f, fg.memory)
+	} else if q.o.LiveFirst && fits && f.live.open(f, q.maxPassed) {
+		before := f.live.bytes
 		f.live.add(f.generation, fg.chunks)
+		q.holdLocked(f, f.live.bytes-before)
 	}
 	if e != nil {
 		e.nudge()

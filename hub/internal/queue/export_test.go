@@ -67,6 +67,13 @@ func (q *Queue) Flush() {
 	}
 }
 
+// Memory is how many bytes of messages are in memory.
+func (q *Queue) Memory() int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.memory
+}
+
 // SetMaxPassed changes how much is remembered of messages that have passed.
 func (q *Queue) SetMaxPassed(n int) { q.maxPassed = n }
 

@@ -71,6 +71,11 @@ type Options struct {
 	// Expired is called for each message whose time to live ended before it was
 	// delivered, from the goroutine that reads; nil: nobody wants to know.
 	Expired func(m *iothub.Message)
+	// MaxAhead bounds the bytes of messages in memory that are read ahead or in the
+	// hands of readers, of all queues together; each queue may always have one chunk,
+	// those of its messages that were stored together, up to 192 KiB or one message.
+	// 0 means 32 MiB.
+	MaxAhead int
 	// MinFree is the disk space, in bytes, below which new messages are refused with
 	// seglog.ErrFull, so that others on the disk have some left. 0 means 64 MiB;
 	// negative: no check.
@@ -108,6 +113,9 @@ func (o *Options) defaults() {
 	if o.MaxPendingBytes <= 0 {
 		o.MaxPendingBytes = 8 << 20
 	}
+	if o.MaxAhead <= 0 {
+		o.MaxAhead = defaultMaxAhead
+	}
 	if o.MinFree == 0 {
 		o.MinFree = 64 << 20
 	}
@@ -141,6 +149,7 @@ type Queue struct {
 	endpoints map[string]*endpoint // guarded by mu
 	nextID    uint32               // guarded by mu
 	bytes     int64                // guarded by mu: of all fifos
+	memory    int                  // guarded by mu: bytes of messages in memory, of all fifos
 	loaded    sync.Cond            // of mu: a fifo is no longer loading
 	full      fullness             // guarded by mu
 	maxPassed int                  // the constant; tests make it small
@@ -187,6 +196,8 @@ type fifo struct {
 	ahead      []*Entry
 	aheadBytes int
 	live       live
+	memory     int  // bytes of ahead, of live, and in the reader's hands
+	blocked    bool // the reader must be told when there is room in memory
 
 	fresh   []uint64 // finished, and not written
 	dirty   bool     // in Queue.dirty

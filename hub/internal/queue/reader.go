@@ -68,6 +68,7 @@ func (q *Queue) Reader(endpoint string) *Reader {
 		f.handed, f.loaded = f.done.head, f.done.head
 		f.ahead, f.aheadBytes = nil, 0
 		f.live = live{}
+		q.holdLocked(f, -f.memory)
 	}
 	e.nudge()
 	return &Reader{q: q, name: endpoint, e: e}
@@ -90,9 +91,10 @@ func (r *Reader) Priorities(list []uint32) []uint32 {
 }
 
 // Read returns the next messages of one priority, in order, at most count, and no
-// more once they have size bytes. Expired ones are finished and reported instead
-// of returned. Every entry must be settled; until then it comes again after a
-// restart. With a count of 0 it only removes expired messages from the front.
+// more once they have size bytes, or Options.MaxAhead is reached; then Ready receives
+// when there is room again. Expired ones are finished and reported instead of returned.
+// Every entry must be settled; until then it comes again after a restart. With a count
+// of 0 it only removes expired messages from the front.
 func (r *Reader) Read(priority uint32, count, size int) ([]*Entry, error) {
 	var out, expired []*Entry
 	now := r.q.clock.time()
@@ -138,6 +140,10 @@ func (r *Reader) Read(priority uint32, count, size int) ([]*Entry, error) {
 			expired = nil
 			continue
 		}
+		if !r.q.mayLoadLocked(f) {
+			r.q.mu.Unlock()
+			return out, nil
+		}
 		load := r.loadLocked(f)
 		r.q.mu.Unlock()
 		if err := load(); err != nil {
@@ -159,11 +165,12 @@ func (r *Reader) expire(list []*Entry) {
 func (r *Reader) loadLocked(f *fifo) func() error {
 	f.loading = true
 	from, to, generation := f.loaded, f.stored, f.generation
-	return func() error { return r.load(f, from, to, generation) }
+	size := min(aheadBytes/2, r.q.roomLocked(f))
+	return func() error { return r.load(f, from, to, size, generation) }
 }
 
-func (r *Reader) load(f *fifo, from, to uint64, generation int) error {
-	loaded, err := r.readChunks(f, from, to)
+func (r *Reader) load(f *fifo, from, to uint64, size, generation int) error {
+	loaded, err := r.readChunks(f, from, to, size)
 	r.q.mu.Lock()
 	defer r.q.mu.Unlock()
 	f.loading = false
@@ -178,7 +185,9 @@ func (r *Reader) load(f *fifo, from, to uint64, generation int) error {
 	for _, lc := range loaded {
 		r.q.skipLocked(f, next, lc.first)
 		next, more = lc.c.last+1, lc.more
+		before := f.live.bytes
 		passed := f.live.meet(lc.c.last)
+		r.q.holdLocked(f, f.live.bytes-before)
 		for _, e := range lc.entries {
 			if passed != nil {
 				_, taken := f.live.taken[e.Offset]
@@ -192,6 +201,7 @@ func (r *Reader) load(f *fifo, from, to uint64, generation int) error {
 			e.generation = f.generation
 			f.ahead = append(f.ahead, e)
 			f.aheadBytes += e.Size
+			r.q.holdLocked(f, e.Size)
 		}
 	}
 	if !more {
@@ -227,7 +237,8 @@ type loadedChunk struct {
 	more    bool // reading stopped after it
 }
 
-func (r *Reader) readChunks(f *fifo, from, to uint64) ([]loadedChunk, error) {
+// readChunks reads chunks until they have most bytes, at least one.
+func (r *Reader) readChunks(f *fifo, from, to uint64, most int) ([]loadedChunk, error) {
 	var list []loadedChunk
 	count, size := 0, 0
 	err := r.q.log.Read(f.id, from, to, func(p seglog.Part, bodies seglog.Bodies) error {
@@ -244,7 +255,7 @@ func (r *Reader) readChunks(f *fifo, from, to uint64) ([]loadedChunk, error) {
 		for _, e := range lc.entries {
 			size += e.Size
 		}
-		if count += len(lc.entries); count >= aheadCount/2 || size >= aheadBytes/2 {
+		if count += len(lc.entries); count >= aheadCount/2 || size >= most {
 			list[len(list)-1].more = true
 			return seglog.ErrStop
 		}

@@ -29,6 +29,8 @@ func (q *Queue) settleLocked(e *Entry) {
 		return
 	}
 	e.settled = true
+	q.holdLocked(f, -e.Size)
+	defer q.unblockLocked(f)
 	delete(f.live.taken, e.Offset)
 	if !f.done.add(e.Offset) {
 		return
@@ -154,6 +156,7 @@ func (q *Queue) removeQueues(name string, frame *seglog.Frame) (lost int) {
 		lost += f.len()
 		q.bytes -= f.bytes
 		f.ahead, f.live = nil, live{}
+		q.holdLocked(f, -f.memory)
 		q.forget(f)
 		q.log.Drop(f.id)
 		frame.Add(seglog.Part{Kind: seglog.Meta, Data: removedChange(f)})
