@@ -16,6 +16,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/contrib/apparmor"
@@ -47,6 +48,9 @@ type Config struct {
 	Network network.Config
 	// RootCAs are trusted for registries; nil is the system's.
 	RootCAs *x509.CertPool
+	// StallTimeout is how long a registry may send nothing before a pull fails; 0 is two
+	// minutes.
+	StallTimeout time.Duration
 	// Gate decides which images may run; nil lets all.
 	Gate *verify.Gate
 	Log  *slog.Logger
@@ -64,6 +68,7 @@ type Runtime struct {
 	locks  keyedLock // of modules
 
 	ingests keyedLock // of blobs that are being fetched
+	pulls   keyedLock // of images that are
 
 	// watchers are the goroutines that wait for running modules to end; stop ends
 	// them.
@@ -104,6 +109,9 @@ func Open(ctx context.Context, cfg Config) (*Runtime, error) {
 	}
 	if cfg.Gate == nil {
 		cfg.Gate = verify.New(verify.Options{})
+	}
+	if cfg.StallTimeout <= 0 {
+		cfg.StallTimeout = defaultStallTimeout
 	}
 	cfg.Network.Dir = filepath.Join(cfg.HomeDir, "cni")
 	cfg.Network.Log = cfg.Log
@@ -252,4 +260,11 @@ func (k *keyedLock) lock(ctx context.Context, name string) (unlock func(), err e
 		leave()
 		return nil, ctx.Err()
 	}
+}
+
+// busy reports whether name is locked or waited for.
+func (k *keyedLock) busy(name string) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.locks[name] != nil
 }

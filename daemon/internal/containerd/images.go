@@ -67,19 +67,27 @@ func (r *Runtime) Pull(ctx context.Context, req runtime.PullRequest) (runtime.Im
 	default:
 		return fail(fmt.Errorf("%w: pull policy %q", runtime.ErrInvalid, req.Policy))
 	}
-	resolver := r.resolver(registry, req.Auth)
-	name, desc, err := resolver.Resolve(ctx, named.String())
+	p := &pull{image: named.String(), log: r.log, stall: r.cfg.StallTimeout, offset: r.offset}
+	watched := p.watch(ctx)
+	img, err := r.pull(watched, named, req.Auth, p)
+	p.close()
 	if err != nil {
-		return fail(pullCause(err))
-	}
-	if err := r.admit(ctx, named, desc, resolver); err != nil {
-		return fail(pullCause(err))
-	}
-	img, err := r.fetch(ctx, named.String(), resolved{resolver, name, desc})
-	if err != nil {
-		return fail(pullCause(err))
+		return fail(p.cause(watched, pullCause(err)))
 	}
 	return describeImage(ctx, img)
+}
+
+// pull asks the registry for an image and the gate whether it may come, and fetches it.
+func (r *Runtime) pull(ctx context.Context, named reference.Named, auth runtime.Auth, p *pull) (client.Image, error) {
+	resolver := r.resolver(reference.Domain(named), auth, p)
+	name, desc, err := resolver.Resolve(ctx, named.String())
+	if err != nil {
+		return nil, err
+	}
+	if err := r.admit(ctx, named, desc, resolver); err != nil {
+		return nil, err
+	}
+	return r.fetch(ctx, named.String(), resolved{resolver, name, desc}, p)
 }
 
 // resolved is a resolver that has done so already: what is pulled is what was
@@ -120,15 +128,19 @@ func (r *Runtime) admitStored(ctx context.Context, m module) error {
 		return err
 	}
 	desc := ocispec.Descriptor{MediaType: m.MediaType, Digest: digest.Digest(m.ImageDigest), Size: m.ImageSize}
-	if err := r.admit(ctx, named, desc, r.resolver(reference.Domain(named), runtime.Auth{})); err != nil {
+	if err := r.admit(ctx, named, desc, r.resolver(reference.Domain(named), runtime.Auth{}, nil)); err != nil {
 		return pullCause(err)
 	}
 	return nil
 }
 
-// resolver speaks to one registry, over plain HTTP only on this machine.
-func (r *Runtime) resolver(registry string, auth runtime.Auth) remotes.Resolver {
-	transport := docker.DefaultHTTPTransport(&tls.Config{RootCAs: r.cfg.RootCAs, MinVersion: tls.VersionTLS12})
+// resolver speaks to one registry, over plain HTTP only on this machine. What it gets
+// is counted for p, unless that is nil.
+func (r *Runtime) resolver(registry string, auth runtime.Auth, p *pull) remotes.Resolver {
+	var transport http.RoundTripper = docker.DefaultHTTPTransport(&tls.Config{RootCAs: r.cfg.RootCAs, MinVersion: tls.VersionTLS12})
+	if p != nil {
+		transport = metered{transport, p}
+	}
 	httpClient := &http.Client{Transport: transport}
 	authorizer := docker.NewDockerAuthorizer(
 		docker.WithAuthClient(httpClient),
@@ -166,7 +178,7 @@ func pullCause(err error) error {
 	var status remoteerrors.ErrUnexpectedStatus
 	var transport *url.Error
 	switch {
-	case errors.Is(err, runtime.ErrUntrusted):
+	case errors.Is(err, runtime.ErrUntrusted), errors.Is(err, runtime.ErrNoSpace):
 		return err
 	case errors.Is(err, docker.ErrInvalidAuthorization),
 		errors.As(err, &status) && (status.StatusCode == http.StatusUnauthorized || status.StatusCode == http.StatusForbidden):

@@ -61,24 +61,35 @@ func newUnranged(t *testing.T) *unranged {
 	}))
 	t.Cleanup(server.Close)
 	u.image = strings.TrimPrefix(server.URL, "http://") + "/test/large:1"
+	u.layer, u.bytes = pushLarge(t, u.image)
+	return u
+}
+
+// pushLarge pushes an image of 4 MiB that nothing else has, and returns its layer.
+func pushLarge(t *testing.T, image string) (ocispec.Descriptor, []byte) {
+	t.Helper()
 	program := make([]byte, 4<<20) // the engine writes a MiB at a time
 	_, _ = rand.Read(program)
+	return pushImage(t, image, program)
+}
+
+func pushImage(t *testing.T, image string, program []byte) (ocispec.Descriptor, []byte) {
+	t.Helper()
 	img, err := buildImage(program)
 	must(t, err)
-	ref, err := name.ParseReference(u.image, name.Insecure)
+	ref, err := name.ParseReference(image, name.Insecure)
 	must(t, err)
 	must(t, remote.Write(ref, img))
 	manifest, err := img.Manifest()
 	must(t, err)
 	l := manifest.Layers[0]
-	u.layer = ocispec.Descriptor{MediaType: string(l.MediaType), Digest: digest.Digest(l.Digest.String()), Size: l.Size}
 	layers, err := img.Layers()
 	must(t, err)
 	blob, err := layers[0].Compressed()
 	must(t, err)
-	u.bytes, err = io.ReadAll(blob)
+	data, err := io.ReadAll(blob)
 	must(t, err)
-	return u
+	return ocispec.Descriptor{MediaType: string(l.MediaType), Digest: digest.Digest(l.Digest.String()), Size: l.Size}, data
 }
 
 func must(t *testing.T, err error) {

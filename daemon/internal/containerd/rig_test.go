@@ -295,7 +295,7 @@ func nothingLeft(ctx context.Context, c *client.Client) error {
 	}
 	leases, err := c.LeasesService().List(ctx)
 	if err != nil || len(leases) > 0 {
-		return fmt.Errorf("%d leases are left (%v)", len(leases), err)
+		return fmt.Errorf("leases are left: %v (%v)", leases, err)
 	}
 	return nil
 }

@@ -412,6 +412,7 @@ func TestIdentities(t *testing.T) {
 	}
 	for err, code := range map[error]codes.Code{
 		identity.ErrInvalid: codes.InvalidArgument, identity.ErrNotFound: codes.NotFound, identity.ErrRefused: codes.FailedPrecondition,
+		runtime.ErrUnavailable: codes.Unavailable, runtime.ErrNoSpace: codes.Unavailable,
 		identity.ErrUnavailable: codes.Unavailable, errors.New("other"): codes.Internal,
 	} {
 		f.registrar.err = fmt.Errorf("wrapped: %w", err)

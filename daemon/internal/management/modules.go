@@ -199,6 +199,7 @@ var failures = []struct {
 	{runtime.ErrNotFound, codes.NotFound},
 	{runtime.ErrUnauthorized, codes.FailedPrecondition},
 	{runtime.ErrInUse, codes.FailedPrecondition},
+	{runtime.ErrNoSpace, codes.Unavailable}, // not ResourceExhausted, which REST answers with 429
 	{runtime.ErrUnavailable, codes.Unavailable},
 	{identity.ErrInvalid, codes.InvalidArgument},
 	{identity.ErrNotFound, codes.NotFound},

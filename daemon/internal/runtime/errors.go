@@ -6,7 +6,7 @@ import (
 )
 
 // Kinds of failure. All of them are permanent until somebody changes something,
-// except ErrUnavailable.
+// except ErrUnavailable and ErrNoSpace.
 var (
 	// ErrNotFound: there is no module of that name, or no module has that process.
 	ErrNotFound = errors.New("no such module")
@@ -23,6 +23,9 @@ var (
 	ErrUntrusted = errors.New("image not trusted")
 	// ErrInUse: an image that a module still needs.
 	ErrInUse = errors.New("image in use")
+	// ErrNoSpace: the disk has no room for an image. Nothing of it is left; other
+	// things may make room.
+	ErrNoSpace = errors.New("not enough disk space")
 	// ErrUnavailable: the engine or the registry does not answer; try again later.
 	ErrUnavailable = errors.New("not reachable")
 )
