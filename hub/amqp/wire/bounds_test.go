@@ -34,3 +34,28 @@ func TestTreesOfDescribedValuesCountAsElements(t *testing.T) {
 		t.Errorf("list of 65535 described values: %v", err)
 	}
 }
+
+// Peers mix up strings and symbols.
+func TestStringsAndSymbolsAreTakenForEachOther(t *testing.T) {
+	for name, constructor := range map[string]byte{"string": 0xa1, "symbol": 0xa3} {
+		// Properties with seven fields, of which the last is the content type.
+		raw := []byte{0, 0x53, 0x73, 0xc0, 12, 7, 0x40, 0x40, 0x40, 0x40, 0x40, 0x40, constructor, 3, 'a', '/', 'b'}
+		var m wire.Message
+		if err := wire.DecodeMessage(raw, &m); err != nil || m.Properties.ContentType != "a/b" {
+			t.Errorf("%s: %v %v", name, m.Properties, err)
+		}
+	}
+}
+
+// go-amqp and uAMQP do not decode a bare symbol.
+func TestOneMechanismIsAnArray(t *testing.T) {
+	raw, _ := wire.AppendFrame(nil, wire.FrameSASL, 0, &wire.SASLMechanisms{Mechanisms: []string{"PLAIN"}}, nil, 0)
+	v, _, err := wire.DecodeValue(raw[wire.FrameHeaderSize:])
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, list, _ := v.Described()
+	if got := list.Items()[0]; got.Kind() != wire.KindArray || len(got.Items()) != 1 || got.Items()[0].Kind() != wire.KindSymbol {
+		t.Errorf("%s", got)
+	}
+}
