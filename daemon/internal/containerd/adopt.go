@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/containerd/containerd/v2/client"
@@ -39,6 +40,10 @@ func (r *Runtime) adopt(ctx context.Context) error {
 	}
 	if err := r.net.Reclaim(ctx, func(id string) bool { return r.find(id) != nil }, stopped); err != nil {
 		r.log.Warn("reclaim addresses and ports", "error", err)
+	}
+	known := func(id string) bool { return slices.ContainsFunc(all, func(s stored) bool { return s.name == id }) }
+	if err := r.net.Release(func(id string) bool { return !known(id) }); err != nil {
+		r.log.Warn("release addresses", "error", err)
 	}
 	if err := r.hosts.Sync(); err != nil {
 		return fmt.Errorf("name files: %w", err)

@@ -332,6 +332,7 @@ func (r *Runtime) Remove(ctx context.Context, name string) error {
 	}
 	err = errors.Join(
 		r.net.Detach(ctx, name),
+		r.net.Release(func(id string) bool { return id == name }),
 		r.hosts.Forget(name),
 		os.RemoveAll(r.logDir(name)),
 		os.RemoveAll(filepath.Join(r.host.ScratchDir, name)))

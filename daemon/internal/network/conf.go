@@ -139,30 +139,19 @@ func replaceFile(name string, data []byte) error {
 	return errors.Join(unix.Fsync(int(dir.Fd())), dir.Close())
 }
 
-// reclaimLeases frees addresses whose attachment was never recorded.
+// reclaimLeases frees addresses whose attachment was never recorded, and remembers the
+// others.
 func (n *Network) reclaimLeases(running func(id string) bool) error {
-	dir := filepath.Join(n.leaseDir(), n.cfg.Name)
-	entries, err := os.ReadDir(dir)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
+	leases, err := n.leases()
 	if err != nil {
-		return fmt.Errorf("address leases: %w", err)
+		return err
 	}
 	var errs []error
-	for _, e := range entries {
-		if _, err := netip.ParseAddr(e.Name()); err != nil {
-			continue
-		}
-		name := filepath.Join(dir, e.Name())
-		data, err := os.ReadFile(name)
-		if err != nil {
-			errs = append(errs, fmt.Errorf("address leases: %w", err))
-			continue
-		}
-		id, _, _ := strings.Cut(string(data), "\n")
-		if !running(strings.TrimSpace(id)) {
-			errs = append(errs, os.Remove(name))
+	for addr, id := range leases {
+		if running(id) {
+			errs = append(errs, n.addrs.keep(id, addr))
+		} else {
+			errs = append(errs, os.Remove(filepath.Join(n.leaseDir(), n.cfg.Name, addr.String())))
 		}
 	}
 	return errors.Join(errs...)

@@ -22,3 +22,23 @@ func NewRules(name, bridge string, subnet netip.Prefix) Rules { return rules{nam
 func (r rules) Forward() [][]string { return r.forward() }
 
 func (r rules) Chain() string { return r.chain() }
+
+type Addresses = addresses
+
+var (
+	OpenAddresses = openAddresses
+	Usable        = usable
+	MACOf         = macOf
+)
+
+const MaxPlaces = maxPlaces
+
+func (a *addresses) Choose(name string, wish netip.Addr, subnet netip.Prefix, taken map[netip.Addr]string) (netip.Addr, error) {
+	return a.choose(name, wish, subnet, taken)
+}
+
+func (a *addresses) Keep(name string, addr netip.Addr) error { return a.keep(name, addr) }
+
+func (a *addresses) Release(gone func(string) bool) error { return a.release(gone) }
+
+func (a *addresses) Len() int { return len(a.entries) }

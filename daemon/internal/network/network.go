@@ -57,6 +57,7 @@ type Network struct {
 	cni   *libcni.CNIConfig
 	list  *libcni.NetworkConfigList
 	rules rules
+	addrs *addresses
 	// turn holds a token while a change is made.
 	turn chan struct{}
 }
@@ -105,6 +106,10 @@ func Open(ctx context.Context, cfg Config) (*Network, error) {
 	n.cni = libcni.NewCNIConfigWithCacheDir(cfg.PluginDirs, filepath.Join(cfg.Dir, "cache"), nil)
 	if err := n.configure(ctx); err != nil {
 		return nil, err
+	}
+	var err error
+	if n.addrs, err = openAddresses(filepath.Join(cfg.Dir, "addresses.json")); err != nil {
+		cfg.Log.Warn("modules may get other addresses than before", "error", err)
 	}
 	return n, nil
 }
@@ -171,8 +176,9 @@ func (n *Network) lock(ctx context.Context) (unlock func(), err error) {
 	}
 }
 
-// Attach joins a container and returns its address. On failure nothing is left.
-// A host port that is taken is an *PortError.
+// Attach joins a container and returns its address: the wished one, else the one that a
+// container of this ID had before, unless it has become another's. On failure nothing is
+// left. A host port that is taken is an *PortError, an address an *AddressError.
 func (n *Network) Attach(ctx context.Context, a Attachment) (netip.Addr, error) {
 	unlock, err := n.lock(ctx)
 	if err != nil {
@@ -193,23 +199,34 @@ func (n *Network) Attach(ctx context.Context, a Attachment) (netip.Addr, error) 
 	if err := n.rules.ensure(ctx); err != nil {
 		return netip.Addr{}, err
 	}
-	rt, err := n.runtimeConf(a, ports)
+	taken, err := n.leases()
 	if err != nil {
 		return netip.Addr{}, err
 	}
+	if a.Address, err = n.addrs.choose(a.ID, a.Address, n.cfg.Subnet, taken); err != nil {
+		return netip.Addr{}, err
+	}
+	rt := n.runtimeConf(a, ports)
 	result, err := n.cni.AddNetworkList(ctx, n.list, rt)
 	if err != nil {
 		undo := n.cni.DelNetworkList(context.WithoutCancel(ctx), n.list, rt)
 		return netip.Addr{}, errors.Join(fmt.Errorf("join network %s: %w", n.cfg.Name, err), undo)
 	}
 	addr, err := address(result)
+	if err == nil && addr != a.Address {
+		err = fmt.Errorf("join network %s: got address %s instead of %s", n.cfg.Name, addr, a.Address)
+	}
 	if err != nil {
 		return netip.Addr{}, errors.Join(err, n.detach(context.WithoutCancel(ctx), a.ID))
+	}
+	if err := n.addrs.keep(a.ID, addr); err != nil {
+		n.cfg.Log.WarnContext(ctx, "a module may get another address at its next start", "module", a.ID, "error", err)
 	}
 	return addr, nil
 }
 
-func (n *Network) runtimeConf(a Attachment, ports []mapping) (*libcni.RuntimeConf, error) {
+// runtimeConf asks the plugins for the chosen address and ports.
+func (n *Network) runtimeConf(a Attachment, ports []mapping) *libcni.RuntimeConf {
 	rt := &libcni.RuntimeConf{
 		ContainerID: a.ID, NetNS: a.NetNS, IfName: IfName,
 		CapabilityArgs: map[string]any{"portMappings": ports},
@@ -217,19 +234,11 @@ func (n *Network) runtimeConf(a Attachment, ports []mapping) (*libcni.RuntimeCon
 	if len(ports) == 0 {
 		rt.CapabilityArgs = nil
 	}
-	if a.Address.IsValid() || a.MAC != "" {
-		rt.Args = append(rt.Args, [2]string{"IgnoreUnknown", "1"})
+	if a.MAC == "" {
+		a.MAC = macOf(a.Address)
 	}
-	if a.Address.IsValid() {
-		if !n.cfg.Subnet.Contains(a.Address) || a.Address == n.Gateway() {
-			return nil, fmt.Errorf("address %s is not for a module of network %s (%s)", a.Address, n.cfg.Name, n.cfg.Subnet)
-		}
-		rt.Args = append(rt.Args, [2]string{"IP", a.Address.String()})
-	}
-	if a.MAC != "" {
-		rt.Args = append(rt.Args, [2]string{"MAC", a.MAC})
-	}
-	return rt, nil
+	rt.Args = [][2]string{{"IgnoreUnknown", "1"}, {"IP", a.Address.String()}, {"MAC", a.MAC}}
+	return rt
 }
 
 func address(result types.Result) (netip.Addr, error) {
@@ -278,6 +287,11 @@ func (n *Network) detach(ctx context.Context, id string) error {
 	}
 	return nil
 }
+
+// Release lets others have the addresses of modules that do not exist any more: those
+// for which gone is true. It is for modules that are detached. A module that is made
+// anew with such a name gets its former address if nobody has it by then.
+func (n *Network) Release(gone func(id string) bool) error { return n.addrs.release(gone) }
 
 // Reclaim detaches every container that is not in use any more: addresses and
 // ports that stayed reserved over a crash or a restart of the machine. stopped
