@@ -24,7 +24,7 @@ import (
 
 // TestAgent brings a device up and tests what its agent does beside deploying.
 func TestAgent(t *testing.T) {
-	p := newPath(t, rig.Options{}, 10*time.Minute)
+	p := newPath(t, rig.Options{DeviceConfig: imagePolicies}, 10*time.Minute)
 	if _, err := p.Bring(p.within(t, 5*time.Minute)); err != nil {
 		t.Fatal(err)
 	}
@@ -32,6 +32,8 @@ func TestAgent(t *testing.T) {
 		name string
 		run  func(*testing.T)
 	}{
+		{"an image that the device's policy does not let run is reported", p.untrusted},
+		{"a module that becomes unhealthy is reported, and restarted if its policy says so", p.unhealthy},
 		{"logs and the support bundle are uploaded", p.uploads},
 		{"a safe deployment that does not become healthy is taken back", p.takenBack},
 		{"one that does is accepted, a new agent in it that gives up root", p.accepted},

@@ -99,7 +99,7 @@ func (p *path) agentForeign(t *testing.T) {
 	// The head of a program for s390x, 64 bits, big-endian.
 	foreign := append([]byte("\x7fELF\x02\x02\x01"), make([]byte, 57)...)
 	copy(foreign[16:], []byte{0, 2, 0, 22, 0, 0, 0, 1})
-	err := p.CopyImage(ctx, "breakwater/edgeagent:dev", "breakwater/edgeagent:foreign", map[string][]byte{"edgeagent": foreign})
+	_, err := p.CopyImage(ctx, "breakwater/edgeagent:dev", "breakwater/edgeagent:foreign", map[string][]byte{"edgeagent": foreign})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -17,22 +17,24 @@ import (
 
 // CopyImage puts an image of the rig's registry there under another name, with files put
 // in place of its own: path without the leading slash to content. Names have no registry:
-// "other/agent:1".
-func (r *Rig) CopyImage(ctx context.Context, from, to string, files map[string][]byte) error {
-	if err := r.copyImage(ctx, from, to, files); err != nil {
-		return fmt.Errorf("copy image %s to %s: %w", from, to, err)
+// "other/agent:1". It returns the copy's digest.
+func (r *Rig) CopyImage(ctx context.Context, from, to string, files map[string][]byte) (digest string, err error) {
+	image, err := r.copyImage(ctx, from, to, files)
+	if err != nil {
+		return "", fmt.Errorf("copy image %s to %s: %w", from, to, err)
 	}
-	return nil
+	hash, err := image.Digest()
+	return hash.String(), err
 }
 
-func (r *Rig) copyImage(ctx context.Context, from, to string, files map[string][]byte) error {
+func (r *Rig) copyImage(ctx context.Context, from, to string, files map[string][]byte) (v1.Image, error) {
 	source, err := name.ParseReference(registryHost + "/" + from)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	target, err := name.ParseReference(registryHost + "/" + to)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	transport := &http.Transport{DialContext: Device.Dial, DisableKeepAlives: true}
 	options := []remote.Option{
@@ -40,18 +42,18 @@ func (r *Rig) copyImage(ctx context.Context, from, to string, files map[string][
 	}
 	image, err := remote.Image(source, options...)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if len(files) > 0 {
 		layer, err := programs(files)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		if image, err = mutate.AppendLayers(image, layer); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	return remote.Write(target, image, options...)
+	return image, remote.Write(target, image, options...)
 }
 
 // programs makes a layer of executable files.
