@@ -170,7 +170,7 @@ func (c *conn) presentPlain(u user, password string) int {
 		c.complain(c.log, "amqp key refused", "policy", clip(u.policy), "err", err)
 		return code(err)
 	}
-	c.amqp.Trust()
+	c.known()
 	return cbs.OK
 }
 
@@ -237,7 +237,7 @@ func describe(code int) string {
 func (c *conn) present(id iothub.Identity, token string) int {
 	eventsOnly, err := c.check(id, token)
 	if err == nil {
-		c.amqp.Trust()
+		c.known()
 	}
 	switch {
 	case eventsOnly && err == nil:

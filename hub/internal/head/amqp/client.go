@@ -79,7 +79,7 @@ func (c *client) connect() {
 		c.accept(a)
 	}
 	c.mu.Unlock()
-	c.conn.amqp.Trust()
+	c.conn.known()
 	c.log.Info("amqp client connected", "protocol", login.Protocol, "product", clip(login.Product))
 	token := c.conn.token(c.owner)
 	if login.Token == "" || token == "" {

@@ -14,6 +14,7 @@ import (
 	"github.com/breakwater-iot/breakwater/hub/amqp/rpc"
 	"github.com/breakwater-iot/breakwater/hub/amqp/wire"
 	"github.com/breakwater-iot/breakwater/hub/internal/head"
+	"github.com/breakwater-iot/breakwater/hub/internal/head/listen"
 	"github.com/breakwater-iot/breakwater/proto/iothub"
 )
 
@@ -88,6 +89,12 @@ func (c *conn) complain(log *slog.Logger, text string, args ...any) {
 		level = slog.LevelDebug
 	}
 	log.Log(c.ctx, level, text, args...)
+}
+
+// known is called when somebody on the connection has shown who he is.
+func (c *conn) known() {
+	c.amqp.Trust()
+	listen.Known(c.ctx)
 }
 
 // OnOpen implements amqp.ConnHandler.

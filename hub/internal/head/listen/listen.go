@@ -24,7 +24,7 @@ type Options struct {
 	TLS *tls.Config
 	// Timeout bounds what comes before the client is known.
 	Timeout time.Duration
-	// MaxConnections open at once; 0 for no limit.
+	// MaxConnections open at once; 0 for no limit. See Known for who gives way.
 	MaxConnections int
 	Logger         *slog.Logger
 }
@@ -34,8 +34,32 @@ type Listener struct {
 	opts Options
 	tls  *tls.Config
 
-	mu   sync.Mutex
-	open int
+	mu        sync.Mutex
+	open      int
+	last      uint64              // number of the newest guest
+	strangers map[*guest]struct{} // open, and not known
+}
+
+// guest is an open connection. Its fields are guarded by Listener.mu.
+type guest struct {
+	l      *Listener
+	nc     net.Conn
+	source string // where it comes from, without the port
+	number uint64
+	gone   bool // had to give way, and counts no more
+}
+
+// guestKey is that of a guest in the context of its Handle.
+type guestKey struct{}
+
+// Known tells that the client of a connection has shown who it is: it does not have to
+// give way to others any more. ctx is that of Handle, or made of it.
+func Known(ctx context.Context) {
+	if g, ok := ctx.Value(guestKey{}).(*guest); ok {
+		g.l.mu.Lock()
+		defer g.l.mu.Unlock()
+		delete(g.l.strangers, g)
+	}
 }
 
 // Handle serves a connection and returns when it has ended; peer is the chain of
@@ -46,7 +70,7 @@ type Handle func(ctx context.Context, nc net.Conn, peer []*x509.Certificate)
 
 // New returns a Listener that does nothing yet.
 func New(opts Options) *Listener {
-	l := &Listener{opts: opts}
+	l := &Listener{opts: opts, strangers: make(map[*guest]struct{})}
 	if opts.TLS != nil {
 		l.tls = opts.TLS.Clone()
 		l.tls.ClientAuth = tls.RequestClientCert
@@ -115,27 +139,81 @@ func (l *Listener) Conn(ctx context.Context, nc net.Conn, handle Handle) {
 	if err := nc.SetDeadline(time.Now().Add(l.opts.Timeout)); err != nil {
 		return // it has ended already
 	}
-	if !l.enter() {
+	g, victim := l.enter(nc)
+	if victim != nil {
+		l.opts.Logger.Warn(l.opts.Protocol+" connection gives way: too many connections", "remote", victim.RemoteAddr())
+		_ = victim.Close() // which ends its Handle
+	}
+	if g == nil {
 		l.opts.Logger.Warn(l.opts.Protocol+" connection refused: too many connections", "remote", nc.RemoteAddr())
 		return
 	}
-	defer l.leave()
-	handle(ctx, nc, nil)
+	defer l.leave(g)
+	handle(context.WithValue(ctx, guestKey{}, g), nc, nil)
 }
 
-// enter counts an open connection against MaxConnections.
-func (l *Listener) enter() bool {
+// enter counts an open connection against MaxConnections. When there are as many, the
+// oldest of those gives way that are not known and come from where most of these come
+// from: so nobody keeps others out by connections from one place that say nothing. The
+// connection is nil when it comes from there itself, or all are known.
+func (l *Listener) enter(nc net.Conn) (g *guest, victim net.Conn) {
+	g = &guest{l: l, nc: nc, source: source(nc)}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.opts.MaxConnections > 0 && l.open >= l.opts.MaxConnections {
-		return false
+		old := l.crowd(g.source)
+		if old == nil {
+			return nil, nil
+		}
+		old.gone, victim = true, old.nc
+		delete(l.strangers, old)
+		l.open--
 	}
 	l.open++
-	return true
+	l.last++
+	g.number = l.last
+	l.strangers[g] = struct{}{}
+	return g, victim
 }
 
-func (l *Listener) leave() {
+// crowd is the oldest stranger from where most come from; nil if that is where a
+// newcomer comes from, or if there is none.
+func (l *Listener) crowd(newcomer string) *guest {
+	count := make(map[string]int)
+	for g := range l.strangers {
+		count[g.source]++
+	}
+	most := newcomer // of equal crowds its own has to yield nothing
+	for s, n := range count {
+		if n > count[most] || n == count[most] && most != newcomer && s < most {
+			most = s
+		}
+	}
+	if most == newcomer {
+		return nil
+	}
+	var oldest *guest
+	for g := range l.strangers {
+		if g.source == most && (oldest == nil || g.number < oldest.number) {
+			oldest = g
+		}
+	}
+	return oldest
+}
+
+func source(nc net.Conn) string {
+	a := nc.RemoteAddr().String()
+	if host, _, err := net.SplitHostPort(a); err == nil {
+		return host
+	}
+	return a
+}
+
+func (l *Listener) leave(g *guest) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.open--
+	if !g.gone {
+		l.open--
+	}
+	delete(l.strangers, g)
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/breakwater-iot/breakwater/hub/internal/head"
+	"github.com/breakwater-iot/breakwater/hub/internal/head/listen"
 	"github.com/breakwater-iot/breakwater/proto/iothub"
 	"github.com/breakwater-iot/breakwater/proto/iothub/topic"
 	mochi "github.com/mochi-mqtt/server/v2"
@@ -120,6 +121,7 @@ func (c *client) connect(keepAlive uint16) *refusal {
 		return refuse(connackUnavailable, ReasonTooManyClients, "%d clients are connected", c.srv.opts.MaxClients)
 	}
 	c.admitted = true
+	listen.Known(c.ctx)
 	if err := c.restore(ctx); err != nil {
 		return refuse(connackUnavailable, ReasonSessionStore, "session store: %w", err)
 	}
