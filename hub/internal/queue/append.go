@@ -44,6 +44,19 @@ func (a *appended) size() int {
 // Append blocks while Options.MaxPending messages wait for the disk. The message
 // and its lists must not be changed any more; targets is copied.
 func (q *Queue) Append(m *iothub.Message, targets []Target, done func(error)) {
+	if q.append(m, targets, done) {
+		q.nudge()
+	}
+}
+
+// AppendLater is Append for a caller that calls Commit soon: before, the message is
+// stored only if others are.
+func (q *Queue) AppendLater(m *iothub.Message, targets []Target, done func(error)) {
+	q.append(m, targets, done)
+}
+
+// append tells whether there is something to commit.
+func (q *Queue) append(m *iothub.Message, targets []Target, done func(error)) bool {
 	a := &appended{m: m, done: done, millis: q.clock.time()}
 	if len(targets) > 0 {
 		a.targets = append(make([]Target, 0, len(targets)), targets...)
@@ -54,6 +67,7 @@ func (q *Queue) Append(m *iothub.Message, targets []Target, done func(error)) {
 	}
 	q.mu.Lock()
 	for !q.closed && (len(q.waiting) >= q.o.MaxPending || q.waitingBytes >= q.o.MaxPendingBytes) {
+		q.nudge() // all of it may be that of AppendLater
 		q.room.Wait()
 	}
 	if a.record != nil && !q.makeRoomLocked(len(a.record)) {
@@ -65,12 +79,12 @@ func (q *Queue) Append(m *iothub.Message, targets []Target, done func(error)) {
 		}
 		q.mu.Unlock()
 		done(a.err)
-		return
+		return false
 	}
 	q.waiting = append(q.waiting, a)
 	q.waitingBytes += len(a.record)
 	q.mu.Unlock()
-	q.nudge()
+	return true
 }
 
 // group is the messages of one commit.
@@ -228,13 +242,18 @@ func (g *group) fifo(frame *seglog.Frame, name fifoName) *fifoGroup {
 	return fg
 }
 
-// done tells the result to readers and senders.
-func (g *group) done(err error) {
+// done tells the result to the senders, and returns the endpoints that have something
+// new. They are told later: a sender waits, and an endpoint has time.
+func (g *group) done(err error) []*endpoint {
 	q := g.q
+	var ready []*endpoint
 	if err == nil {
+		ready = make([]*endpoint, 0, len(g.fifos))
 		q.mu.Lock()
 		for _, fg := range g.fifos {
-			q.storedLocked(fg)
+			if e := q.storedLocked(fg); e != nil {
+				ready = append(ready, e)
+			}
 		}
 		q.mu.Unlock()
 	}
@@ -244,11 +263,13 @@ func (g *group) done(err error) {
 		}
 		a.done(a.err)
 	}
+	return ready
 }
 
 // storedLocked makes what a group has stored visible. A reader that has kept up
-// gets it as it is, without a way over the disk.
-func (q *Queue) storedLocked(fg *fifoGroup) {
+// gets it as it is, without a way over the disk. It returns the endpoint, nil if it is
+// gone.
+func (q *Queue) storedLocked(fg *fifoGroup) *endpoint {
 	f := fg.f
 	e := q.endpoints[f.name.endpoint]
 	fits := e != nil && e.read && fg.memory <= q.roomLocked(f)
@@ -273,7 +294,5 @@ func (q *Queue) storedLocked(fg *fifoGroup) {
 		f.live.add(f.generation, fg.chunks)
 		q.holdLocked(f, f.live.bytes-before)
 	}
-	if e != nil {
-		e.nudge()
-	}
+	return e
 }

@@ -55,7 +55,12 @@ func crashChild(dir string, first int) error {
 	for i := first; ; i++ {
 		slots <- struct{}{}
 		body := fmt.Sprint(i, " ", strings.Repeat("x", i*37%3000))
-		q.Append(msg(body), []queue.Target{to("kept", uint32(i%3)), to("settled", 0)}, func(err error) {
+		// In runs, so that there is traffic for groups and for single commits.
+		store := q.Append
+		if i/500%2 == 0 {
+			store = q.AppendLater
+		}
+		store(msg(body), []queue.Target{to("kept", uint32(i%3)), to("settled", 0)}, func(err error) {
 			if err == nil {
 				mu.Lock()
 				fmt.Println(i)
@@ -63,6 +68,7 @@ func crashChild(dir string, first int) error {
 			}
 			<-slots
 		})
+		q.Commit(func() {})
 	}
 }
 

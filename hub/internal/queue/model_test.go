@@ -111,8 +111,13 @@ func (m *machine) Append(t *rapid.T) {
 			}
 			m.model[name].list = append(m.model[name].list, mm)
 		}
+		if rapid.Bool().Draw(t, "later") {
+			m.q.AppendLater(msg(body), targets, func(err error) { done <- err })
+			continue
+		}
 		m.q.Append(msg(body), targets, func(err error) { done <- err })
 	}
+	m.q.Commit(map[bool]func(){true: func() {}}[rapid.Bool().Draw(t, "here")])
 	for range n {
 		if err := <-done; err != nil {
 			t.Fatal(err)

@@ -22,6 +22,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/breakwater-iot/breakwater/hub/internal/seglog"
@@ -164,9 +165,14 @@ type Queue struct {
 	closed       bool        // guarded by mu
 	ended        bool        // guarded by mu: the committer has ended
 
+	turn      sync.Mutex // held by who writes the log; before mu
+	committer committer  // guarded by turn
+
 	wake    chan struct{} // capacity 1: something waits, or closed
-	settled chan struct{} // capacity 1: dirty is not empty
-	done    chan struct{} // closed when the committer has ended
+	settled chan struct{} // capacity 1: reminded
+
+	reminded atomic.Bool   // settleLate will be called
+	done     chan struct{} // closed when the committer has ended
 }
 
 type fifoName struct {
@@ -246,6 +252,7 @@ func newQueue(o Options) *Queue {
 	q.clock = clock{now: q.o.Now, uptime: q.o.Uptime, jumped: q.jumped}
 	q.clock.start()
 	q.room.L, q.loaded.L = &q.mu, &q.mu
+	q.committer.q = q
 	return q
 }
 

@@ -60,13 +60,15 @@ func (q *Queue) dirtyLocked(f *fifo) {
 	}
 	f.dirty = true
 	q.dirty = append(q.dirty, f)
-	if len(q.dirty) == 1 {
-		q.remind()
-	}
+	q.remind()
 }
 
-// remind has the committer write settlements soon.
+// remind has the committer write settlements soon, if it does not know already: to
+// wake it for each would cost more than to write them.
 func (q *Queue) remind() {
+	if !q.reminded.CompareAndSwap(false, true) {
+		return
+	}
 	select {
 	case q.settled <- struct{}{}:
 	default:
@@ -98,7 +100,10 @@ func (q *Queue) fillSettled(frame *seglog.Frame) (more bool) {
 			q.dirty = q.dirty[1:]
 		}
 	}
-	return len(q.dirty) > 0
+	if more = len(q.dirty) > 0; more {
+		q.remind()
+	}
+	return more
 }
 
 // spansOf sorts offsets and joins them.

@@ -60,8 +60,12 @@ func (j *janitor) stopping() bool {
 }
 
 // wasteLocked tells the janitor when there is something to do about a segment: when
-// nothing is left, and each time when half of what was left is gone.
+// nothing is left, and each time when half of what was left is gone. The last stays as it
+// is: rotate tells the janitor when there is another.
 func (l *Log) wasteLocked(s *segment) {
+	if n := len(l.segments); n > 0 && l.segments[n-1] == s {
+		return
+	}
 	if s.told == 0 {
 		s.told = s.count
 	}
