@@ -64,9 +64,12 @@ func (h *Hub) twinChange(reporter iothub.Identity, patch json.RawMessage) *iothu
 	return m
 }
 
+// storer is queue.Append or queue.AppendLater.
+type storer func(m *iothub.Message, targets []queue.Target, done func(error))
+
 // accept routes a message and stores it for every endpoint that wants it. done is
 // called in the order of accept, with nil when it is on disk.
-func (h *Hub) accept(m *iothub.Message, done func(error)) {
+func (h *Hub) accept(m *iothub.Message, store storer, done func(error)) {
 	r := h.routing.Load()
 	hits := r.table.Match(m, h.takeHits())
 	targets := make([]queue.Target, 0, len(hits))
@@ -85,7 +88,7 @@ func (h *Hub) accept(m *iothub.Message, done func(error)) {
 		h.settleInOrder(nil, done)
 		return
 	}
-	h.queue.Append(m, targets, func(err error) {
+	store(m, targets, func(err error) {
 		if err != nil {
 			h.metrics.Unacked(sender, output)
 		}

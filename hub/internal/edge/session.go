@@ -28,7 +28,10 @@ type session struct {
 	closed   bool
 }
 
-var _ head.Session = (*session)(nil)
+var (
+	_ head.Session = (*session)(nil)
+	_ head.Storing = (*session)(nil)
+)
 
 func (s *session) id() iothub.Identity { return s.identity }
 
@@ -55,6 +58,18 @@ func (s *session) Renew(ctx context.Context, l head.Login) error {
 
 // Telemetry stamps the message with who sent it and hands it to the router.
 func (s *session) Telemetry(_ context.Context, m *iothub.Message, done func(error)) {
+	s.telemetry(m, s.hub.queue.Append, done)
+}
+
+// TelemetryLater is Telemetry of a head that calls Store.
+func (s *session) TelemetryLater(_ context.Context, m *iothub.Message, done func(error)) {
+	s.telemetry(m, s.hub.queue.AppendLater, done)
+}
+
+// Store has messages stored; see head.Storing.
+func (s *session) Store(stored func()) { s.hub.queue.Commit(stored) }
+
+func (s *session) telemetry(m *iothub.Message, store storer, done func(error)) {
 	id := s.id().String()
 	output := m.System.Get(iothub.OutputName)
 	s.hub.metrics.Received(id, output)
@@ -66,7 +81,7 @@ func (s *session) Telemetry(_ context.Context, m *iothub.Message, done func(erro
 	}
 	dropHubOwned(m)
 	s.hub.stamp(m, s.id(), s.credentials().ModelID)
-	s.hub.accept(m, done)
+	s.hub.accept(m, store, done)
 }
 
 // Twin answers from the cloud or from disk.
@@ -97,7 +112,7 @@ func (s *session) PatchReported(ctx context.Context, patch json.RawMessage, _ in
 		return 0, err
 	}
 	s.hub.metrics.Reported("edge_hub", s.id().String(), time.Since(start))
-	s.hub.accept(s.hub.twinChange(s.id(), patch), func(err error) {
+	s.hub.accept(s.hub.twinChange(s.id(), patch), s.hub.queue.Append, func(err error) {
 		if err != nil {
 			s.hub.log.Warn("twin change notification not stored", "id", s.id().String(), "error", err)
 		}

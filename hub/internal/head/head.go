@@ -140,6 +140,19 @@ type Session interface {
 	Close(err error)
 }
 
+// Storing is a Session that stores a single message sooner when the head lends it its
+// goroutine.
+type Storing interface {
+	// TelemetryLater is Telemetry of a head that calls Store soon, in the same
+	// goroutine. Before, the message is stored only if others are.
+	TelemetryLater(ctx context.Context, m *iothub.Message, done func(error))
+	// Store has what TelemetryLater was given stored. With a function, to be given
+	// when the goroutine has nothing else to do, it may block for as long as the disk
+	// takes; if it has done the work itself, it calls the function after done, which
+	// may block on the network.
+	Store(stored func())
+}
+
 // Outcome is how a client settled a delivery.
 type Outcome uint8
 

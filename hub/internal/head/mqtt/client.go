@@ -52,6 +52,8 @@ type client struct {
 	login      head.Login
 	will       *will
 	session    head.Session // nil until the Backend admitted the client
+	storing    head.Storing // the session if it is one, or nil
+	later      bool         // a message was left to be stored by storing.Store
 	admitted   bool         // counted by Server.admit
 	present    bool         // for CONNACK: a stored session exists
 	clean      bool
@@ -132,6 +134,7 @@ func (c *client) stop(reason error) {
 
 // finish runs once, on the goroutine of the reader, when that has ended.
 func (c *client) finish(readErr error) {
+	c.guarded(c.goesOn)
 	if readErr == nil {
 		readErr = net.ErrClosed
 	}
@@ -170,6 +173,7 @@ func errText(err error) string {
 // established runs after the CONNACK was written: what the Backend has sent since
 // Connect may go out now, and features of the stored session start.
 func (c *client) established() {
+	c.storing, _ = c.session.(head.Storing)
 	c.spawn(func() {
 		if err := c.out.run(c.ctx, c.wire); err != nil && c.ctx.Err() == nil {
 			c.stop(fmt.Errorf("write: %w", err))

@@ -50,6 +50,7 @@ func (h *hook) Provides(b byte) bool {
 // OnPacketRead sees every packet first.
 func (h *hook) OnPacketRead(cl *mochi.Client, pk packets.Packet) (packets.Packet, error) {
 	c := clientOf(cl)
+	c.goesOn()
 	if c.ctx.Err() != nil {
 		return pk, packets.ErrRejectPacket // stopped; the rest of the read buffer does not count
 	}

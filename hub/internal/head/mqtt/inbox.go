@@ -66,6 +66,13 @@ func (in *inbox) tryBegin(packetID uint16, size int) (uint64, bool) {
 	return seq, true
 }
 
+// alone tells whether a publish is the only one that is not settled.
+func (in *inbox) alone(seq uint64) bool {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return in.first == seq && in.next == seq+1
+}
+
 // grow doubles the ring; entries keep their sequence numbers.
 func (in *inbox) grow() {
 	slots := make([]slot, max(8, 2*len(in.slots)))

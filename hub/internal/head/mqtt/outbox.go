@@ -50,6 +50,8 @@ type outbox struct {
 
 	mu          sync.Mutex
 	closed      bool
+	writing     bool // somebody writes what was taken from buf
+	held        bool // the holder writes acknowledgements
 	buf, spare  []byte
 	unwritten   []delivery // QoS 0 deliveries that are in buf
 	queue       []delivery // waiting for window or buffer
@@ -73,8 +75,30 @@ func (o *outbox) puback(id uint16) {
 	if !o.closed {
 		o.buf = append(o.buf, 0x40, 2, byte(id>>8), byte(id))
 	}
+	held := o.held
 	o.mu.Unlock()
-	o.signal()
+	if !held {
+		o.signal()
+	}
+}
+
+// hold leaves it to the caller to write the acknowledgements that come until release,
+// with write.
+func (o *outbox) hold() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.held = true
+}
+
+// release undoes hold.
+func (o *outbox) release() {
+	o.mu.Lock()
+	o.held = false
+	left := len(o.buf) > 0 && !o.writing
+	o.mu.Unlock()
+	if left {
+		o.signal()
+	}
 }
 
 // send queues a delivery that will be settled. Past the bounds it settles it as
@@ -127,8 +151,11 @@ func (o *outbox) acked(id uint16) {
 		o.windowed--
 		o.fill()
 	}
+	more := len(o.buf) > 0
 	o.mu.Unlock()
-	o.signal()
+	if more {
+		o.signal()
+	}
 	if d.settled != nil {
 		d.settled(head.Complete)
 	}
@@ -201,8 +228,7 @@ func (o *outbox) signal() {
 	}
 }
 
-// run writes to w what comes until the context ends or a write fails. It is the
-// only one who takes from the buffer.
+// run writes to w what comes until the context ends or a write fails.
 func (o *outbox) run(ctx context.Context, w io.Writer) error {
 	for {
 		select {
@@ -210,37 +236,54 @@ func (o *outbox) run(ctx context.Context, w io.Writer) error {
 			return ctx.Err()
 		case <-o.wake:
 		}
-		for {
-			buf, unwritten := o.take()
-			if len(buf) == 0 {
-				break
-			}
-			if _, err := w.Write(buf); err != nil {
-				settle(unwritten, head.Lost)
+		for more := true; more; {
+			var err error
+			if more, err = o.write(w); err != nil {
 				return err
 			}
-			settle(unwritten, head.Complete)
-			o.give(buf)
 		}
 	}
 }
 
+// write writes what is in the buffer, unless somebody else is writing, and tells
+// whether there is more.
+func (o *outbox) write(w io.Writer) (more bool, err error) {
+	buf, unwritten := o.take()
+	if len(buf) == 0 {
+		return false, nil
+	}
+	if _, err := w.Write(buf); err != nil {
+		settle(unwritten, head.Lost)
+		return false, err
+	}
+	settle(unwritten, head.Complete)
+	return o.give(buf), nil
+}
+
+// take begins to write. Nothing is returned when there is nothing, or it has begun
+// already.
 func (o *outbox) take() (buf []byte, unwritten []delivery) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	if o.writing || len(o.buf) == 0 {
+		return nil, nil
+	}
+	o.writing = true
 	buf, unwritten = o.buf, o.unwritten
 	o.buf, o.spare, o.unwritten = o.spare[:0], nil, nil
 	return buf, unwritten
 }
 
-// give returns a written buffer and goes on with the queue.
-func (o *outbox) give(buf []byte) {
+// give ends it, returns a written buffer, and goes on with the queue.
+func (o *outbox) give(buf []byte) (more bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	o.writing = false
 	if cap(buf) <= keepBuffer {
 		o.spare = buf[:0]
 	}
 	o.fill()
+	return len(o.buf) > 0
 }
 
 // close refuses everything from now on and settles as Lost what is unsettled.

@@ -71,11 +71,40 @@ func (c *client) telemetry(bag string, pk *packets.Packet, seq uint64) {
 	if f := c.srv.opts.Events.MessageReceived; f != nil {
 		f(c.id, len(m.Body))
 	}
-	c.session.Telemetry(c.ctx, m, func(err error) {
+	send := c.session.Telemetry
+	if c.storing != nil && pk.PacketID != 0 && c.in.alone(seq) {
+		c.later, send = true, c.storing.TelemetryLater
+	}
+	send(c.ctx, m, func(err error) {
 		if err != nil {
 			c.stop(fmt.Errorf("message not accepted: %w", err))
 			return
 		}
 		c.in.settle(seq)
 	})
+}
+
+// goesOn is called when there is another packet after one that was to be stored later.
+func (c *client) goesOn() {
+	if c.later {
+		c.later = false
+		c.storing.Store(nil)
+	}
+}
+
+// pauses is called when the client has sent nothing more for now. A client that waits
+// for each acknowledgement gets it without any other goroutine: on the reader's, its
+// message is stored and the PUBACK written.
+func (c *client) pauses() {
+	if !c.later {
+		return
+	}
+	c.later = false
+	c.out.hold()
+	c.storing.Store(func() {
+		if _, err := c.out.write(c.wire); err != nil {
+			c.stop(fmt.Errorf("write: %w", err))
+		}
+	})
+	c.out.release()
 }

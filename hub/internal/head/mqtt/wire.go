@@ -51,6 +51,12 @@ func (w *wire) extend() {
 	_ = w.Conn.SetReadDeadline(now.Add(w.idle + slack)) // fails only on a closed connection
 }
 
+// Read is where mochi waits when it has handled all that the client has sent.
+func (w *wire) Read(b []byte) (int, error) {
+	w.client.pauses()
+	return w.Conn.Read(b)
+}
+
 // Write sends b within the write timeout.
 func (w *wire) Write(b []byte) (int, error) {
 	w.mu.Lock()
