@@ -19,6 +19,7 @@ const (
 	running    status = "Running"
 	completed  status = "Completed"
 	failed     status = "Failed"
+	cancelled  status = "Cancelled" // the agent ended before it did
 	unknown    status = "Unknown"
 )
 
@@ -49,8 +50,9 @@ type task struct {
 type tasks struct {
 	queue chan *task
 
-	mu   sync.Mutex // guards what follows and the statuses of tasks
-	list []*task    // oldest first
+	mu    sync.Mutex // guards what follows and the statuses of tasks
+	list  []*task    // oldest first
+	ended bool       // nothing is carried out any more
 }
 
 func newTasks() *tasks { return &tasks{queue: make(chan *task, maxWaiting)} }
@@ -60,6 +62,9 @@ func (t *tasks) add(name string, work func(ctx context.Context) error) (taskStat
 	one := &task{taskStatus: taskStatus{Status: notStarted, CorrelationID: guid()}, name: name, work: work}
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.ended {
+		return taskStatus{}, fmt.Errorf("%s: the agent is ending", name)
+	}
 	select {
 	case t.queue <- one:
 	default:
@@ -68,7 +73,7 @@ func (t *tasks) add(name string, work func(ctx context.Context) error) (taskStat
 	t.list = append(t.list, one)
 	if len(t.list) > maxTasks {
 		// There is one that has ended: the others are fewer than the list is long.
-		i := slices.IndexFunc(t.list, func(o *task) bool { return o.Status == completed || o.Status == failed })
+		i := slices.IndexFunc(t.list, func(o *task) bool { return o.Status == completed || o.Status == failed || o.Status == cancelled })
 		t.list = slices.Delete(t.list, i, i+1)
 	}
 	return one.taskStatus, nil
@@ -91,6 +96,26 @@ func (t *tasks) set(one *task, s status, message string) {
 	one.Status, one.Message = s, message
 }
 
+// end cancels what waits, and refuses what comes.
+func (t *tasks) end() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.ended = true
+	for {
+		select {
+		case one := <-t.queue:
+			one.Status, one.Message = cancelled, one.words("was cancelled: the agent is ending")
+		default:
+			return
+		}
+	}
+}
+
+// words is what is told of the task.
+func (t *task) words(what string) string {
+	return fmt.Sprintf("Task %s of %s %s", t.CorrelationID, t.name, what)
+}
+
 // guid is a random identifier in the usual form.
 func guid() string {
 	var b [16]byte
@@ -99,37 +124,42 @@ func guid() string {
 	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
 }
 
-// Run carries out tasks until ctx ends, and returns nil. Those that are under way
-// then end with it.
+// Run carries out tasks until ctx ends, and returns nil. Those that wait or are under way
+// then are cancelled, which can be asked for as long as the process answers.
 func (h *Handler) Run(ctx context.Context) error {
 	var wait sync.WaitGroup
 	for range workers {
 		wait.Go(func() {
-			for {
+			for ctx.Err() == nil {
 				select {
 				case one := <-h.tasks.queue:
 					h.carryOut(ctx, one)
 				case <-ctx.Done():
-					return
 				}
 			}
 		})
 	}
 	wait.Wait()
+	h.tasks.end()
 	return nil
 }
 
 func (h *Handler) carryOut(ctx context.Context, one *task) {
 	h.tasks.set(one, running, "")
-	ctx, cancel := context.WithTimeout(ctx, taskTimeout)
+	limited, cancel := context.WithTimeout(ctx, taskTimeout)
 	defer cancel()
-	if err := one.work(ctx); err != nil {
+	err := one.work(limited)
+	switch {
+	case err == nil:
+		h.opts.Log.Info("task completed", "task", one.CorrelationID, "method", one.name)
+		h.tasks.set(one, completed, "")
+	case ctx.Err() != nil:
+		h.opts.Log.Info("task cancelled", "task", one.CorrelationID, "method", one.name)
+		h.tasks.set(one, cancelled, one.words("was cancelled: the agent is ending"))
+	default:
 		h.opts.Log.Warn("task failed", "task", one.CorrelationID, "method", one.name, "error", err)
-		h.tasks.set(one, failed, fmt.Sprintf("Task %s of %s failed: %v", one.CorrelationID, one.name, err))
-		return
+		h.tasks.set(one, failed, one.words(fmt.Sprintf("failed: %v", err)))
 	}
-	h.opts.Log.Info("task completed", "task", one.CorrelationID, "method", one.name)
-	h.tasks.set(one, completed, "")
 }
 
 func (h *Handler) taskStatus(_ context.Context, payload json.RawMessage) (any, error) {

@@ -231,3 +231,37 @@ func TestLineWithoutAnEndIsCut(t *testing.T) {
 		t.Errorf("%d bytes, %v", len(text), err)
 	}
 }
+
+func TestTasksThatTheAgentDoesNotEndAreCancelled(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &storage{blobs: map[string]string{}, hold: make(chan struct{})}
+		h := method.New(newFake(), method.Options{HubName: "hub", DeviceID: "dev", Timeout: time.Minute, Uploader: s, Log: slog.New(slog.DiscardHandler)})
+		call := func(name, payload string) (int, string) {
+			r := h.Handle(t.Context(), iothub.MethodRequest{Name: name, Payload: json.RawMessage(payload)})
+			return r.Status, string(r.Payload)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- h.Run(ctx) }()
+		var begun []task // more than are carried out at once
+		for range 4 {
+			status, body := call("UploadSupportBundle", `{"schemaVersion":"1.0",`+sas+`}`)
+			begun = append(begun, begin(t, status, body))
+			synctest.Wait()
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		for i, v := range begun {
+			_, body := call("GetTaskStatus", `{"schemaVersion":"1.0","correlationId":"`+v.CorrelationID+`"}`)
+			want := `"message":"Task ` + v.CorrelationID + ` of UploadSupportBundle was cancelled: the agent is ending"`
+			if !strings.Contains(body, `"status":"Cancelled"`) || !strings.Contains(body, want) {
+				t.Errorf("task %d: %s", i, body)
+			}
+		}
+		if status, body := call("UploadSupportBundle", `{"schemaVersion":"1.0",`+sas+`}`); status != 500 || !strings.Contains(body, "is ending") {
+			t.Errorf("a task that nobody will carry out: %d %s", status, body)
+		}
+	})
+}

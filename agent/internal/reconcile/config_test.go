@@ -106,6 +106,25 @@ func TestReportsAreDifferences(t *testing.T) {
 	})
 }
 
+func TestShutdownWithoutAListOfModulesReports406(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, desired(1, mod{name: "a"}))
+		r.start(true)
+		r.expectStatus(1, 200)
+		r.daemon.FailWith(func(call string) error {
+			if call == "list" {
+				return errors.New("engine does not answer")
+			}
+			return nil
+		})
+		r.end()
+		r.expectStatus(1, 406)
+		if text := r.reported().LastDesiredStatus.Description; text != "Agent is not running" {
+			t.Errorf("%q", text)
+		}
+	})
+}
+
 func TestShutdownStopsModulesAndReports406(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, desired(1, mod{name: "edgeHub"}, mod{name: "a"}))

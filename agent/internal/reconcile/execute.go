@@ -133,6 +133,9 @@ func (l *Loop) Shutdown(ctx context.Context) {
 	}
 	if err == nil {
 		l.report(ctx, engines, report.NotRunning, true)
+	} else {
+		l.setStatus(report.NotRunning)
+		l.reportStatus(ctx)
 	}
 	stops.Wait()
 	l.log.Info("stopped", "took", time.Since(begin))

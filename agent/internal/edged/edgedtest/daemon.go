@@ -395,3 +395,10 @@ func (d *Daemon) Watch() (changed <-chan struct{}, cancel func()) {
 		delete(d.watchers, c)
 	}
 }
+
+// Watchers counts those who watch.
+func (d *Daemon) Watchers() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return len(d.watchers)
+}
