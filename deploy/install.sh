@@ -35,7 +35,7 @@ install_all() {
     fi
   done
   # The helpers are needed by those who use what they are for.
-  for program in edged edged-log edged-pkcs11 edged-verify; do
+  for program in edged edged-log edged-init edged-pkcs11 edged-verify; do
     if [ -x "$BIN/$program" ]; then
       install -D -m 0755 "$BIN/$program" "$libexec/$program"
     fi

@@ -19,7 +19,7 @@ const worst = "50"
 func install(t *testing.T) string {
 	t.Helper()
 	bin, dest := t.TempDir(), t.TempDir()
-	for _, name := range []string{"edged", "edged-log", "edged-pkcs11", "edgectl"} {
+	for _, name := range []string{"edged", "edged-log", "edged-init", "edged-pkcs11", "edgectl"} {
 		if err := os.WriteFile(filepath.Join(bin, name), []byte("#!/bin/sh\n"), 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -80,6 +80,7 @@ func TestInstallPutsEverythingInItsPlace(t *testing.T) {
 0644 /usr/lib/sysusers.d/aziot-edged.conf
 0644 /usr/lib/tmpfiles.d/aziot-edged.conf
 0755 /usr/libexec/breakwater/edged
+0755 /usr/libexec/breakwater/edged-init
 0755 /usr/libexec/breakwater/edged-log
 0755 /usr/libexec/breakwater/edged-pkcs11
 0644 /usr/share/bash-completion/completions/edgectl

@@ -168,13 +168,17 @@ func openEngine(ctx context.Context, cfg config.Config, roots *x509.CertPool, lo
 	if err != nil {
 		return nil, err
 	}
+	init, err := beside("edged-init")
+	if err != nil {
+		return nil, err
+	}
 	gate := verify.New(verify.Options{
 		Policies: cfg.Verification.ImagePolicies(), Dir: filepath.Join(cfg.HomeDir, "verified"),
 		Program: judge, Log: log.With("part", "verify"),
 	})
 	return containerd.Open(ctx, containerd.Config{
 		Address: cfg.Containerd.Address, Namespace: cfg.Containerd.Namespace, HomeDir: cfg.HomeDir,
-		LogWriter: writer, Network: net, RootCAs: roots, Gate: gate, Log: log.With("part", "engine"),
+		LogWriter: writer, Init: init, Network: net, RootCAs: roots, Gate: gate, Log: log.With("part", "engine"),
 	})
 }
 

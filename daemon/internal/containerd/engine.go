@@ -44,6 +44,9 @@ type Config struct {
 	// running module: edged-log; empty is the calling program's own. See
 	// modlog.RunWriter.
 	LogWriter string
+	// Init is the executable that HostConfig.Init puts before a module's command:
+	// edged-init. Where it does not exist, and if it is empty, such modules are refused.
+	Init string
 	// Network describes the module network; its Dir is chosen here.
 	Network network.Config
 	// RootCAs are trusted for registries; nil is the system's.
@@ -148,7 +151,10 @@ func (r *Runtime) describeHost() (ocimap.Host, error) {
 		ScratchDir:  filepath.Join(r.cfg.HomeDir, "scratch"),
 		NetworkName: r.net.Name(),
 	}
-	var err error
+	_, err := os.Stat(r.cfg.Init)
+	if err == nil {
+		h.Init = r.cfg.Init
+	}
 	if h.Hostname, err = os.Hostname(); err != nil {
 		return h, fmt.Errorf("host name: %w", err)
 	}

@@ -51,6 +51,7 @@ const (
 var (
 	registryHost string
 	testHome     string
+	initProgram  string
 	testSubnet   = "172.30.77.0/24"
 )
 
@@ -165,6 +166,12 @@ func image(repo string) string { return registryHost + "/" + repo }
 func publish() error {
 	binary := filepath.Join(testHome, "module")
 	build := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", binary, "./testdata/module")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		return fmt.Errorf("%w: %s", err, out)
+	}
+	initProgram = filepath.Join(testHome, "edged-init")
+	build = exec.Command("go", "build", "-o", initProgram, "../../cmd/edged-init")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		return fmt.Errorf("%w: %s", err, out)
@@ -333,7 +340,7 @@ func open(t *testing.T, home string) *containerd.Runtime {
 
 func config(home string) containerd.Config {
 	return containerd.Config{
-		Namespace: testNamespace, HomeDir: home, Network: netConfig(),
+		Namespace: testNamespace, HomeDir: home, Init: initProgram, Network: netConfig(),
 		Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
 	}
 }

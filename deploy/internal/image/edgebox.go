@@ -26,7 +26,7 @@ func EdgeBox(ctx context.Context, root, bin, layouts string) (Tree, error) {
 		},
 		Command: []string{"/bin/edgebox"}, WorkingDir: "/",
 	}
-	for _, name := range []string{"edgebox", "edged", "edged-log", "edged-verify", "edgectl", "iothub"} {
+	for _, name := range []string{"edgebox", "edged", "edged-init", "edged-log", "edged-verify", "edgectl", "iothub"} {
 		t.Files["/bin/"+name] = Content{Source: filepath.Join(bin, name)}
 	}
 	for _, name := range []string{"containerd", "containerd-shim-runc-v2", "ctr", "runc", "iptables", "ip6tables"} {

@@ -23,7 +23,7 @@ func TestEdgeBoxHasWhatEdgedStarts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"edgebox", "edged", "edged-log", "edged-verify", "edgectl", "iothub"} {
+	for _, name := range []string{"edgebox", "edged", "edged-init", "edged-log", "edged-verify", "edgectl", "iothub"} {
 		if err := os.Symlink(self, filepath.Join(bin, name)); err != nil {
 			t.Fatal(err)
 		}
@@ -35,7 +35,7 @@ func TestEdgeBoxHasWhatEdgedStarts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"edged", "edged-log", "edged-verify"} {
+	for _, name := range []string{"edged", "edged-init", "edged-log", "edged-verify"} {
 		if tree.Files["/bin/"+name].Source != filepath.Join(bin, name) {
 			t.Errorf("%s is missing", name)
 		}

@@ -46,6 +46,8 @@ type Host struct {
 	Hostname string
 	// Capabilities are all that the daemon could hand on.
 	Capabilities []string
+	// Init is the program for HostConfig.Init, "" where there is none.
+	Init string
 	// CgroupV2 is the unified hierarchy.
 	CgroupV2 bool
 	// AppArmor is the profile for modules, "" where there is none.
@@ -134,7 +136,7 @@ func Build(in Input) (*Plan, error) {
 	b.plan = &Plan{Spec: b.spec}
 	steps := []func() error{
 		b.connect, b.namespaces, b.process, b.limits, b.resources,
-		b.capabilities, b.security, b.devices, b.mounts, b.record, b.healthcheck,
+		b.capabilities, b.security, b.devices, b.mounts, b.init, b.record, b.healthcheck,
 	}
 	for _, step := range steps {
 		if err := step(); err != nil {
@@ -189,7 +191,6 @@ func (b *builder) ignored() {
 	}{
 		{h.RestartPolicy != nil && h.RestartPolicy.Name != "" && h.RestartPolicy.Name != "no", "HostConfig.RestartPolicy", "restarting is the agent's job"},
 		{h.AutoRemove, "HostConfig.AutoRemove", "would break restarts"},
-		{h.Init != nil && *h.Init, "HostConfig.Init", "there is no init"},
 		{h.KernelMemory != 0, "HostConfig.KernelMemory", "kernels do not support it any more"},
 		{o.OpenStdin || o.StdinOnce || o.AttachStdin, "OpenStdin", "modules have no standard input"},
 	} {

@@ -309,6 +309,29 @@ func TestErrorsNameTheOption(t *testing.T) {
 	}
 }
 
+func TestInitGoesBeforeTheCommand(t *testing.T) {
+	in := input(t, `{"Entrypoint":["/mine"],"Cmd":["x"],"HostConfig":{"Init":true}}`)
+	if _, err := ocimap.Build(in); !errors.Is(err, runtime.ErrInvalid) || !strings.Contains(err.Error(), "HostConfig.Init: ") {
+		t.Errorf("without the program: error %v", err)
+	}
+	in.Host.Init = "/usr/libexec/breakwater/edged-init"
+	p, err := ocimap.Build(in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := p.Spec.Mounts[len(p.Spec.Mounts)-1] // nothing may hide it
+	if got := p.Spec.Process.Args; !slices.Equal(got, []string{m.Destination, "/mine", "x"}) {
+		t.Errorf("command %q", got)
+	}
+	if m.Source != in.Host.Init || !slices.Contains(m.Options, "ro") {
+		t.Errorf("mount %+v", m)
+	}
+	in.Options.HostConfig.Init = nil
+	if p, err = ocimap.Build(in); err != nil || p.Spec.Process.Args[0] != "/mine" {
+		t.Errorf("unasked: %v, %v", p, err)
+	}
+}
+
 func TestNoCommand(t *testing.T) {
 	in := input(t, `{}`)
 	in.Image.Entrypoint, in.Image.Cmd = nil, nil
@@ -319,11 +342,10 @@ func TestNoCommand(t *testing.T) {
 
 func TestWarnings(t *testing.T) {
 	for options, want := range map[string]string{
-		`{"HostConfig":{"RestartPolicy":{"Name":"always"}}}`: "HostConfig.RestartPolicy",
-		`{"HostConfig":{"Init":true}}`:                       "HostConfig.Init",
-		`{"HostConfig":{"AutoRemove":true}}`:                 "HostConfig.AutoRemove",
-		`{"HostConfig":{"KernelMemory":1}}`:                  "HostConfig.KernelMemory",
-		`{"OpenStdin":true}`:                                 "OpenStdin",
+		`{"HostConfig":{"RestartPolicy":{"Name":"always"}}}`:                                        "HostConfig.RestartPolicy",
+		`{"HostConfig":{"AutoRemove":true}}`:                                                        "HostConfig.AutoRemove",
+		`{"HostConfig":{"KernelMemory":1}}`:                                                         "HostConfig.KernelMemory",
+		`{"OpenStdin":true}`:                                                                        "OpenStdin",
 		`{"HostConfig":{"NetworkMode":"host","PortBindings":{"1/tcp":[{"HostPort":"5"}]}}}`:         "HostConfig.PortBindings",
 		`{"HostConfig":{"NetworkMode":"host"},"NetworkingConfig":{"EndpointsConfig":{"other":{}}}}`: "NetworkingConfig.EndpointsConfig.other",
 	} {

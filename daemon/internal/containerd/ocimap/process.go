@@ -68,6 +68,25 @@ func commandLine(imageEntry, imageCmd, entry, cmd []string) []string {
 	return slices.Concat(entry, cmd)
 }
 
+// initTarget is where a module sees the program of HostConfig.Init.
+const initTarget = "/sbin/edged-init"
+
+// init lets the module's command run below an init process.
+func (b *builder) init() error {
+	if b.host.Init == nil || !*b.host.Init {
+		return nil
+	}
+	if b.in.Host.Init == "" {
+		return invalid("HostConfig.Init", "the program edged-init is not installed beside edged")
+	}
+	b.put(specs.Mount{
+		Destination: initTarget, Type: "bind", Source: b.in.Host.Init,
+		Options: []string{"bind", "rprivate", "ro", "nosuid", "nodev"},
+	})
+	b.spec.Process.Args = append([]string{initTarget}, b.spec.Process.Args...)
+	return nil
+}
+
 // environment is the image's, changed by the options'. The first place of a name
 // is kept, its last value wins.
 func (b *builder) environment() []string {

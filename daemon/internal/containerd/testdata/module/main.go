@@ -9,6 +9,8 @@
 //	get=HOST:PORT            print the answer, tried for half a minute
 //	watch=FILE~TEXT          wait until the file has the text
 //	stubborn                 ignore SIGTERM
+//	orphan                   leave a process that ends soon to the first process
+//	reaped                   wait until no process is left that ended and was not fetched
 //	exit=N                   exit; -1 waits for SIGTERM
 package main
 
@@ -17,7 +19,9 @@ import (
 	"io"
 	"net"
 	"os"
+	"os/exec"
 	"os/signal"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -69,6 +73,12 @@ func main() {
 				}
 				return err
 			})
+		case "orphan":
+			check(exec.Command(os.Args[0], "spawn").Run())
+		case "spawn":
+			check(exec.Command(os.Args[0], "exit=0").Start())
+		case "reaped":
+			retry(noZombies)
 		case "stubborn":
 			signal.Ignore(syscall.SIGTERM)
 			stubborn = true
@@ -83,6 +93,17 @@ func main() {
 			os.Exit(0)
 		}
 	}
+}
+
+func noZombies() error {
+	files, err := filepath.Glob("/proc/[0-9]*/stat")
+	check(err)
+	for _, file := range files {
+		if stat, err := os.ReadFile(file); err == nil && strings.Contains(string(stat), ") Z ") {
+			return fmt.Errorf("%s", stat)
+		}
+	}
+	return nil
 }
 
 func check(err error) {
