@@ -70,6 +70,24 @@ type Login struct {
 	CleanSession bool
 }
 
+// What a client says of itself is kept with its session or stamped on its messages.
+const (
+	maxModelID = 2 << 10 // the longest identifier of a digital twin's model
+	maxProduct = 1 << 10
+	// MaxToken is the longest token that is looked at. Those of SDKs have a few hundred
+	// bytes.
+	MaxToken = 4 << 10
+)
+
+// Describe sets what a client says of its software and of its model. Too much of the
+// one is cut, of the other left out.
+func (l *Login) Describe(product, modelID string) {
+	l.Product, l.ModelID = product[:min(len(product), maxProduct)], ""
+	if len(modelID) <= maxModelID {
+		l.ModelID = modelID
+	}
+}
+
 // Feature is something that a client can subscribe to.
 type Feature uint8
 

@@ -3,6 +3,7 @@ package amqp
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 
 	"github.com/breakwater-iot/breakwater/hub/amqp"
@@ -100,7 +101,7 @@ func (c *conn) OnSASL(s *amqp.SASL) {
 	case mechanismPlain:
 		_, name, password, ok := amqp.Plain(s.Response)
 		user, known := parseUser(name)
-		if !ok || !known || password == "" {
+		if !ok || !known || password == "" || len(password) > head.MaxToken {
 			s.Refuse(wire.SASLAuth)
 			return
 		}
@@ -208,6 +209,9 @@ func (c *conn) putToken(r *cbs.Request) {
 }
 
 func audience(token string) (iothub.Identity, error) {
+	if len(token) > head.MaxToken {
+		return iothub.Identity{}, fmt.Errorf("token of more than %d bytes", head.MaxToken)
+	}
 	t, err := sas.Parse(token)
 	if err != nil {
 		return iothub.Identity{}, err

@@ -47,7 +47,7 @@ var (
 
 func newClient(c *conn, id iothub.Identity, cr credential, properties wire.Map) *client {
 	cl := &client{conn: c, id: id, owner: cr.owner, cert: cr.cert, log: c.log.With("identity", id.String()), login: c.login(id, cr)}
-	cl.login.Product, cl.login.ModelID = properties.Text(propVersion), properties.Text(propModelID)
+	cl.login.Describe(properties.Text(propVersion), properties.Text(propModelID))
 	cl.ctx, cl.cancel = context.WithCancel(c.ctx)
 	cl.telemetry.spawn, cl.twin.spawn = c.spawn, c.spawn
 	return cl
@@ -95,7 +95,7 @@ func (c *client) attach(a *attach) bool {
 	defer c.mu.Unlock()
 	if model := a.Client().Properties.Text(propModelID); model != "" && c.login.ModelID == "" && !c.ended {
 		// Only links for sending carry it, and another one may have come first.
-		c.login.ModelID = model
+		c.login.Describe(c.login.Product, model)
 		if token := c.login.Token; c.session != nil {
 			c.conn.spawn(func() { c.renew(token) })
 		}

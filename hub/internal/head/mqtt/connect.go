@@ -75,9 +75,10 @@ func (c *client) readConnect(pk *packets.Packet) *refusal {
 	}
 	c.login = head.Login{
 		Identity: u.Identity, Protocol: c.transport.Protocol, Remote: c.wire.RemoteAddr(),
-		Token: string(p.Password), HubName: u.HubName, Product: u.ClientType,
-		ModelID: u.ModelID, AuthChain: onBehalf(u.AuthChain), CleanSession: p.Clean,
+		Token: string(p.Password), HubName: u.HubName,
+		AuthChain: onBehalf(u.AuthChain), CleanSession: p.Clean,
 	}
+	c.login.Describe(u.ClientType, u.ModelID)
 	if len(p.Password) == 0 {
 		// A password goes before a certificate (spec iothub-mqtt 4).
 		c.login.Peer = c.transport.Peer

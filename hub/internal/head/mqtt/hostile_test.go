@@ -64,3 +64,17 @@ func TestAClientCannotFloodTheLog(t *testing.T) {
 		t.Errorf("%d bytes in the log", len(text))
 	}
 }
+
+// The model is stamped on every message, and the product kept with the session.
+func TestDescriptionsOfAClientAreBounded(t *testing.T) {
+	for n, want := range map[int]int{2048: 2048, 2049: 0} {
+		b := newBackend()
+		p, cp := start(t, b, nil).dial(), connectPacket(mod)
+		cp.Username = "h/d1/m1/?api-version=2021-04-12&model-id=" + strings.Repeat("m", n) + "&DeviceClientType=" + strings.Repeat("p", n)
+		p.send(cp)
+		expect[*packets.ConnackPacket](p)
+		if l := receive(t, "session", b.sessions).login; len(l.ModelID) != want || len(l.Product) != 1024 {
+			t.Errorf("model of %d bytes: %d; product: %d", n, len(l.ModelID), len(l.Product))
+		}
+	}
+}
