@@ -7,7 +7,7 @@ const defaultMaxAhead = 32 << 20
 // hands of readers, each with its size on disk. Queues take of one half of MaxAhead what
 // they need. When that is used, each still has its share of the other half; so none can
 // take all, and what all have together stays below MaxAhead, but for a chunk each: the
-// one that a queue of which nothing is in memory may always read.
+// one that a queue may always read whose reader has empty hands.
 
 // roomLocked is how many bytes of the queue may come into memory.
 func (q *Queue) roomLocked(f *fifo) int {
@@ -21,10 +21,11 @@ func (q *Queue) holdLocked(f *fifo, size int) {
 	q.memory += size
 }
 
-// mayLoadLocked tells whether the queue may read anything ahead. If not, its reader is
-// told when it may.
+// mayLoadLocked tells whether the queue may read anything ahead: always when its reader
+// has empty hands. If not, the reader is told when it may.
 func (q *Queue) mayLoadLocked(f *fifo) bool {
-	f.blocked = f.memory > 0 && q.roomLocked(f) <= 0
+	hands := f.memory - f.aheadBytes - f.live.bytes
+	f.blocked = hands > 0 && q.roomLocked(f) <= 0
 	return !f.blocked
 }
 

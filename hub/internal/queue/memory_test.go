@@ -94,3 +94,35 @@ func TestReaderIsToldWhenThereIsRoomInMemory(t *testing.T) {
 		r.Settle(list...)
 	}
 }
+
+// What may pass the backlog must not keep a reader with empty hands from reading on,
+// when its share has become smaller since.
+func TestReaderWithEmptyHandsAlwaysGetsAMessage(t *testing.T) {
+	for reads := 200; reads < 320; reads += 20 {
+		q := newQueue(t, openStore(t, ""), queue.Options{LiveFirst: true, MaxAhead: 4000})
+		for i := range 600 {
+			mustAppend(t, q, fmt.Sprint("old", i), to("e", 0))
+		}
+		r := q.Reader("e")
+		next := func() {
+			list := read(t, r, 0, 1)
+			if len(list) != 1 {
+				t.Fatalf("read %d messages, after %d reads before; %d bytes are in memory", len(list), reads, q.Memory())
+			}
+			r.Settle(list...)
+		}
+		for i := range reads {
+			next()
+			mustAppend(t, q, fmt.Sprint("new", i), to("e", 0))
+			mustAppend(t, q, fmt.Sprint("newer", i), to("e", 0))
+		}
+		for i := range 20 { // others, which hold what they have read
+			name := fmt.Sprint("f", i)
+			mustAppend(t, q, name+strings.Repeat("x", 200), to(name, 0))
+			read(t, q.Reader(name), 0, 1)
+		}
+		for range 200 {
+			next()
+		}
+	}
+}
