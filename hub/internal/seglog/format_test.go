@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"encoding/hex"
 	"errors"
+	"log/slog"
 	"os"
 	"testing"
 
 	"github.com/breakwater-iot/breakwater/hub/internal/seglog"
+	"github.com/breakwater-iot/breakwater/hub/internal/seglog/simdisk"
 )
 
 var exampleParts = []seglog.Part{
@@ -50,11 +52,17 @@ func TestEveryChangedBitOfAFooterIsNoticed(t *testing.T) {
 
 func FuzzDecodeFrame(f *testing.F) {
 	f.Add(seglog.FrameOf(0, exampleParts...), uint32(0))
+	f.Add(seglog.FrameOf(7, exampleParts[3]), uint32(7))
+	f.Add(seglog.FrameOf(7, exampleParts[2])[:24], uint32(7))
 	f.Fuzz(func(_ *testing.T, b []byte, seed uint32) { _ = seglog.DecodeFrame(b, seed) })
 }
 
 func FuzzDecodeParts(f *testing.F) {
 	f.Add(seglog.FrameOf(0, exampleParts...)[24:])
+	for _, p := range exampleParts {
+		f.Add(seglog.FrameOf(0, p)[24:])
+	}
+	f.Add(seglog.FrameOf(0, seglog.Part{Kind: seglog.Chunk, Stream: 1<<32 - 1, First: 1<<64 - 2, Count: 1, Cost: 1<<31 - 1, Shared: 1<<31 - 1})[24:])
 	f.Fuzz(func(t *testing.T, b []byte) {
 		again, err := seglog.Parts(b)
 		if err != nil {
@@ -70,6 +78,7 @@ func FuzzDecodeParts(f *testing.F) {
 func FuzzDecodeHead(f *testing.F) {
 	f.Add(seglog.HeadOf(1, 1, 7, 9))
 	f.Add(seglog.HeadOf(1, 4, 7, 9))
+	f.Add(seglog.OtherVersion(1, 1, 1))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		again, err := seglog.DecodeHead(b)
 		if err == nil && !bytes.Equal(again[:40], b[:40]) {
@@ -100,4 +109,40 @@ func TestFormOnDiskIsThatOfItsVersion(t *testing.T) {
 	if got != string(want) {
 		t.Errorf("the form is now\n%s", got)
 	}
+}
+
+// FuzzOpen reads a segment that may be anything.
+func FuzzOpen(f *testing.F) {
+	good := seglog.SegmentOf(9, exampleParts...)
+	f.Add(good)
+	f.Add(good[:len(good)-48])                      // without its tail
+	f.Add(append(bytes.Clone(good[:150]), good...)) // torn
+	for _, at := range []int{3, 7, 30, 70, 100, 150, 200} {
+		b := bytes.Clone(good)
+		b[at] ^= 4
+		f.Add(b)
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		d := simdisk.New()
+		put(t, d, "0000000000000003.seg", b)
+		l, err := seglog.Open(d.Folder(), seglog.Options{
+			Logger: slog.New(slog.DiscardHandler), ReadOnly: true,
+			Restore: func([]byte) error { return nil }, Replay: func(seglog.Part) error { return nil },
+		})
+		if err != nil {
+			if !errors.Is(err, seglog.ErrVersion) && !errors.Is(err, seglog.ErrDamaged) {
+				t.Fatal(err)
+			}
+			return
+		}
+		if _, err := l.Verify(func(string, seglog.Part, seglog.Bodies) {}); err != nil {
+			t.Fatal(err)
+		}
+		if err := l.Read(4, 0, 1<<63, func(seglog.Part, seglog.Bodies) error { return nil }, nil); err != nil && !errors.Is(err, seglog.ErrDamaged) {
+			t.Fatal(err)
+		}
+		if err := l.Close(); err != nil {
+			t.Fatal(err)
+		}
+	})
 }
