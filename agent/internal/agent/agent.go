@@ -44,6 +44,7 @@ type Cloud interface {
 	twin.Source
 	Run(ctx context.Context) error
 	OnConnection(func(up bool))
+	OnRefused(func())
 	OnDesired(func(patch json.RawMessage))
 	OnMethod(func(ctx context.Context, r iothub.MethodRequest) iothub.MethodResponse)
 }
@@ -100,7 +101,14 @@ func Run(ctx context.Context, s settings.Settings, build report.Build, connect C
 		LevelAtMost: s.LevelAtMost, Restarted: loop.Wake, Log: log.With("component", "method"),
 	})
 	subscribe(s, cloud, mirror, m.Methods(methods.Handle))
-	return serve(ctx, s, parts{cloud, mirror, loop, daemon, methods, m}, log)
+	refused := make(chan struct{}, 1)
+	cloud.OnRefused(func() {
+		select {
+		case refused <- struct{}{}:
+		default: // one is noted already
+		}
+	})
+	return serve(ctx, s, parts{cloud, mirror, loop, daemon, methods, m, refused}, log)
 }
 
 func subscribe(s settings.Settings, cloud Cloud, mirror *twin.Mirror, methods metrics.Method) {
@@ -130,6 +138,7 @@ type parts struct {
 	daemon  *edged.Client
 	methods *method.Handler
 	metrics *metrics.Metrics
+	refused <-chan struct{} // receives after the hub has refused the agent
 }
 
 // serve runs the parts. When ctx ends the loop goes first, then the rest.
@@ -147,6 +156,10 @@ func serve(ctx context.Context, s settings.Settings, p parts, log *slog.Logger) 
 	g.Go(func() error { return expected(outer, p.mirror.Run(outer)) })
 	g.Go(func() error { return expected(inner, p.daemon.Watch(inner, log, p.loop.Wake)) })
 	g.Go(func() error { return p.methods.Run(inner) })
+	g.Go(func() error {
+		askWhenRefused(inner, p.refused, p.daemon, log)
+		return nil
+	})
 	g.Go(func() error {
 		if err := footprint.Run(inner); err != nil {
 			log.Warn("memory is not given back", "error", err)

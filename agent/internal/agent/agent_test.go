@@ -28,6 +28,7 @@ type cloud struct {
 	*edgedtest.Cloud
 	mu         sync.Mutex // guards what follows
 	connection func(bool)
+	refused    func()
 	desired    func(json.RawMessage)
 	method     func(context.Context, iothub.MethodRequest) iothub.MethodResponse
 	product    string
@@ -49,6 +50,7 @@ func set[T any](c *cloud, at *T, v T) {
 }
 
 func (c *cloud) OnConnection(f func(bool))         { set(c, &c.connection, f) }
+func (c *cloud) OnRefused(f func())                { set(c, &c.refused, f) }
 func (c *cloud) OnDesired(f func(json.RawMessage)) { set(c, &c.desired, f) }
 func (c *cloud) OnMethod(f func(context.Context, iothub.MethodRequest) iothub.MethodResponse) {
 	set(c, &c.method, f)
@@ -160,6 +162,35 @@ func TestEndsAtOnceWhenTheDaemonIsGone(t *testing.T) {
 	}
 	if p.status() == 406 {
 		t.Error("reported as a clean end")
+	}
+}
+
+func TestRefusalByTheHubIsMadeKnownToTheDaemon(t *testing.T) {
+	p := start(t)
+	asked := make(chan struct{}, 16)
+	p.server.Daemon.FailWith(func(call string) error {
+		if call == "identities" {
+			asked <- struct{}{}
+		}
+		return nil
+	})
+	p.cloud.mu.Lock()
+	refused := p.cloud.refused
+	p.cloud.mu.Unlock()
+	for range 5 {
+		refused()
+	}
+	select {
+	case <-asked:
+	case <-time.After(10 * time.Second):
+		t.Fatal("the daemon is not asked")
+	}
+	p.stop()
+	if err := <-p.done; err != nil {
+		t.Fatal(err)
+	}
+	if len(asked) != 0 {
+		t.Error("asked again and again")
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync/atomic"
@@ -19,6 +20,7 @@ import (
 type Cloud struct {
 	client       *client.Client
 	onConnection atomic.Pointer[func(up bool)]
+	onRefused    atomic.Pointer[func()]
 }
 
 var _ agent.Cloud = (*Cloud)(nil)
@@ -53,6 +55,9 @@ func Connect(getenv func(string) string) agent.Connect {
 }
 
 func (c *Cloud) connection(s client.Connection) {
+	if f := c.onRefused.Load(); f != nil && errors.Is(s.Err, client.ErrUnauthorized) {
+		(*f)()
+	}
 	f := c.onConnection.Load()
 	// A renewal is no loss: calls made meanwhile wait, and Connected follows.
 	if f == nil || s.State == client.Connecting || s.State == client.Renewing {
@@ -76,6 +81,10 @@ func (c *Cloud) PatchReported(ctx context.Context, patch json.RawMessage) error 
 // OnConnection sets the function that is told of gained and lost connections. Set
 // it before Run.
 func (c *Cloud) OnConnection(f func(up bool)) { c.onConnection.Store(&f) }
+
+// OnRefused sets the function that is told when the hub does not accept the agent's
+// credentials. Set it before Run; it must not wait.
+func (c *Cloud) OnRefused(f func()) { c.onRefused.Store(&f) }
 
 // OnDesired sets the function that takes changes of the desired section.
 func (c *Cloud) OnDesired(f func(patch json.RawMessage)) {

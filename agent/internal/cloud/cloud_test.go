@@ -2,6 +2,7 @@ package cloud_test
 
 import (
 	"errors"
+	"fmt"
 	"log/slog"
 	"strings"
 	"testing"
@@ -25,6 +26,23 @@ func TestEnvironmentThatIsRefused(t *testing.T) {
 		}
 		if name != "proxy" && !errors.Is(err, client.ErrOptions) {
 			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestRefusedCredentialsAreTold(t *testing.T) {
+	for _, tt := range []struct {
+		err  error
+		want int
+	}{
+		{fmt.Errorf("login: %w", client.ErrUnauthorized), 1}, {client.ErrRefused, 0}, {client.ErrConnectionLost, 0}, {nil, 0},
+	} {
+		c, told := &cloud.Cloud{}, 0
+		c.Tell(client.Connection{State: client.Disconnected, Err: tt.err}) // nobody listens
+		c.OnRefused(func() { told++ })
+		c.Tell(client.Connection{State: client.Disconnected, Err: tt.err})
+		if told != tt.want {
+			t.Errorf("%v: told %d times", tt.err, told)
 		}
 	}
 }
