@@ -2,21 +2,22 @@ package main
 
 import (
 	"archive/zip"
-	"bytes"
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
-	"strconv"
 	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/breakwater-iot/breakwater/daemon/internal/bundle"
+	"github.com/breakwater-iot/breakwater/daemon/internal/bundle/host"
 	"github.com/breakwater-iot/breakwater/daemon/internal/check"
+	"github.com/breakwater-iot/breakwater/daemon/internal/config"
 	"github.com/breakwater-iot/breakwater/daemon/internal/humantime"
 	managementv1 "github.com/breakwater-iot/breakwater/proto/management/v1"
 )
@@ -74,37 +75,48 @@ func writeWhole(name string, write func(io.Writer) error) error {
 	return nil
 }
 
-// archive is the bundle as it grows.
-type archive struct {
-	zip *zip.Writer
-	now time.Time
-	// say is told of each entry.
-	say func(entry string)
-}
-
-// add puts a text in, without its secrets.
-func (a *archive) add(name string, text io.Reader) error {
-	a.say(name)
-	w, err := a.zip.CreateHeader(&zip.FileHeader{Name: name, Method: zip.Deflate, Modified: a.now})
-	if err != nil {
+// write writes the daemon's own bundle, and what that does not have: of a daemon that
+// does not run, or of checks that were asked for in another way, everything but the
+// modules.
+func (b bundleCmd) write(e *env, w io.Writer, now time.Time, say func(string)) error {
+	a := bundle.New(w, now)
+	a.Say = say
+	if err := b.fromDaemon(e, a); err != nil {
 		return err
 	}
-	return redact(w, text)
-}
-
-func (b bundleCmd) write(e *env, w io.Writer, now time.Time, say func(string)) error {
-	a := &archive{zip: zip.NewWriter(w), now: now, say: say}
-	for _, part := range []func(*env, *archive) error{b.fromDaemon, b.checks, b.journals, b.network} {
-		if err := part(e, a); err != nil {
-			return err
+	p := host.Parts{
+		Probes: e.device(b.ConfigFile, "", ""), Version: version, HubName: b.HubName, TimeServer: b.NTPServer,
+	}
+	if err := e.systemd(); err != nil {
+		if !a.Has(host.EdgedLog) {
+			fmt.Fprintln(e.stderr, "edgectl: without journals:", err)
+		}
+	} else {
+		p.Journal = func(ctx context.Context, stdout io.Writer, args ...string) error {
+			return e.tool(ctx, stdout, e.stderr, "journalctl", args...)
 		}
 	}
-	return a.zip.Close()
+	var err error
+	if p.Since, err = humantime.Moment(b.Since, now); err != nil {
+		return err
+	}
+	if p.Until, err = humantime.Moment(b.Until, now); err != nil {
+		return err
+	}
+	if err := p.Add(e.ctx, a); err != nil {
+		return err
+	}
+	return a.Close()
 }
 
-// fromDaemon takes over the daemon's own bundle: logs and states of modules, and the
-// host's description.
-func (b bundleCmd) fromDaemon(e *env, a *archive) (err error) {
+// asked tells whether the checks are to be done as the command line says, and not as the
+// daemon would.
+func (b bundleCmd) asked() bool {
+	return b.HubName != "" || b.NTPServer != check.DefaultTimeServer || b.ConfigFile != config.DefaultPath
+}
+
+// fromDaemon takes over the daemon's own bundle.
+func (b bundleCmd) fromDaemon(e *env, a *bundle.Archive) (err error) {
 	f, err := os.CreateTemp("", "edgectl-bundle-") // zip files are read from their end
 	if err != nil {
 		return err
@@ -123,15 +135,25 @@ func (b bundleCmd) fromDaemon(e *env, a *archive) (err error) {
 		return fmt.Errorf("the daemon's bundle: %w", err)
 	}
 	for _, entry := range r.File {
-		text, err := entry.Open()
-		if err != nil {
-			return fmt.Errorf("the daemon's bundle: %w", err)
+		if entry.Name == host.ChecksEntry && b.asked() {
+			continue
 		}
-		if err := errors.Join(a.add(entry.Name, text), text.Close()); err != nil {
+		if err := copyEntry(a, entry); err != nil {
 			return fmt.Errorf("the daemon's bundle: %s: %w", entry.Name, err)
 		}
 	}
 	return nil
+}
+
+func copyEntry(a *bundle.Archive, entry *zip.File) error {
+	text, err := entry.Open()
+	if err != nil {
+		return err
+	}
+	return errors.Join(a.Add(entry.Name, func(w io.Writer) error {
+		_, err := io.Copy(w, text) //nolint:gosec // from the device's own daemon
+		return err
+	}), text.Close())
 }
 
 // fetch returns how many bytes have come, with an error too.
@@ -161,70 +183,4 @@ func (b bundleCmd) fetch(e *env, w io.Writer) (size int64, err error) {
 			return size, err
 		}
 	}
-}
-
-func (b bundleCmd) checks(e *env, a *archive) error {
-	doc := check.Document{Additional: additional()}
-	o := check.Options{Probes: e.device(b.ConfigFile, "", ""), HubName: b.HubName, TimeServer: b.NTPServer, Version: version}
-	if err := check.Run(e.ctx, o, doc.Add); err != nil {
-		return err
-	}
-	var text bytes.Buffer
-	if err := doc.Write(&text); err != nil {
-		return err
-	}
-	return a.add("check.json", &text)
-}
-
-// journals of services, by the names of their entries.
-var journals = []struct{ entry, unit string }{
-	{"logs/aziot-edged.txt", service}, {"logs/containerd.txt", "containerd.service"},
-}
-
-func (b bundleCmd) journals(e *env, a *archive) error {
-	if err := e.systemd(); err != nil {
-		fmt.Fprintln(e.stderr, "edgectl: without journals:", err)
-		return nil
-	}
-	args := []string{"--no-pager", "--output=short-iso-precise"}
-	for name, at := range map[string]string{"since": b.Since, "until": b.Until} {
-		if t, err := humantime.Moment(at, a.now); err == nil && !t.IsZero() {
-			args = append(args, "--"+name+"=@"+strconv.FormatInt(t.Unix(), 10))
-		}
-	}
-	for _, j := range journals {
-		f, err := os.CreateTemp("", "edgectl-journal-")
-		if err != nil {
-			return err
-		}
-		err = e.tool(e.ctx, f, e.stderr, "journalctl", append([]string{"--unit=" + j.unit}, args...)...)
-		if err != nil {
-			// An unreadable journal is worth a line, not the bundle.
-			fmt.Fprintf(e.stderr, "edgectl: %s is not complete: %v\n", j.entry, err)
-		}
-		_, err = f.Seek(0, io.SeekStart)
-		if err == nil {
-			err = a.add(j.entry, f)
-		}
-		if err := errors.Join(err, f.Close(), os.Remove(f.Name())); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// network adds the configuration of the module network, as its plugins get it.
-func (b bundleCmd) network(e *env, a *archive) error {
-	cfg, err := e.device(b.ConfigFile, "", "").Config()
-	if err != nil {
-		return nil //nolint:nilerr // check.json tells
-	}
-	text, err := os.ReadFile(filepath.Join(cfg.HomeDir, "cni", "modules.conflist"))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	return a.add("network/"+cfg.Containerd.Network+".json", bytes.NewReader(text))
 }

@@ -2,13 +2,11 @@ package main
 
 import (
 	"fmt"
-	"runtime"
 	"text/tabwriter"
-	"time"
 
+	"github.com/breakwater-iot/breakwater/daemon/internal/bundle/host"
 	"github.com/breakwater-iot/breakwater/daemon/internal/check"
 	"github.com/breakwater-iot/breakwater/daemon/internal/config"
-	"github.com/breakwater-iot/breakwater/daemon/internal/hostinfo"
 )
 
 // errChecks says that checks have failed, which they have reported themselves.
@@ -33,9 +31,6 @@ type checkCmd struct {
 	Image        string `name:"diagnostics-image-name" hidden:"" help:"Without effect."`
 }
 
-// defaultTimeServer is that of the original.
-const defaultTimeServer = "pool.ntp.org:123"
-
 // device are the probes of this device.
 func (e *env) device(file, proxy, program string) check.Probes {
 	return check.Device(check.DeviceOptions{
@@ -51,7 +46,7 @@ func (c checkCmd) Run(e *env) error {
 	}
 	tally := check.Tally{WarningsAreErrors: c.Strict}
 	if c.Output == "json" {
-		doc := check.Document{Additional: additional(), Tally: tally}
+		doc := check.Document{Additional: host.Additional(version), Tally: tally}
 		if err := check.Run(e.ctx, o, doc.Add); err != nil {
 			return err
 		}
@@ -71,16 +66,6 @@ func failedIf(failures int, err error) error {
 	return err
 }
 
-// additional describes where the report comes from.
-func additional() map[string]any {
-	release := hostinfo.Host{}.Release()
-	return map[string]any{
-		"now":             time.Now().UTC().Format(time.RFC3339),
-		"edgectl_version": version,
-		"os":              map[string]any{"id": release["ID"], "version_id": release["VERSION_ID"], "arch": runtime.GOARCH},
-	}
-}
-
 type checkListCmd struct{}
 
 // Run lists ids by group.
@@ -98,4 +83,4 @@ func (checkListCmd) Run(e *env) error {
 }
 
 // defaults are variables of the command line's tags.
-var defaults = map[string]string{"config": config.DefaultPath, "timeserver": defaultTimeServer}
+var defaults = map[string]string{"config": config.DefaultPath, "timeserver": check.DefaultTimeServer}

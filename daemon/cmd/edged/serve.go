@@ -47,7 +47,7 @@ func serve(ctx context.Context, c cli, stderr io.Writer) int {
 		fmt.Fprintf(stderr, "edged: %s: %v\n", c.Config, err)
 		return exitBadConfig
 	}
-	switch err := start(ctx, cfg, log); {
+	switch err := start(ctx, c.Config, cfg, log); {
 	case errors.Is(err, daemon.ErrReprovision):
 		log.Warn("edged ends to be provisioned anew", "reason", err)
 		return exitReprovision
@@ -59,8 +59,8 @@ func serve(ctx context.Context, c cli, stderr io.Writer) int {
 	return 0
 }
 
-// start opens the engine and runs the daemon on it.
-func start(ctx context.Context, cfg config.Config, log *slog.Logger) (err error) {
+// start opens the engine and runs the daemon on it; file is where cfg came from.
+func start(ctx context.Context, file string, cfg config.Config, log *slog.Logger) (err error) {
 	notifier, err := systemd.NewNotifier(log.With("part", "systemd"))
 	if err != nil {
 		return err
@@ -90,7 +90,7 @@ func start(ctx context.Context, cfg config.Config, log *slog.Logger) (err error)
 	}
 	opt := daemon.Options{
 		Config: cfg, Runtime: engine, Version: version, Log: log, AdminGroup: group,
-		Inherited: sockets, Status: notifier.Status, Ready: notifier.Ready,
+		Inherited: sockets, Status: notifier.Status, Ready: notifier.Ready, BundleExtras: bundleExtras(file),
 		Supervise: func(ctx context.Context, alive func(context.Context) error) error {
 			defer notifier.Stopping()
 			var g errgroup.Group

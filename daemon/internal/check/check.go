@@ -162,6 +162,9 @@ type Done struct {
 	Outcome
 }
 
+// DefaultTimeServer is that of the original.
+const DefaultTimeServer = "pool.ntp.org:123"
+
 // timeout bounds one check.
 const timeout = 20 * time.Second
 

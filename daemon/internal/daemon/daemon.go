@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/breakwater-iot/breakwater/daemon/internal/api"
+	"github.com/breakwater-iot/breakwater/daemon/internal/bundle"
 	"github.com/breakwater-iot/breakwater/daemon/internal/config"
 	"github.com/breakwater-iot/breakwater/daemon/internal/credential"
 	"github.com/breakwater-iot/breakwater/daemon/internal/dps"
@@ -55,6 +56,8 @@ type Options struct {
 	TPM dps.Endorser
 	// Inherited are sockets that the service manager has opened; may be nil.
 	Inherited *systemd.Sockets
+	// BundleExtras adds to support bundles what the machine tells; may be nil.
+	BundleExtras func(ctx context.Context, a *bundle.Archive, since, until time.Time) error
 	// Status is told in a line what the daemon does; may be nil.
 	Status func(string)
 	// Ready is called when both APIs are served; may be nil.
@@ -274,7 +277,7 @@ func (d *daemon) manage(background context.Context) func(grpc.ServiceRegistrar) 
 			Observer: d.Runtime, Modules: d.manager, Version: d.Version, Started: d.started, Additional: d.Config.AdditionalInfo,
 			DeviceID: d.Config.Device.DeviceID, HubName: d.Config.Device.HubName, Hostname: d.Config.Hostname,
 			DynamicReprovisioning: d.Config.Reprovisioning == config.Dynamic, AlwaysReprovision: d.Config.Reprovisioning == config.AlwaysOnStartup,
-			OnReprovision: d.reprovision, Log: log,
+			OnReprovision: d.reprovision, Extras: d.BundleExtras, Log: log,
 		})
 	}
 }

@@ -1,11 +1,11 @@
 package management
 
 import (
-	"archive/zip"
 	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"time"
@@ -15,7 +15,9 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/breakwater-iot/breakwater/daemon/internal/bundle"
 	"github.com/breakwater-iot/breakwater/daemon/internal/module"
+	"github.com/breakwater-iot/breakwater/daemon/internal/redact"
 	"github.com/breakwater-iot/breakwater/daemon/internal/runtime"
 	managementv1 "github.com/breakwater-iot/breakwater/proto/management/v1"
 )
@@ -23,9 +25,9 @@ import (
 // bundleChunk is the size of the pieces that a bundle is sent in.
 const bundleChunk = 32 << 10
 
-// SupportBundle streams a zip file of logs/<module>_log.txt, inspect/<module>.json
-// and system.json. There is no secret in it, unless a module wrote one into its
-// log. A log that cannot be read is replaced by the reason.
+// SupportBundle streams a zip file of logs/<module>_log.txt, inspect/<module>.json,
+// system.json, and what Extras adds. What package redact knows as secrets is covered in
+// all of it. A log that cannot be read is replaced by the reason.
 func (s *System) SupportBundle(r *managementv1.SupportBundleRequest, stream grpc.ServerStreamingServer[managementv1.BundleChunk]) error {
 	ctx := stream.Context()
 	now := time.Now()
@@ -45,7 +47,7 @@ func (s *System) SupportBundle(r *managementv1.SupportBundleRequest, stream grpc
 		return err
 	}
 	out := bufio.NewWriterSize(chunkWriter{stream}, bundleChunk)
-	b := bundle{zip: zip.NewWriter(out), now: now, observer: s.Observer, logs: opts}
+	b := moduleParts{archive: bundle.New(out, now), observer: s.Observer, logs: opts}
 	if err := b.json("system.json", info); err != nil {
 		return fail(ctx, s.Log, err)
 	}
@@ -57,7 +59,12 @@ func (s *System) SupportBundle(r *managementv1.SupportBundleRequest, stream grpc
 			return fail(ctx, s.Log, err)
 		}
 	}
-	if err := b.zip.Close(); err != nil {
+	if s.Extras != nil {
+		if err := s.Extras(ctx, b.archive, opts.Since, opts.Until); err != nil {
+			return fail(ctx, s.Log, err)
+		}
+	}
+	if err := b.archive.Close(); err != nil {
 		return fail(ctx, s.Log, err)
 	}
 	return out.Flush()
@@ -76,19 +83,14 @@ func (w chunkWriter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// bundle is the zip file as it grows.
-type bundle struct {
-	zip      *zip.Writer
-	now      time.Time
+// moduleParts puts into a bundle what the daemon knows of its modules.
+type moduleParts struct {
+	archive  *bundle.Archive
 	observer runtime.Observer
 	logs     runtime.LogOptions
 }
 
-func (b *bundle) file(name string) (io.Writer, error) {
-	return b.zip.CreateHeader(&zip.FileHeader{Name: name, Method: zip.Deflate, Modified: b.now})
-}
-
-func (b *bundle) json(name string, m proto.Message) error {
+func (b *moduleParts) json(name string, m proto.Message) error {
 	text, err := protojson.Marshal(m)
 	if err != nil {
 		return fmt.Errorf("%s: %w", name, err)
@@ -97,15 +99,13 @@ func (b *bundle) json(name string, m proto.Message) error {
 	if err := json.Indent(&even, text, "", "  "); err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
-	w, err := b.file(name)
-	if err != nil {
+	return b.archive.Add(name, func(w io.Writer) error {
+		_, err := even.WriteTo(w)
 		return err
-	}
-	_, err = even.WriteTo(w)
-	return err
+	})
 }
 
-func (b *bundle) module(ctx context.Context, st runtime.State) error {
+func (b *moduleParts) module(ctx context.Context, st runtime.State) error {
 	details, err := describe(st)
 	if err != nil {
 		return err
@@ -113,12 +113,20 @@ func (b *bundle) module(ctx context.Context, st runtime.State) error {
 	if err := b.json("inspect/"+st.Name+".json", details); err != nil {
 		return err
 	}
-	w, err := b.file("logs/" + st.Name + "_log.txt")
-	if err != nil {
-		return err
-	}
+	return b.archive.Add("logs/"+st.Name+"_log.txt", func(w io.Writer) error { return b.log(ctx, w, st.Name) })
+}
+
+func (b *moduleParts) log(ctx context.Context, w io.Writer, name string) (err error) {
 	inLine := map[runtime.Stream]bool{}
-	for e, err := range b.observer.Logs(ctx, st.Name, b.logs) {
+	// A secret may lie in several pieces or lines of one stream, with something of the
+	// other between them.
+	streams := map[runtime.Stream]*redact.Writer{}
+	defer func() {
+		for _, to := range streams {
+			err = errors.Join(err, to.Close())
+		}
+	}()
+	for e, err := range b.observer.Logs(ctx, name, b.logs) {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
@@ -126,13 +134,18 @@ func (b *bundle) module(ctx context.Context, st runtime.State) error {
 			_, err = fmt.Fprintf(w, "(log cannot be read: %v)\n", err)
 			return err
 		}
+		to := streams[e.Stream]
+		if to == nil {
+			to = redact.NewWriter(w)
+			streams[e.Stream] = to
+		}
 		if !inLine[e.Stream] {
-			if _, err := io.WriteString(w, e.Time.UTC().Format(stampLayout)); err != nil {
+			if _, err := io.WriteString(to, e.Time.UTC().Format(stampLayout)); err != nil {
 				return err
 			}
 		}
 		inLine[e.Stream] = e.Partial
-		if _, err := w.Write(e.Line); err != nil {
+		if _, err := to.Write(e.Line); err != nil {
 			return err
 		}
 	}

@@ -22,6 +22,7 @@ import (
 	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/breakwater-iot/breakwater/daemon/internal/api"
+	"github.com/breakwater-iot/breakwater/daemon/internal/bundle"
 	"github.com/breakwater-iot/breakwater/daemon/internal/handover"
 	"github.com/breakwater-iot/breakwater/daemon/internal/hostinfo"
 	"github.com/breakwater-iot/breakwater/daemon/internal/identity"
@@ -128,6 +129,12 @@ func serve(t *testing.T, caller string) *fixture {
 				DeviceID: "edge1", HubName: "hub", Hostname: "gw", Log: log, Started: time.Now(),
 				Host:          hostinfo.Host{Root: "testdata/host"},
 				OnReprovision: func() { f.reprovisions.Add(1) },
+				Extras: func(_ context.Context, a *bundle.Archive, _, _ time.Time) error {
+					return a.Add("check.json", func(w io.Writer) error {
+						_, err := io.WriteString(w, `{"details":"HostName=h;SharedAccessKey=geheim"}`)
+						return err
+					})
+				},
 			})
 		},
 		REST: api.ManagementREST, MaxRequests: 10, Log: log,

@@ -22,6 +22,7 @@ import (
 	"github.com/breakwater-iot/breakwater/daemon/internal/identity"
 	"github.com/breakwater-iot/breakwater/daemon/internal/module"
 	"github.com/breakwater-iot/breakwater/daemon/internal/runtime"
+	"github.com/breakwater-iot/breakwater/daemon/internal/runtime/createopts"
 	managementv1 "github.com/breakwater-iot/breakwater/proto/management/v1"
 )
 
@@ -299,11 +300,19 @@ func TestRESTDecidesAsGRPC(t *testing.T) {
 
 func TestSupportBundle(t *testing.T) {
 	f := prepared(t, "edgeAgent")
-	must(t, f.manager.Create(t.Context(), module.Spec{Name: "edgeHub", Image: "reg/a:1"}))
+	must(t, f.manager.Create(t.Context(), module.Spec{
+		Name: "edgeHub", Image: "reg/a:1", Create: createopts.Options{Labels: map[string]string{"note": "HostName=h;SharedAccessKey=geheim"}},
+	}))
+	must(t, f.manager.Start(t.Context(), "edgeHub"))
+	f.Write("edgeHub", runtime.Stdout, "login with SharedAccessKey=geheim; done\n")
+	f.Write("edgeHub", runtime.Stdout, "-----BEGIN PRIVATE KEY-----\n")
+	f.Write("edgeHub", runtime.Stderr, "meanwhile\n")
+	f.Write("edgeHub", runtime.Stdout, "geheim\n")
+	f.Write("edgeHub", runtime.Stdout, "-----END PRIVATE KEY-----\n")
 	for query, want := range map[string][]string{
-		"":                               {"system.json", "inspect/edgeHub.json", "logs/edgeHub_log.txt", "inspect/temp.json", "logs/temp_log.txt"},
-		"&edge_runtime_only=true":        {"system.json", "inspect/edgeHub.json", "logs/edgeHub_log.txt"},
-		"&iothub_hostname=x&since=1%20h": {"system.json", "inspect/edgeHub.json", "logs/edgeHub_log.txt", "inspect/temp.json", "logs/temp_log.txt"},
+		"":                               {"system.json", "inspect/edgeHub.json", "logs/edgeHub_log.txt", "inspect/temp.json", "logs/temp_log.txt", "check.json"},
+		"&edge_runtime_only=true":        {"system.json", "inspect/edgeHub.json", "logs/edgeHub_log.txt", "check.json"},
+		"&iothub_hostname=x&since=1%20h": {"system.json", "inspect/edgeHub.json", "logs/edgeHub_log.txt", "inspect/temp.json", "logs/temp_log.txt", "check.json"},
 	} {
 		res, _ := send(t, f, bare("GET /systeminfo/supportbundle?api-version=2020-07-07"+query))
 		body, err := io.ReadAll(res.Body)
@@ -322,12 +331,18 @@ func TestSupportBundle(t *testing.T) {
 			text, err := io.ReadAll(r)
 			must(t, err)
 			texts[file.Name] = string(text)
+			if strings.Contains(string(text), "geheim") {
+				t.Errorf("%s: %s has a secret: %s", query, file.Name, text)
+			}
 		}
 		if !slices.Equal(got, want) {
 			t.Errorf("%s: files %v", query, got)
 		}
 		if log, ok := texts["logs/temp_log.txt"]; ok && query == "" &&
 			log != "2026-01-02T03:04:05.000006000Z one\n2026-01-02T03:04:05.000006000Z two\n" {
+			t.Errorf("log %q", log)
+		}
+		if log := texts["logs/edgeHub_log.txt"]; query == "" && !strings.Contains(log, "SharedAccessKey=***; done\n") {
 			t.Errorf("log %q", log)
 		}
 		if !strings.Contains(texts["inspect/edgeHub.json"], `"reg/a:1"`) || !strings.Contains(texts["system.json"], "kernel_release") {

@@ -10,12 +10,14 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/breakwater-iot/breakwater/daemon/internal/bundle"
 	"github.com/breakwater-iot/breakwater/daemon/internal/hostinfo"
 	"github.com/breakwater-iot/breakwater/daemon/internal/runtime"
 	managementv1 "github.com/breakwater-iot/breakwater/proto/management/v1"
 )
 
-// System implements the System service. All fields are needed but Host.
+// System implements the System service. All fields are needed but Host
+// and Extras.
 type System struct {
 	managementv1.UnimplementedSystemServer
 
@@ -36,7 +38,10 @@ type System struct {
 	// OnReprovision asks the daemon to end and provision itself anew; it does not
 	// wait for that.
 	OnReprovision func()
-	Log           *slog.Logger
+	// Extras adds to a support bundle what the machine tells beside the modules; nil
+	// for nothing. The times bound logs; zero for all.
+	Extras func(ctx context.Context, a *bundle.Archive, since, until time.Time) error
+	Log    *slog.Logger
 
 	mu   sync.Mutex
 	last sample
