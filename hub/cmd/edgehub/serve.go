@@ -32,6 +32,7 @@ import (
 	"github.com/breakwater-iot/breakwater/hub/internal/store"
 	"github.com/breakwater-iot/breakwater/hub/internal/trust"
 	"github.com/breakwater-iot/breakwater/hub/internal/twin"
+	"github.com/breakwater-iot/breakwater/proto/footprint"
 	"github.com/breakwater-iot/breakwater/proto/iothub"
 	"github.com/breakwater-iot/breakwater/proto/iothub/rest"
 	"github.com/breakwater-iot/breakwater/proto/iothub/sas"
@@ -240,6 +241,12 @@ func (p *program) run(ctx context.Context) error {
 	g.Go(func() error { return p.cert.Run(ctx) })
 	g.Go(func() error { return p.bundle.Run(ctx) })
 	g.Go(func() error { return p.hub.Run(ctx) })
+	g.Go(func() error {
+		if err := footprint.RunResting(ctx); err != nil {
+			p.log.Warn("memory is not given back", "error", err)
+		}
+		return nil
+	})
 	g.Go(func() error {
 		err := p.store.Watch(ctx)
 		if err != nil {
