@@ -83,7 +83,12 @@ func TestEveryMessageIsDeliveredOrDroppedOnce(t *testing.T) {
 	var v evictions
 	dir := t.TempDir()
 	s := openStore(t, dir)
-	q := newQueue(t, s, queue.Options{MaxBytes: 60_000, WhenFull: queue.DropOldest, Evicted: v.add})
+	var first sync.Once
+	dropped := make(chan struct{}) // closed when something was
+	q := newQueue(t, s, queue.Options{MaxBytes: 60_000, WhenFull: queue.DropOldest, Evicted: func(m *iothub.Message, endpoint string) {
+		v.add(m, endpoint)
+		first.Do(func() { close(dropped) })
+	}})
 	const n = 3000
 	seen := make(map[string]int)
 	r := q.Reader("a")
@@ -108,6 +113,7 @@ func TestEveryMessageIsDeliveredOrDroppedOnce(t *testing.T) {
 	}
 	go func() {
 		defer close(ended)
+		<-dropped // on a slow disk a reader is as fast as what comes
 		for {
 			select {
 			case <-r.Ready():
