@@ -283,6 +283,13 @@ func TestTimers(t *testing.T) {
 			t.Fatal("not done")
 		}
 	})
+	t.Run("heartbeats nobody has asked for", func(t *testing.T) {
+		for every, want := range map[time.Duration]time.Time{0: {}, 7 * time.Second: start.Add(7 * time.Second)} {
+			if p := open(t, engine.Options{IdleTimeout: -1, Heartbeat: every}); p.c.Deadline() != want {
+				t.Errorf("%v: due at %v", every, p.c.Deadline())
+			}
+		}
+	})
 	t.Run("heartbeats", func(t *testing.T) {
 		p := newPeer(t, engine.Options{IdleTimeout: -1})
 		p.raw(header)

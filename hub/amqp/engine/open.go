@@ -128,6 +128,8 @@ func (c *Conn) opening(channel uint16, p wire.Performative) {
 	c.keepAlive = time.Duration(open.IdleTimeout) * time.Millisecond / 3
 	if open.IdleTimeout > 0 {
 		c.keepAlive = max(c.keepAlive, minKeepAlive)
+	} else {
+		c.keepAlive = c.o.Heartbeat
 	}
 	c.phase = phaseOpenDecision
 	c.emit(Event{Kind: EventOpen, Open: open})

@@ -18,6 +18,7 @@ type Options struct {
 	IncomingWindow      uint32        // frames that the peer may send ahead on a session; 5000
 	OutgoingWindow      uint32        // announced to the peer, not enforced; 5000
 	IdleTimeout         time.Duration // announced to the peer; 4 min; negative: none
+	Heartbeat           time.Duration // how often a peer gets a frame that names no idle timeout; 0: never
 	HandshakeTimeout    time.Duration // until the connection is open; 60 s
 	CloseTimeout        time.Duration // wait for the peer's close; 5 s
 	MaxMessageSize      uint64        // of a message from the peer, unless the link says otherwise; 1 MiB

@@ -71,6 +71,7 @@ func (s *Server) serve(ctx context.Context, nc net.Conn, t Transport) {
 		Mechanisms:       []string{mechanismCBS, mechanismPlain, mechanismAnonymous},
 		HandshakeTimeout: s.opts.ConnectTimeout,
 		IdleTimeout:      s.opts.IdleTimeout,
+		Heartbeat:        heartbeat,
 		CloseTimeout:     closeTimeout,
 		MaxMessageSize:   maxTransfer,
 		MaxBuffered:      s.opts.MaxUnackedBytes,
@@ -105,6 +106,10 @@ const (
 	strangerLinks    = 256
 	strangerBytes    = 512 << 10
 )
+
+// heartbeat is how often a client gets a frame that has not asked for any (spec
+// iothub-amqp 3.2): gateways on the way forget connections that are silent.
+const heartbeat = 105 * time.Second
 
 // closeTimeout is how long a client may take to answer a close; a hub that stops waits
 // for it.

@@ -11,6 +11,7 @@ import (
 
 	goamqp "github.com/Azure/go-amqp"
 
+	"github.com/breakwater-iot/breakwater/hub/amqp/wire"
 	"github.com/breakwater-iot/breakwater/hub/internal/head/amqp"
 	"github.com/breakwater-iot/breakwater/proto/iothub"
 )
@@ -105,5 +106,38 @@ func TestABackendThatHangs(t *testing.T) {
 		if d := time.Since(began); status != 503 || d != 30*time.Second {
 			t.Errorf("status %d after %v", status, d)
 		}
+	})
+}
+
+// Gateways on the way forget connections that are silent.
+func TestAClientThatNamesNoIdleTimeGetsHeartbeats(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv, err := amqp.New(amqp.Options{Backend: newBackend(), Logger: slog.New(slog.DiscardHandler), ConnectTimeout: time.Hour})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ours, theirs := net.Pipe()
+		var wg sync.WaitGroup
+		wg.Go(func() { srv.ServeConn(context.Background(), ours, amqp.Transport{Protocol: "amqp"}) })
+		hello := []byte("AMQP\x00\x01\x00\x00")
+		hello, _ = wire.AppendFrame(hello, wire.FrameAMQP, 0, &wire.Open{ContainerID: "c"}, nil, 512)
+		go func() { _, _ = theirs.Write(hello) }()
+		b := make([]byte, 4096)
+		for {
+			began := time.Now()
+			n, err := theirs.Read(b)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if string(b[:n]) != "\x00\x00\x00\x08\x02\x00\x00\x00" {
+				continue // header and open
+			}
+			if d := time.Since(began); d != 105*time.Second {
+				t.Errorf("after %v", d)
+			}
+			break
+		}
+		_ = theirs.Close()
+		wg.Wait()
 	})
 }
