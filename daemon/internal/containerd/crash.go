@@ -170,12 +170,12 @@ func killOnce(meant func(cgroups) bool) (int, error) {
 
 // killIf kills a process if its groups are meant. The look at the groups comes after
 // the process is held, so the number cannot have passed to another one.
-func killIf(pid int, meant func(cgroups) bool) (bool, error) {
+func killIf(pid int, meant func(cgroups) bool) (killed bool, err error) {
 	held, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
 		return false, nil //nolint:nilerr // it has gone, or is no process but a thread
 	}
-	defer unix.Close(held)
+	defer func() { err = errors.Join(err, unix.Close(held)) }()
 	groups, err := readCgroups(pid)
 	if err != nil || !meant(groups) {
 		return false, nil //nolint:nilerr // as above
