@@ -15,7 +15,6 @@ func TestLifetimes(t *testing.T) {
 		return fmt.Sprintf(`{"schemaVersion":"1.1","storeAndForwardConfiguration":{"timeToLiveSecs":%d},"$version":%d,"routes":{
 			"r":{"route":"FROM /messages/* INTO BrokeredEndpoint(\"/modules/sink/inputs/in\")","timeToLiveSecs":%d}}}`, seconds, version, ofRoute)
 	}
-	const day = 24 * time.Hour // all that is allowed ends in an hour
 	for _, tt := range []struct {
 		name         string
 		all, ofRoute int // seconds
@@ -25,8 +24,8 @@ func TestLifetimes(t *testing.T) {
 		{"that of all counts", 60, 0, 61 * time.Second, false},
 		{"within that of all", 60, 0, 59 * time.Second, true},
 		{"that of the route is shorter", 3600, 60, 61 * time.Second, false},
-		{"that of the route is longer", 60, 3600, 59 * time.Minute, true},
-		{"never", -1, 0, day, true},
+		{"that of the route is longer", 60, 600, 9 * time.Minute, true},
+		{"never", -1, 0, 10 * time.Minute, true},
 		{"the route ends what never ends", -1, 60, 61 * time.Second, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
