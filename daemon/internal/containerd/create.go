@@ -137,6 +137,7 @@ func (r *Runtime) store(ctx context.Context, name string, img client.Image, plan
 		withUnpacked(img),
 		client.WithNewSnapshot(snapshot, img),
 		r.withLookups(plan),
+		r.withDevices(plan), // after the user, whose the nodes become
 		client.WithSpec(plan.Spec),
 		client.WithContainerLabels(shortLabels(plan.Labels)),
 		func(_ context.Context, _ *client.Client, c *containers.Container) error {

@@ -51,6 +51,8 @@ type Config struct {
 	Network network.Config
 	// RootCAs are trusted for registries; nil is the system's.
 	RootCAs *x509.CertPool
+	// CDIDirs are folders of CDI specs; nil is /etc/cdi and /var/run/cdi.
+	CDIDirs []string
 	// StallTimeout is how long a registry may send nothing before a pull fails; 0 is two
 	// minutes.
 	StallTimeout time.Duration
@@ -112,6 +114,9 @@ func Open(ctx context.Context, cfg Config) (*Runtime, error) {
 	}
 	if cfg.Gate == nil {
 		cfg.Gate = verify.New(verify.Options{})
+	}
+	if cfg.CDIDirs == nil {
+		cfg.CDIDirs = defaultCDIDirs
 	}
 	if cfg.StallTimeout <= 0 {
 		cfg.StallTimeout = defaultStallTimeout

@@ -62,6 +62,8 @@ type Plan struct {
 	Groups []string
 	Labels map[string]string
 	Record Record
+	// Devices are to be found in CDI specs and added to Spec, last of all.
+	Devices []Device
 	// Sources are bind sources that must exist already.
 	Sources []Source
 	// Warnings are options without effect.
@@ -117,6 +119,10 @@ type Volume struct {
 // Source is a path of the host that an option needs.
 type Source struct{ Path, Option string }
 
+// Device is a device by its CDI name, as "vendor.com/class=name", and the option that
+// asks for it.
+type Device struct{ Name, Option string }
+
 const defaultStopTimeout = 10 * time.Second
 
 // builder collects the plan.
@@ -136,7 +142,7 @@ func Build(in Input) (*Plan, error) {
 	b.plan = &Plan{Spec: b.spec}
 	steps := []func() error{
 		b.connect, b.namespaces, b.process, b.limits, b.resources,
-		b.capabilities, b.security, b.devices, b.mounts, b.init, b.record, b.healthcheck,
+		b.capabilities, b.security, b.devices, b.requestedDevices, b.mounts, b.init, b.record, b.healthcheck,
 	}
 	for _, step := range steps {
 		if err := step(); err != nil {

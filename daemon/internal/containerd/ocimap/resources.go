@@ -221,8 +221,5 @@ func (b *builder) namespaces() error {
 	default:
 		return invalid("HostConfig.Runtime", "there is no runtime %q, only runc", h.Runtime)
 	}
-	if len(h.DeviceRequests) > 0 {
-		return invalid("HostConfig.DeviceRequests", "GPUs and other requested devices are not supported; name their nodes in HostConfig.Devices")
-	}
 	return nil
 }

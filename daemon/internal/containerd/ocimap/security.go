@@ -11,6 +11,7 @@ import (
 	"github.com/containerd/containerd/v2/pkg/cap"
 	"github.com/containerd/containerd/v2/pkg/oci"
 	"github.com/opencontainers/runtime-spec/specs-go"
+	cdi "tags.cncf.io/container-device-interface/pkg/parser"
 )
 
 // defaultCaps is what Docker gives a container.
@@ -161,6 +162,12 @@ func (b *builder) devices() error {
 	}
 	for i, d := range b.host.Devices {
 		path := indexed("HostConfig.Devices", i)
+		if cdi.IsQualifiedName(d.PathOnHost) {
+			if err := b.namedDevice(d, path); err != nil {
+				return err
+			}
+			continue
+		}
 		perms := d.CgroupPermissions
 		if perms == "" {
 			perms = "rwm"

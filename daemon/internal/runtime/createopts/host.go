@@ -15,17 +15,17 @@ type HostConfig struct {
 	UsernsMode   string `json:",omitempty"`
 	CgroupnsMode string `json:",omitempty"`
 
-	Privileged     bool             `json:",omitempty"`
-	CapAdd         []string         `json:",omitempty"`
-	CapDrop        []string         `json:",omitempty"`
-	SecurityOpt    []string         `json:",omitempty"`
-	GroupAdd       []string         `json:",omitempty"`
-	ReadonlyRootfs bool             `json:",omitempty"`
-	MaskedPaths    *[]string        `json:",omitempty"`
-	ReadonlyPaths  *[]string        `json:",omitempty"`
-	Devices        []Device         `json:",omitempty"`
-	DeviceRequests []map[string]any `json:",omitempty"`
-	Runtime        string           `json:",omitempty"`
+	Privileged     bool            `json:",omitempty"`
+	CapAdd         []string        `json:",omitempty"`
+	CapDrop        []string        `json:",omitempty"`
+	SecurityOpt    []string        `json:",omitempty"`
+	GroupAdd       []string        `json:",omitempty"`
+	ReadonlyRootfs bool            `json:",omitempty"`
+	MaskedPaths    *[]string       `json:",omitempty"`
+	ReadonlyPaths  *[]string       `json:",omitempty"`
+	Devices        []Device        `json:",omitempty"`
+	DeviceRequests []DeviceRequest `json:",omitempty"`
+	Runtime        string          `json:",omitempty"`
 
 	DeviceCgroupRules []string `json:",omitempty"`
 
@@ -115,6 +115,15 @@ type Device struct {
 	PathOnHost        string `json:",omitempty"`
 	PathInContainer   string `json:",omitempty"`
 	CgroupPermissions string `json:",omitempty"`
+}
+
+// DeviceRequest asks for devices by what they are.
+type DeviceRequest struct {
+	Driver       string            `json:",omitempty"` // cdi, nvidia
+	Count        int               `json:",omitempty"` // -1 is all
+	DeviceIDs    []string          `json:",omitempty"`
+	Capabilities [][]string        `json:",omitempty"`
+	Options      map[string]string `json:",omitempty"`
 }
 
 // WeightDevice is the share of one disk, 10 to 1000.
