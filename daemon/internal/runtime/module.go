@@ -67,7 +67,7 @@ type State struct {
 	// Exited when it last ended, each zero if that never happened.
 	Created, Started, Exited time.Time
 	// ExitCode belongs to Exited. 128+n means killed by signal n. 255 with Exited
-	// set means that the end was not seen (power loss).
+	// set means that the end was not seen (power loss, a shim that was killed).
 	ExitCode int
 	// Health is how it feels while it runs, if it has a health check, else "".
 	// HealthOutput is what its last failed check said when Health changed; bounded.
