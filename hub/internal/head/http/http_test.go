@@ -263,6 +263,8 @@ func TestMethodCalls(t *testing.T) {
 		{name: "no JSON", path: path, body: `go`, status: 400, text: "message"},
 		{name: "no body", path: path, body: ``, status: 400, text: "message"},
 		{name: "no name", path: path, body: `{"payload":1}`, status: 400, text: "methodName"},
+		{name: "name of 100 characters that are not one byte", path: path, body: `{"methodName":"` + strings.Repeat("ä", 100) + `"}`, answer: ok, status: 200,
+			text: `{"status":201,"payload":{"b":2}}`, call: `edge/caller to leaf: ` + strings.Repeat("ä", 100) + ` , 0s + 30s`},
 		{name: "name too long", path: path, body: `{"methodName":"` + strings.Repeat("x", 101) + `"}`, status: 400, text: "methodName"},
 		{name: "name with a slash", path: path, body: `{"methodName":"a/b"}`, status: 400, text: "methodName"},
 		{name: "name with a wildcard", path: path, body: `{"methodName":"a#"}`, status: 400, text: "methodName"},

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 	"unicode"
+	"unicode/utf8"
 
 	"github.com/breakwater-iot/breakwater/hub/internal/head"
 	"github.com/breakwater-iot/breakwater/proto/iothub"
@@ -218,7 +219,7 @@ func parseCall(body []byte) (call, error) {
 		response = *in.Response
 	}
 	switch {
-	case in.Name == "" || len(in.Name) > maxMethodName:
+	case in.Name == "" || utf8.RuneCountInString(in.Name) > maxMethodName:
 		return call{}, bad("methodName must have 1 to %d characters", maxMethodName)
 	case strings.ContainsFunc(in.Name, forbidden):
 		return call{}, bad("methodName holds a forbidden character")
