@@ -135,49 +135,74 @@ const (
 )
 
 // wasteful finds segments in a row that one can take the place of, so that space is
-// gained, and opens them; nil if there are none.
+// gained or there are fewer, and opens them; nil if there are none.
 func (l *Log) wasteful() []*segment {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	old := l.segments[:max(0, len(l.segments)-1)]
-	for i := 0; i < len(old); i++ {
-		var size, live int64
-		n := i
-		for ; n < len(old) && n-i < mostAtOnce; n++ {
-			s := old[n]
-			stays := s.stays()
-			if !s.sealed || s.damaged || live+stays > l.o.SegmentSize*3/4 {
-				break
-			}
-			size += s.size
-			live += stays
-		}
-		// What it costs to write must be less than what it gains.
-		if n == i || live >= size/2 && n-i < manySmall || size-live < l.o.SegmentSize/8 && n-i < manySmall {
-			continue
-		}
-		list := slices.Clone(old[i:n])
-		for k, s := range list {
-			if err := l.acquireLocked(s); err != nil {
-				l.o.Logger.Warn("give space back", "error", err)
-				for _, s := range list[:k] {
-					l.releaseLocked(s)
-				}
-				return nil
+	for _, row := range []func([]*segment) int{l.wasteLenLocked, l.smallLenLocked} {
+		for i := range old {
+			if n := row(old[i:]); n > 0 {
+				return l.acquireAllLocked(slices.Clone(old[i : i+n]))
 			}
 		}
-		return list
 	}
 	return nil
 }
 
-// stays is how many bytes the segment would take written anew.
-func (s *segment) stays() int64 {
-	if s.rewritten > 0 && s.left > s.rewritten/2 {
-		return s.size // nothing was gained the last time, or all there was
+// wasteLenLocked is how many of the first segments are worth writing anew for the space
+// that it gives back; 0: none.
+func (l *Log) wasteLenLocked(old []*segment) int {
+	var size, live int64
+	n := 0
+	for ; n < min(len(old), mostAtOnce); n++ {
+		s := old[n]
+		if !s.sealed || s.damaged || s.keepsAll() || live+s.live() > l.o.SegmentSize*3/4 {
+			break
+		}
+		size += s.size
+		live += s.live()
 	}
-	return s.live()
+	// What it costs to write must be less than what it gains.
+	if live >= size/2 || size-live < l.o.SegmentSize/8 {
+		return 0
+	}
+	return n
 }
+
+// smallLenLocked is how many of the first segments are so small that one should take
+// their place; 0: none, or too few.
+func (l *Log) smallLenLocked(old []*segment) int {
+	var size int64
+	n := 0
+	for ; n < min(len(old), mostAtOnce); n++ {
+		if s := old[n]; !s.sealed || s.damaged || size+s.size > l.o.SegmentSize*3/4 {
+			break
+		}
+		size += old[n].size
+	}
+	if n < manySmall {
+		return 0
+	}
+	return n
+}
+
+func (l *Log) acquireAllLocked(list []*segment) []*segment {
+	for i, s := range list {
+		if err := l.acquireLocked(s); err != nil {
+			l.o.Logger.Warn("give space back", "error", err)
+			for _, s := range list[:i] {
+				l.releaseLocked(s)
+			}
+			return nil
+		}
+	}
+	return list
+}
+
+// keepsAll tells whether writing the segment anew would gain nothing: it was written
+// anew before, and most of what was left then still is.
+func (s *segment) keepsAll() bool { return s.rewritten > 0 && s.left > s.rewritten/2 }
 
 // compact writes what is left in some segments into one that takes their place. again:
 // there may be more to do.
@@ -186,7 +211,7 @@ func (l *Log) compact(list []*segment) (again bool, err error) {
 	size := int64(headSize + tailSize + stateSpace)
 	l.mu.Lock()
 	for _, s := range list {
-		size += s.stays() // an estimate: the file can grow
+		size += s.live() // an estimate: the file can grow
 	}
 	l.mu.Unlock()
 	file, err := l.folder.Create(compactTmp, padded(size))

@@ -106,3 +106,32 @@ func TestWhatWasWrittenAnewIsRememberedOverAStart(t *testing.T) {
 		}
 	})
 }
+
+// Each run leaves a small segment. That they were joined before must not keep them from
+// being joined again.
+func TestManyRunsLeaveFewSegments(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := simdisk.New()
+		const runs = 600
+		for range runs {
+			o := newOwner()
+			if err := o.open(d.Folder()); err != nil {
+				t.Fatal(err)
+			}
+			if err := o.write(true, 10, 1); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+			if err := o.l.Close(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if n := len(d.Names()); n > 40 {
+			t.Errorf("%d segments after %d runs", n, runs)
+		}
+		o := mustOpen(t, d)
+		if n := len(o.read(t, 1)); n != runs {
+			t.Errorf("%d messages of %d runs", n, runs)
+		}
+	})
+}
