@@ -206,7 +206,7 @@ func TestCapabilitiesSufficeToEndHelpers(t *testing.T) {
 	for name := range strings.FieldsSeq(line) {
 		set += ",+" + strings.ToLower(strings.TrimPrefix(name, "CAP_"))
 	}
-	const script = `setpriv --reuid 65534 --regid 65534 --clear-groups sleep 60 & helper=$!
+	const script = `setpriv --reuid 65534 --regid 65534 --clear-groups sleep 60 >/dev/null 2>&1 & helper=$!
 until [ "$(stat -c %u /proc/$helper)" = 65534 ]; do :; done
 kill -9 $helper`
 	out, err := exec.CommandContext(t.Context(), "setpriv", "--bounding-set", set, "--inh-caps=-all", "--no-new-privs", "sh", "-c", script).CombinedOutput()

@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/breakwater-iot/breakwater/daemon/internal/daemon"
 )
 
 func TestExitStatus(t *testing.T) {
@@ -27,12 +29,19 @@ connection_string = "HostName=hub.example.net;DeviceId=edge1;SharedAccessKey=c2V
 [containerd]
 address = "` + dir + `/no-containerd.sock"
 `
+	busy := filepath.Join(dir, "busy")
+	unlock, err := daemon.LockHome(busy)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unlock()
 	for _, c := range []struct {
 		name string
 		args []string
 		code int
 		want string
 	}{
+		{"home in use", []string{"-c", file("busy.toml", strings.Replace(good, dir+"/home", busy, 1), 0o600)}, 1, "in use by another daemon"},
 		{"version", []string{"--version"}, 0, "edged dev"},
 		{"unknown flag", []string{"--nope"}, 1, "unknown flag --nope"},
 		{"no file", []string{"--config", dir + "/none"}, 153, "no such file"},

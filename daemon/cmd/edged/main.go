@@ -3,7 +3,8 @@
 // management APIs. It runs as root under systemd.
 //
 // Exit status: 0 after a regular end, 153 when the configuration is wrong (a
-// restart would not help), 1 for every other failure.
+// restart would not help), 154 when it is to be started again to be provisioned
+// anew, 1 for every other failure.
 package main
 
 import (

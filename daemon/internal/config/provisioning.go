@@ -3,7 +3,6 @@ package config
 import (
 	"net/url"
 	"os"
-	"regexp"
 	"strings"
 
 	"github.com/breakwater-iot/breakwater/proto/iothub"
@@ -147,9 +146,9 @@ func (v *validator) dps() {
 	v.c.Identity.RegistrationID = id
 }
 
-var (
-	scopeName        = regexp.MustCompile(`^[A-Za-z0-9-]{1,64}$`)
-	registrationName = regexp.MustCompile(`^[A-Za-z0-9._:-]{0,127}[A-Za-z0-9-]$`)
+const (
+	scopeName        pattern = `^[A-Za-z0-9-]{1,64}$`
+	registrationName pattern = `^[A-Za-z0-9._:-]{0,127}[A-Za-z0-9-]$`
 )
 
 func (v *validator) payload() {

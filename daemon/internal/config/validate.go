@@ -227,7 +227,14 @@ func (v *validator) network() {
 	}
 }
 
-var simpleName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,75}$`)
+const simpleName pattern = `^[A-Za-z0-9][A-Za-z0-9_.-]{0,75}$`
+
+// pattern is a regular expression that is needed for a moment at the start: compiled,
+// those of this package take half a megabyte for as long as the daemon lives.
+type pattern string
+
+// MatchString compiles the pattern and applies it.
+func (p pattern) MatchString(s string) bool { return regexp.MustCompile(string(p)).MatchString(s) }
 
 // mobyNetwork reads [moby_runtime] network, a name or a table.
 func (v *validator) mobyNetwork() {
@@ -283,7 +290,7 @@ func ipamSubnet(v any) (string, bool) {
 }
 
 // unitName matches an fd:// URI: a socket that the service manager opens, by name.
-var unitName = regexp.MustCompile(`^fd://[A-Za-z0-9_.@-]{1,255}$`)
+const unitName pattern = `^fd://[A-Za-z0-9_.@-]{1,255}$`
 
 // SocketPath returns the path of a unix:// URI.
 func SocketPath(uri string) (string, error) {
@@ -303,4 +310,4 @@ func isHostName(s string) bool {
 	return len(s) <= 253 && hostName.MatchString(s)
 }
 
-var hostName = regexp.MustCompile(`^[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?)*$`)
+const hostName pattern = `^[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?)*$`
