@@ -332,6 +332,12 @@ func TestMessagesToADevice(t *testing.T) {
 		_, _ = got.Write([]byte(m.Topic() + " " + string(m.Payload()) + "\n"))
 	}))
 	got.waitFor(t, "stdin")
+	// Paho may say goodbye before its last PUBACK, and then the message waits on.
+	for deadline := time.Now().Add(patience); !strings.Contains(h.must("device", "show", "d"), `"cloudToDeviceMessageCount": 0`); {
+		if time.Now().After(deadline) {
+			t.Fatal("not acknowledged")
+		}
+	}
 	c.Disconnect(250)
 	for _, want := range []string{"%24.mid=m1&", "%24.ct=text%2Fplain", "iothub-ack=full", "&a=b%3Bc%3Dd", "&e=", "%24.exp=", " hello\n", "%24.cid=c", ` {"from":"stdin"}`} {
 		if !strings.Contains(got.String(), want) {
