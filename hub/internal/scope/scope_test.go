@@ -330,7 +330,7 @@ func TestListingsThatFailKeepADistance(t *testing.T) {
 		w.registry.away = nil
 		w.registry.mu.Unlock()
 		w.cache.RefreshSoon()
-		time.Sleep(10 * time.Second)
+		time.Sleep(11 * time.Second)
 		if w.cache.Len() != 1 {
 			t.Error("not listed within ten seconds of the cloud's return")
 		}
