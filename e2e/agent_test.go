@@ -174,7 +174,7 @@ func (p *path) safely(t *testing.T, ctx context.Context, agentEnv map[string]any
 	t.Helper()
 	p.apply(t, ctx, func(d map[string]any) {
 		agent := d["systemModules"].(map[string]any)["edgeAgent"].(map[string]any)
-		for k, v := range map[string]string{"SafeDeployment": "true", "SafeDeploymentTimeoutSecs": "15", "SafeDeploymentSettleSecs": "4"} {
+		for k, v := range map[string]string{"SafeDeployment": "true", "SafeDeploymentTimeoutSecs": "8", "SafeDeploymentSettleSecs": "2"} {
 			agent["env"].(map[string]any)[k] = map[string]any{"value": v}
 		}
 		change(d["modules"].(map[string]any))

@@ -300,6 +300,7 @@ func newPath(t *testing.T, o rig.Options, limit time.Duration) *path {
 	begin := time.Now()
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	t.Cleanup(cancel)
+	o.Registry = images
 	o.Root, o.Say = root, func(s string) { t.Logf("%6.1fs %s", time.Since(begin).Seconds(), s) }
 	r, err := rig.New(ctx, o)
 	if err != nil {

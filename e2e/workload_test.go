@@ -16,6 +16,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/breakwater-iot/breakwater/e2e/rig"
 )
 
 // signEnv makes the test binary ask a workload API for a signature, as a process of
@@ -27,7 +29,26 @@ func TestMain(m *testing.M) {
 		sign(request)
 		return
 	}
-	os.Exit(m.Run())
+	code, err := withImages(m.Run)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "e2e:", err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+// images are built and pushed once for all tests.
+var images *rig.Registry
+
+func withImages(run func() int) (int, error) {
+	folder, err := os.MkdirTemp("", "breakwater-images-")
+	if err != nil {
+		return 0, err
+	}
+	if images, err = rig.NewRegistry(folder, io.Discard); err != nil {
+		return 0, err
+	}
+	return run(), os.RemoveAll(folder)
 }
 
 // sign waits for a line on standard input, sends the request "socket path" and

@@ -11,8 +11,6 @@ import (
 	"sync"
 	"syscall"
 	"time"
-
-	"github.com/google/go-containerregistry/pkg/registry"
 )
 
 // Options configure a rig.
@@ -30,6 +28,8 @@ type Options struct {
 	NodeModule bool
 	// DeviceConfig is added at the end of edged's configuration file.
 	DeviceConfig string
+	// Registry has the images; nil means one of the rig's own.
+	Registry *Registry
 	// Say receives a line for what is being done; nil drops them.
 	Say func(string)
 }
@@ -41,6 +41,7 @@ type Rig struct {
 	tempDir    bool
 	containerd *Process
 	registry   *http.Server
+	log        *os.File // of a registry of its own
 	cloud      *Process
 	monitor    *Process
 	edged      *Process
@@ -119,7 +120,7 @@ func New(ctx context.Context, o Options) (_ *Rig, err error) {
 	if err := buildNetwork(ctx); err != nil {
 		return nil, err
 	}
-	if err := r.serveRegistry(); err != nil {
+	if err := r.openRegistry(); err != nil {
 		return nil, err
 	}
 	r.memory = watchMemory()
@@ -158,50 +159,6 @@ func (r *Rig) logPath(name string) string { return filepath.Join(r.Dir, "logs", 
 
 func (r *Rig) bin(name string) string { return filepath.Join(r.Root, "bin", name) }
 
-// serveRegistry serves an OCI registry on the device.
-func (r *Rig) serveRegistry() error {
-	l, err := Device.Listen(registryAddr)
-	if err != nil {
-		return fmt.Errorf("registry: %w", err)
-	}
-	log, err := os.OpenFile(r.logPath("registry"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
-	if err != nil {
-		l.Close()
-		return fmt.Errorf("registry: %w", err)
-	}
-	folder := filepath.Join(r.Dir, "registry")
-	if err := os.MkdirAll(folder, 0o700); err != nil {
-		l.Close()
-		log.Close()
-		return fmt.Errorf("registry: %w", err)
-	}
-	blobs := registry.NewDiskBlobHandler(folder)
-	r.registry = &http.Server{
-		Handler:           registry.New(registry.WithBlobHandler(blobs), registry.Logger(newLog(log))),
-		ReadHeaderTimeout: 10 * time.Second,
-	}
-	go func() {
-		defer log.Close()
-		_ = r.registry.Serve(l) // ends by Close
-	}()
-	return nil
-}
-
-// PushImages builds the images for this machine and pushes them to the registry.
-func (r *Rig) PushImages(ctx context.Context) (string, error) {
-	r.say("building the images and pushing them to %s", registryPrefix)
-	args := []string{
-		"push", "--root", r.Root, "--platform", "linux/" + goarch(), "--version", imageTag,
-		"--only", "edgeagent,edgehub,temperature-sensor,filter",
-	}
-	if r.NodeModule {
-		args = append(args, "--node")
-	}
-	return r.command(ctx, Device, nil, r.bin("images"), append(args, registryPrefix)...)
-}
-
-const imageTag = "dev"
-
 // Close takes everything down: programs, containers, networks, mounts, files. It
 // may be called more than once.
 func (r *Rig) Close() error {
@@ -227,6 +184,9 @@ func (r *Rig) Close() error {
 		}
 		if r.registry != nil {
 			errs = append(errs, r.registry.Close())
+		}
+		if r.log != nil {
+			errs = append(errs, r.log.Close())
 		}
 		stop(r.containerd, 20*time.Second)
 		if _, err := os.Stat(markFile); err == nil {
