@@ -1,6 +1,7 @@
 package config
 
 import (
+	"encoding/json"
 	"encoding/pem"
 	"fmt"
 	"os"
@@ -20,10 +21,11 @@ type ImagePolicy struct {
 	Images []string `toml:"images"`
 	// Require is "any", "digest", "notation" or "cosign".
 	Require string `toml:"require"`
-	// Trust are PEM files: certificates for notation, public keys for cosign. File
-	// paths after Load.
+	// Trust are PEM files: certificates for notation, public keys for cosign, which
+	// also takes trusted_root.json. File paths after Load.
 	Trust []string `toml:"trust"`
-	// Identities are distinguished names of signers, for notation.
+	// Identities are distinguished names of signers for notation, and issuers and
+	// subjects for cosign; see verify.ParseIdentity.
 	Identities []string `toml:"identities"`
 }
 
@@ -57,15 +59,16 @@ func (v *validator) verification() {
 			}
 			seen[image] = key
 		}
-		signed := false
+		signed, roots := false, false
 		switch verify.Rule(p.Require) {
 		case verify.Any, verify.Digest:
 		case verify.Notation:
 			signed = true
-			v.trust(key, p, "CERTIFICATE")
+			v.trust(key, p, false, "CERTIFICATE")
 		case verify.Cosign:
 			signed = true
-			v.trust(key, p, "PUBLIC KEY", "RSA PUBLIC KEY")
+			roots = v.trust(key, p, true, "PUBLIC KEY", "RSA PUBLIC KEY")
+			v.identities(key, p, roots)
 		default:
 			v.bad(key+".require", "must be \"any\", \"digest\", \"notation\" or \"cosign\"")
 			continue
@@ -73,15 +76,28 @@ func (v *validator) verification() {
 		if !signed && len(p.Trust) > 0 {
 			v.bad(key+".trust", "has no use with require = %q", p.Require)
 		}
-		if p.Require != string(verify.Notation) && len(p.Identities) > 0 {
+		if p.Require != string(verify.Notation) && !roots && len(p.Identities) > 0 {
 			v.bad(key+".identities", "has no use with require = %q", p.Require)
 		}
 	}
 }
 
+// identities looks at those who may sign by certificates of a trusted root.
+func (v *validator) identities(key string, p *ImagePolicy, roots bool) {
+	if roots && len(p.Identities) == 0 {
+		v.bad(key+".identities", "missing: everybody has a certificate of such an authority")
+	}
+	for _, id := range p.Identities {
+		if _, _, err := verify.ParseIdentity(id); roots && err != nil {
+			v.bad(key+".identities", "%v", err)
+		}
+	}
+}
+
 // trust looks into the files, so that a wrong one is found before an image is
-// refused for it.
-func (v *validator) trust(key string, p *ImagePolicy, kinds ...string) {
+// refused for it, and returns whether there is a trusted root among them, which must
+// be allowed.
+func (v *validator) trust(key string, p *ImagePolicy, rootsToo bool, kinds ...string) (roots bool) {
 	key += ".trust"
 	if len(p.Trust) == 0 {
 		v.bad(key, "missing: without it nobody is trusted")
@@ -96,10 +112,18 @@ func (v *validator) trust(key string, p *ImagePolicy, kinds ...string) {
 			v.bad(key, "%v", err)
 			continue
 		}
+		if rootsToo && verify.IsTrustedRoot(data) {
+			roots = true
+			if !json.Valid(data) {
+				v.bad(key, "%s: is neither PEM nor JSON", p.Trust[i])
+			}
+			continue
+		}
 		if err := onlyPEM(data, kinds); err != nil {
 			v.bad(key, "%s: %v", p.Trust[i], err)
 		}
 	}
+	return roots
 }
 
 // onlyPEM reports whether data is PEM blocks of these kinds, and at least one.

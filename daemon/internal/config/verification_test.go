@@ -23,6 +23,8 @@ func TestImageVerification(t *testing.T) {
 	cert := file("ca.pem", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
 	key := file("key.pem", "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n")
 	empty := file("empty.pem", "nothing\n")
+	root := file("trusted_root.json", "{\"mediaType\":\"application/vnd.dev.sigstore.trustedroot+json;version=0.1\"}\n")
+	half := file("half.json", "{\"mediaType\":\n")
 	policy := func(format string, args ...any) string {
 		return minimal + "\n[[image_verification.policy]]\nimages = [\"*\"]\nrequire = \"any\"\n\n[[image_verification.policy]]\n" + fmt.Sprintf(format, args...)
 	}
@@ -36,6 +38,14 @@ func TestImageVerification(t *testing.T) {
 		t.Errorf("policy %+v", got)
 	}
 	if got, _ := c.Verification.ImagePolicies().For("docker.io/other/alpine"); got.Rule != verify.Any {
+		t.Errorf("policy %+v", got)
+	}
+
+	c, err = config.Parse([]byte(policy("images = ['a.b']\nrequire = 'cosign'\ntrust = ['%s', '%s']\nidentities = ['issuer=https://c.d, subject=*@c.d']\n", root, key)), "machine")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, _ := c.Verification.ImagePolicies().For("a.b/c"); len(got.Trust) != 2 || len(got.Identities) != 1 {
 		t.Errorf("policy %+v", got)
 	}
 
@@ -57,6 +67,10 @@ func TestImageVerification(t *testing.T) {
 		"nothing in it":       {"images = ['a.b']\nrequire = 'cosign'\ntrust = ['" + empty + "']\n", "trust", line + 2, "holds no PUBLIC KEY"},
 		"file is not there":   {"images = ['a.b']\nrequire = 'cosign'\ntrust = ['" + dir + "/gone']\n", "trust", line + 2, "no such file"},
 		"trust without use":   {"images = ['a.b']\nrequire = 'digest'\ntrust = ['" + key + "']\n", "trust", line + 2, "has no use"},
+		"root for notation":   {"images = ['a.b']\nrequire = 'notation'\ntrust = ['" + root + "']\n", "trust", line + 2, "holds no CERTIFICATE"},
+		"half a root":         {"images = ['a.b']\nrequire = 'cosign'\ntrust = ['" + half + "']\nidentities = ['issuer=a, subject=b']\n", "trust", line + 2, "neither PEM nor JSON"},
+		"root for everybody":  {"images = ['a.b']\nrequire = 'cosign'\ntrust = ['" + root + "']\n", "identities", line - 1, "everybody"},
+		"name for a root":     {"images = ['a.b']\nrequire = 'cosign'\ntrust = ['" + root + "']\nidentities = ['O=x']\n", "identities", line + 3, "is not like"},
 		"identities for keys": {"images = ['a.b']\nrequire = 'cosign'\ntrust = ['" + key + "']\nidentities = ['O=x']\n", "identities", line + 3, "has no use"},
 	} {
 		_, err := config.Parse([]byte(policy("%s", tc.text)), "machine")

@@ -27,7 +27,7 @@ const (
 	Any      Rule = "any"      // nothing
 	Digest   Rule = "digest"   // the reference names a digest
 	Notation Rule = "notation" // a Notary Project signature by a certificate that is trusted
-	Cosign   Rule = "cosign"   // a cosign signature by a key that is trusted
+	Cosign   Rule = "cosign"   // a cosign signature by a key or an identity that is trusted
 )
 
 // signed says whether the rule asks for signatures.
@@ -42,10 +42,11 @@ type Policy struct {
 	Pattern string
 	Rule    Rule
 	// Trust are files with PEM: certificates that signers' chains must lead to
-	// (Notation) or public keys (Cosign).
+	// (Notation) or public keys (Cosign); for Cosign also trusted_root.json.
 	Trust []string
-	// Identities are distinguished names of which the signer's must hold all parts, as
-	// in "C=DE, O=Example"; empty means every signer with a trusted chain. Notation only.
+	// Identities are, for Notation, distinguished names of which the signer's must hold
+	// all parts, as in "C=DE, O=Example"; empty means every signer with a trusted chain.
+	// For Cosign they are what ParseIdentity reads; those with a trusted root need one.
 	Identities []string
 }
 

@@ -39,7 +39,7 @@ type Request struct {
 	Rule       Rule        `json:"rule"`
 	Repository string      `json:"repository"`
 	Image      Descriptor  `json:"image"`
-	Trust      [][]byte    `json:"trust"` // PEM, by file
+	Trust      [][]byte    `json:"trust"` // by file
 	Identities []string    `json:"identities,omitempty"`
 	Signatures []Signature `json:"signatures"`
 }

@@ -217,6 +217,21 @@ func TestSignatures(t *testing.T) {
 	}
 }
 
+// TestKeylessSignatureComesFromTheRegistry, and is judged by the program, with nothing
+// but what the device has.
+func TestKeylessSignatureComesFromTheRegistry(t *testing.T) {
+	const issuer, robot = "https://token.example.com", "https://build.example.com/team/app"
+	store, err := verifytest.NewSigstore()
+	must(t, err)
+	for _, referrers := range []bool{true, false} {
+		r := newRig(t, referrers)
+		expect(t, r.check(r.gate(verify.Cosign, store.Root, "issuer="+issuer+", subject="+robot)), "no cosign signature")
+		r.put(store.Bundle(r.image, robot, issuer, verifytest.SignPredicate, true))
+		expect(t, r.check(r.gate(verify.Cosign, store.Root, "issuer="+issuer+", subject=https://build.example.com/other/*")), "none of 1")
+		expect(t, r.check(r.gate(verify.Cosign, store.Root, "issuer="+issuer+", subject=https://build.example.com/team/*")), "")
+	}
+}
+
 func expect(t *testing.T, err error, want string) {
 	t.Helper()
 	switch {

@@ -23,10 +23,14 @@ type key struct {
 	name     string
 }
 
-// newCosign checks that a trusted key signed a statement about the image's digest.
-// Keyless signatures are not understood: their trust root lives on the network.
+// newCosign checks that a trusted key signed a statement about the image's digest, or
+// an identity that is trusted, by a certificate.
 func newCosign(r verify.Request) (func(context.Context, verify.Signature) (string, error), error) {
-	keys, err := publicKeys(r.Trust)
+	identities, err := newKeyless(r)
+	if err != nil {
+		return nil, err
+	}
+	keys, err := publicKeys(onlyKeys(r.Trust), identities == nil)
 	if err != nil {
 		return nil, err
 	}
@@ -35,13 +39,16 @@ func newCosign(r verify.Request) (func(context.Context, verify.Signature) (strin
 		case verify.FormSimpleSigning:
 			return simpleSigning(keys, s, r.Image.Digest)
 		case verify.FormBundle:
-			return bundle(keys, s.Payload, r.Image.Digest)
+			if identities != nil && byCertificate(s.Payload) {
+				return identities.judge(s.Payload, r.Image.Digest)
+			}
+			return keyBundle(keys, s.Payload, r.Image.Digest)
 		}
 		return "", fmt.Errorf("signature of form %q", s.Form)
 	}, nil
 }
 
-func publicKeys(files [][]byte) ([]key, error) {
+func publicKeys(files [][]byte, needed bool) ([]key, error) {
 	var out []key
 	for i, data := range files {
 		for block, rest := pem.Decode(data); block != nil; block, rest = pem.Decode(rest) {
@@ -60,7 +67,7 @@ func publicKeys(files [][]byte) ([]key, error) {
 			out = append(out, key{v, fmt.Sprintf("key %x", id)})
 		}
 	}
-	if len(out) == 0 {
+	if len(out) == 0 && needed {
 		return nil, errors.New("the trust files hold no public key")
 	}
 	return out, nil
@@ -115,9 +122,9 @@ const (
 	signPredicate = "https://sigstore.dev/cosign/sign/v1"
 )
 
-// bundle is the form of cosign from version 3: an envelope (DSSE) around a statement
+// keyBundle is the form of cosign from version 3: an envelope (DSSE) around a statement
 // whose subject is the digest.
-func bundle(keys []key, data []byte, digest string) (string, error) {
+func keyBundle(keys []key, data []byte, digest string) (string, error) {
 	var b struct {
 		Envelope struct {
 			Payload     []byte `json:"payload"`

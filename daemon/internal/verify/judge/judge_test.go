@@ -76,6 +76,15 @@ func FuzzJudge(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
+	store, err := verifytest.NewSigstore()
+	if err != nil {
+		f.Fatal(err)
+	}
+	keyless, err := store.Bundle(image, "https://build.example.com/other", "https://token.example.com", verifytest.SignPredicate, true)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add("bundle", "", keyless.Payload, "")
 	f.Add("notation", "application/jose+json", []byte(`{"payload":"","protected":""}`), "")
 	f.Add("notation", "application/cose", []byte{0xd2, 0x84}, "")
 	f.Add("bundle", "", bundle.Payload, "")
@@ -86,6 +95,12 @@ func FuzzJudge(f *testing.F) {
 			if judge.Judge(t.Context(), verify.Request{Rule: rule, Repository: "reg.example.com/a", Image: image, Trust: [][]byte{trust}, Signatures: s}).Trusted {
 				t.Fatalf("%s trusts %q", rule, payload)
 			}
+		}
+		if judge.Judge(t.Context(), verify.Request{
+			Rule: verify.Cosign, Repository: "reg.example.com/a", Image: image, Trust: [][]byte{store.Root}, Signatures: s,
+			Identities: []string{"issuer=https://token.example.com, subject=https://build.example.com/team/*"},
+		}).Trusted {
+			t.Fatalf("a root trusts %q", payload)
 		}
 	})
 }
