@@ -10,6 +10,7 @@ import (
 	"github.com/breakwater-iot/breakwater/hub/internal/edge"
 	"github.com/breakwater-iot/breakwater/hub/internal/head"
 	"github.com/breakwater-iot/breakwater/hub/internal/scope"
+	"github.com/breakwater-iot/breakwater/hub/internal/store"
 	"github.com/breakwater-iot/breakwater/hub/internal/upstream"
 	"github.com/breakwater-iot/breakwater/proto/iothub"
 )
@@ -132,6 +133,24 @@ func TestClientsAreDropped(t *testing.T) {
 			})
 		})
 	}
+}
+
+func TestTwinGoesWithItsIdentity(t *testing.T) {
+	within(t, nil, func(t *testing.T, r *rig) {
+		d := r.connect(leaf, head.C2D)
+		if _, err := d.session.Twin(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		twins := r.store.Bucket("twins")
+		if _, err := twins.Get(leaf.String()); err != nil {
+			t.Fatalf("the twin is not stored: %v", err)
+		}
+		r.dir.change(func() { delete(r.dir.entries, leaf) })
+		time.Sleep(61 * time.Minute)
+		if _, err := twins.Get(leaf.String()); !errors.Is(err, store.ErrNotFound) {
+			t.Errorf("the twin of a deleted device stays: %v", err)
+		}
+	})
 }
 
 func TestClientsStayWhenNothingIsWrong(t *testing.T) {

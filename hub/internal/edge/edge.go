@@ -185,6 +185,7 @@ func (h *Hub) Run(ctx context.Context) (err error) {
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return h.pool.Run(ctx) })
+	h.twins.Resume(h.scope.IDs())
 	g.Go(func() error { return h.twins.Run(ctx) })
 	g.Go(func() error { return h.engine.Run(ctx) })
 	g.Go(func() error { return h.scope.Run(ctx) })
@@ -349,9 +350,20 @@ func (h *Hub) ScopeChanged(id iothub.Identity) {
 			h.recheck(s)
 		}
 	}
-	if e, ok := h.scope.Lookup(id); ok && e.Enabled || id == h.self() {
+	e, ok := h.scope.Lookup(id)
+	if ok && e.Enabled || id == h.self() {
 		// The hub's own connection stays: whether it may is the cloud's to say.
 		return
 	}
 	h.pool.CloseBelow(id, h.self())
+	if !ok {
+		h.jobs.add("forget "+id.String(), func(ctx context.Context) {
+			if _, back := h.scope.Lookup(id); back {
+				return
+			}
+			if err := h.twins.Forget(ctx, id); err != nil {
+				h.log.Error("twin of a deleted identity stays", "error", err)
+			}
+		})
+	}
 }

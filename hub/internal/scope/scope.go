@@ -256,7 +256,7 @@ func (c *Cache) RefreshAll(ctx context.Context) error {
 			errs = append(errs, c.put(ctx, e))
 		}
 	}
-	for _, id := range c.ids() {
+	for _, id := range c.IDs() {
 		switch {
 		case found[id] || c.isNewer(id):
 		case id.IsModule() && found[id.Parent()] && !c.isEdge(id.Parent()):
@@ -286,7 +286,8 @@ func (c *Cache) isEdge(id iothub.Identity) bool {
 	return e.Edge
 }
 
-func (c *Cache) ids() []iothub.Identity {
+// IDs are the identities of the scope, in no order.
+func (c *Cache) IDs() []iothub.Identity {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	ids := make([]iothub.Identity, 0, len(c.entries))

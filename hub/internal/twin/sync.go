@@ -69,6 +69,9 @@ func (m *Manager) push(ctx context.Context, id iothub.Identity) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.pushing = false
+	if e.gone {
+		return
+	}
 	if err != nil {
 		m.o.Logger.Debug("reported properties wait", "id", id.String(), "reason", err)
 		m.markDirty(id)

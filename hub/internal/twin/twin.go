@@ -29,6 +29,7 @@ type Cloud interface {
 type Records interface {
 	Get(key string) ([]byte, error) // store.ErrNotFound when there is none
 	Put(ctx context.Context, key string, value []byte) error
+	Delete(ctx context.Context, key string) error
 }
 
 // Notify hands a desired-properties patch to a client that is connected and wants
@@ -67,6 +68,8 @@ type entry struct {
 	// changes counts the writes. A twin that was fetched while it moved is older
 	// than what is stored and must not replace it.
 	changes int
+	// gone: the identity is, and this is no longer its entry. Nothing is stored of it.
+	gone bool
 }
 
 // record is what lies on disk.
@@ -96,17 +99,27 @@ func New(cloud Cloud, records Records, notify Notify, o Options) *Manager {
 
 // locked returns the entry with its mutex held and its record loaded.
 func (m *Manager) locked(id iothub.Identity) *entry {
-	m.mu.Lock()
-	e := m.entries[id]
-	if e == nil {
-		e = new(entry)
-		m.entries[id] = e
-	}
-	m.mu.Unlock()
-	e.mu.Lock()
-	if e.loaded {
+	for {
+		m.mu.Lock()
+		e := m.entries[id]
+		if e == nil {
+			e = new(entry)
+			m.entries[id] = e
+		}
+		m.mu.Unlock()
+		e.mu.Lock()
+		if e.gone { // while this waited for it
+			e.mu.Unlock()
+			continue
+		}
+		if !e.loaded {
+			m.load(id, e)
+		}
 		return e
 	}
+}
+
+func (m *Manager) load(id iothub.Identity, e *entry) {
 	raw, err := m.records.Get(id.String())
 	switch {
 	case errors.Is(err, store.ErrNotFound):
@@ -123,7 +136,34 @@ func (m *Manager) locked(id iothub.Identity) *entry {
 	if len(e.Pending) > 0 {
 		m.markDirty(id)
 	}
-	return e
+}
+
+// Resume has Run push what was pending for these identities when the program ended,
+// whether or not they come back themselves.
+func (m *Manager) Resume(ids []iothub.Identity) {
+	for _, id := range ids {
+		var r record
+		raw, err := m.records.Get(id.String())
+		if err == nil && json.Unmarshal(raw, &r) == nil && len(r.Pending) > 0 {
+			m.markDirty(id)
+		}
+	}
+}
+
+// Forget deletes the twin of an identity that is gone, and what was pending for it:
+// another that gets its name later has a twin of its own.
+func (m *Manager) Forget(ctx context.Context, id iothub.Identity) error {
+	e := m.locked(id)
+	defer e.mu.Unlock()
+	if err := m.records.Delete(ctx, id.String()); err != nil {
+		return fmt.Errorf("forget twin of %s: %w", id, err)
+	}
+	e.gone = true
+	m.mu.Lock()
+	delete(m.entries, id)
+	delete(m.dirty, id)
+	m.mu.Unlock()
+	return nil
 }
 
 // save writes the record; when that fails, memory keeps the old one.

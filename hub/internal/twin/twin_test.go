@@ -92,6 +92,16 @@ func (r *records) Put(_ context.Context, key string, value []byte) error {
 	return nil
 }
 
+func (r *records) Delete(_ context.Context, key string) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.fail != nil {
+		return r.fail
+	}
+	delete(r.m, key)
+	return nil
+}
+
 // world is a manager with what is around it, in virtual time.
 type world struct {
 	cloud    fakeCloud
@@ -305,4 +315,68 @@ func TestDesiredPatches(t *testing.T) {
 			})
 		})
 	}
+}
+
+func TestPendingPropertiesOfOneWhoDoesNotComeBackGoUpAfterARestart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		defer func() { w.stop() }()
+		w.cloud.set(true, "", "")
+		if err := w.m.PatchReported(t.Context(), dev, json.RawMessage(`{"r":1}`)); err != nil {
+			t.Fatal(err)
+		}
+		w.start(t)
+		w.cloud.set(false, `{"$version":1}`, `{"$version":1}`)
+		w.m.Resume([]iothub.Identity{dev, iothub.DeviceIdentity("other")})
+		time.Sleep(6 * time.Second)
+		if got := w.cloud.sent(); len(got) != 1 || got[0] != `{"r":1}` {
+			t.Errorf("the cloud got %q, want what was pending", got)
+		}
+	})
+}
+
+func TestTwinOfOneWhoIsGoneIsForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		defer func() { w.stop() }()
+		w.cloud.set(true, "", "")
+		if err := w.m.PatchReported(t.Context(), dev, json.RawMessage(`{"r":1}`)); err != nil {
+			t.Fatal(err)
+		}
+		w.disk.fail = errors.New("disk is full")
+		if err := w.m.Forget(t.Context(), dev); !errors.Is(err, w.disk.fail) {
+			t.Errorf("Forget on a full disk: %v", err)
+		}
+		same(t, "reported of a twin that could not be forgotten", w.m.Stored(dev).Reported, `{"r":1,"$version":0}`)
+		w.disk.fail = nil
+		if err := w.m.Forget(t.Context(), dev); err != nil {
+			t.Fatal(err)
+		}
+		same(t, "reported of a forgotten twin", w.m.Stored(dev).Reported, `{"$version":0}`)
+		w.cloud.set(false, `{"$version":1}`, `{"$version":1}`)
+		time.Sleep(20 * time.Second)
+		if got := w.cloud.sent(); len(got) != 0 {
+			t.Errorf("the cloud got %q for an identity that is gone", got)
+		}
+	})
+}
+
+func TestPushUnderWayDoesNotBringAForgottenTwinBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		defer func() { w.stop() }()
+		w.cloud.slow = map[iothub.Identity]bool{dev: true}
+		if err := w.m.PatchReported(t.Context(), dev, json.RawMessage(`{"r":1}`)); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(6 * time.Second) // the push has begun
+		if err := w.m.Forget(t.Context(), dev); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(30 * time.Second) // it has failed
+		if _, err := w.disk.Get(dev.String()); !errors.Is(err, store.ErrNotFound) {
+			t.Errorf("a record is on disk again: %v", err)
+		}
+		same(t, "reported of a forgotten twin", w.m.Stored(dev).Reported, `{"$version":0}`)
+	})
 }
