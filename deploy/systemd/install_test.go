@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -190,9 +191,9 @@ func TestUsersAndFoldersAreMade(t *testing.T) {
 	}
 }
 
-// TestCapabilitiesSufficeToEndHelpers has a process with the service's capabilities end
-// one that has become nobody, as edged-verify does.
-func TestCapabilitiesSufficeToEndHelpers(t *testing.T) {
+// confined runs a command with root's user id and the capabilities of the service.
+func confined(t *testing.T, command ...string) (string, error) {
+	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root")
 	}
@@ -206,11 +207,33 @@ func TestCapabilitiesSufficeToEndHelpers(t *testing.T) {
 	for name := range strings.FieldsSeq(line) {
 		set += ",+" + strings.ToLower(strings.TrimPrefix(name, "CAP_"))
 	}
+	cmd := exec.CommandContext(t.Context(), "setpriv", append([]string{"--bounding-set", set, "--inh-caps=-all", "--no-new-privs"}, command...)...)
+	cmd.Env = append(os.Environ(), "CONFINED=1")
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
+// As edged-verify, which becomes nobody.
+func TestCapabilitiesSufficeToEndHelpers(t *testing.T) {
 	const script = `setpriv --reuid 65534 --regid 65534 --clear-groups sleep 60 >/dev/null 2>&1 & helper=$!
 until [ "$(stat -c %u /proc/$helper)" = 65534 ]; do :; done
 kill -9 $helper`
-	out, err := exec.CommandContext(t.Context(), "setpriv", "--bounding-set", set, "--inh-caps=-all", "--no-new-privs", "sh", "-c", script).CombinedOutput()
-	if err != nil {
+	if out, err := confined(t, "sh", "-c", script); err != nil {
+		t.Errorf("%v: %s", err, out)
+	}
+}
+
+// As edgeHub's, which edged holds on the host.
+func TestCapabilitiesSufficeForLowPorts(t *testing.T) {
+	if os.Getenv("CONFINED") != "" {
+		l, err := net.Listen("tcp", "127.0.0.1:1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.Close()
+		return
+	}
+	if out, err := confined(t, os.Args[0], "-test.run=^TestCapabilitiesSufficeForLowPorts$"); err != nil {
 		t.Errorf("%v: %s", err, out)
 	}
 }
