@@ -27,7 +27,7 @@ run: setup build ## Run a cloud, an edge device and a leaf here (FOR=90s: end by
 	@bin/devbox $(if $(FOR),--for $(FOR)) $(if $(KEEP),--keep) $(if $(MANIFEST),--manifest $(MANIFEST))
 
 .PHONY: test
-test: setup build cross unit test-device e2e compose-test ## Pass all tests: unit with the race detector, device side, end to end, compose.
+test: setup build cross unit test-device integration-v2 e2e compose-test ## Pass all tests: unit with the race detector, device side, end to end, compose.
 
 .PHONY: unit
 unit: ## Unit tests, with the race detector.
