@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -13,6 +14,7 @@ import (
 	"github.com/breakwater-iot/breakwater/daemon/internal/config"
 	"github.com/breakwater-iot/breakwater/daemon/internal/identity"
 	"github.com/breakwater-iot/breakwater/daemon/internal/module"
+	"github.com/breakwater-iot/breakwater/daemon/internal/redact"
 	"github.com/breakwater-iot/breakwater/daemon/internal/runtime"
 	"github.com/breakwater-iot/breakwater/daemon/internal/runtime/createopts"
 	"github.com/breakwater-iot/breakwater/proto/iothub"
@@ -133,21 +135,34 @@ func (d *daemon) agentEnv(generation string) []createopts.EnvVar {
 }
 
 // agentLastWords is the end of the agent's log in one short line, for the reason why it
-// is replaced; its container goes, and the log with it.
+// is replaced; its container goes, and the log with it. Secrets are covered before
+// anything is cut off: the reason is reported to the cloud.
 func (d *daemon) agentLastWords(ctx context.Context) string {
 	const most = 300 // bytes
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	var lines []string
+	var text bytes.Buffer
+	covered := redact.NewWriter(&text)
 	for e, err := range d.Runtime.Logs(ctx, module.Agent, runtime.LogOptions{Tail: 3}) {
 		if err != nil {
 			break
 		}
-		lines = append(lines, strings.Join(strings.Fields(string(e.Line)), " "))
+		_, _ = covered.Write(append(bytes.TrimRight(e.Line, "\r\n"), '\n')) // to memory: never fails
 	}
-	text := strings.Join(slices.Compact(lines), " ")
-	if len(text) > most {
-		text = text[len(text)-most:]
+	_ = covered.Close()
+	return oneLine(text.String(), most)
+}
+
+// oneLine is the end of a text, without repeated lines, in one line of at most so many
+// bytes.
+func oneLine(text string, most int) string {
+	var lines []string
+	for line := range strings.Lines(text) {
+		lines = append(lines, strings.Join(strings.Fields(line), " "))
 	}
-	return strings.ToValidUTF8(text, "")
+	line := strings.Join(slices.Compact(lines), " ")
+	if len(line) > most {
+		line = line[len(line)-most:]
+	}
+	return strings.ToValidUTF8(line, "")
 }

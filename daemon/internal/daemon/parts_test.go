@@ -173,3 +173,36 @@ func TestEdgeCAIsRenewedInTimeAndClientsLearnTheNewRoot(t *testing.T) {
 		}
 	})
 }
+
+func TestLastWordsOfTheAgentTellNoSecrets(t *testing.T) {
+	secret := strings.Repeat("Zq", 200)
+	tests := []struct {
+		name  string
+		lines []string
+		want  string
+	}{
+		{"nothing", nil, ""},
+		{"the last lines in one", []string{"far away", "starting", "  no   route ", "no route"}, "starting no route"},
+		{"a password", []string{`login failed: {"password":"hunter2"}`}, `login failed: {"password":"***"}`},
+		{"a key that begins before the part that is kept", []string{"SharedAccessKey=" + secret + ";x"}, "SharedAccessKey=***;x"},
+		{"a long line", []string{strings.Repeat("ä ", 400)}, strings.Repeat("ä ", 99) + "ä"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			engine := runtimetest.New("reg/a:1")
+			manager := module.New(module.Options{Runtime: engine, Sockets: noSockets{}, Log: slog.New(slog.DiscardHandler)})
+			if err := manager.Create(t.Context(), module.Spec{Name: module.Agent, Image: "reg/a:1"}); err != nil {
+				t.Fatal(err)
+			}
+			if err := manager.Start(t.Context(), module.Agent); err != nil {
+				t.Fatal(err)
+			}
+			for _, line := range tt.lines {
+				engine.Write(module.Agent, runtime.Stdout, line)
+			}
+			if got := daemon.AgentLastWords(t.Context(), engine); got != tt.want && got != " "+tt.want {
+				t.Errorf("got %q, want %q", got, tt.want)
+			}
+		})
+	}
+}
