@@ -10,6 +10,7 @@ import (
 
 	"github.com/breakwater-iot/breakwater/hub/internal/head"
 	"github.com/breakwater-iot/breakwater/hub/internal/head/amqp"
+	"github.com/breakwater-iot/breakwater/hub/internal/head/headtest"
 	"github.com/breakwater-iot/breakwater/proto/iothub"
 )
 
@@ -36,7 +37,7 @@ func TestTypesOfTokens(t *testing.T) {
 		"servicebus.windows.net:sastoken": 200, "azure-devices.net:sastoken": 200, "Azure-Devices.NET:SasToken": 200,
 		"jwt": 400, "Bearer": 400, "": 400,
 	} {
-		if status, _ := p.putTokenAs(kind, token(dev, time.Now().Add(time.Hour)), "1", patience); status != want {
+		if status, _ := p.putTokenAs(kind, token(dev, time.Now().Add(time.Hour)), "1", headtest.Patience); status != want {
 			t.Errorf("type %q: status %d", kind, status)
 		}
 	}
@@ -60,7 +61,7 @@ func TestPutTokenStatus(t *testing.T) {
 	for _, tt := range tests {
 		for flavor, want := range map[amqp.Flavor]int32{amqp.Edge: tt.edge, amqp.Cloud: tt.cloud} {
 			b := newBackend()
-			b.auth = func(head.Login) error { return tt.err }
+			b.Auth = func(head.Login) error { return tt.err }
 			h := start(t, b, func(o *amqp.Options) { o.Flavor = flavor })
 			if status, _ := h.dial(nil).putToken(tt.token, "1"); status != want {
 				t.Errorf("%s, flavor %d: status %d, want %d", tt.name, flavor, status, want)
@@ -94,16 +95,16 @@ func TestAttachNeedsATokenOfTheIdentity(t *testing.T) {
 			if condition(err) != "amqp:unauthorized-access" {
 				t.Errorf("%s: %v", tt.name, err)
 			}
-			nothing(t, tt.name, b.sessions)
+			headtest.Nothing(t, tt.name, b.Sessions)
 			continue
 		}
 		if err != nil {
 			t.Errorf("%s: %v", tt.name, err)
 			continue
 		}
-		s := receive(t, "session", b.sessions)
-		if _, id := amqp.ParseAddress(tt.link); s.login.Identity != id || s.login.Token == "" {
-			t.Errorf("%s: login %v", tt.name, s.login.Identity)
+		s := headtest.Receive(t, "session", b.Sessions)
+		if _, id := amqp.ParseAddress(tt.link); s.Login.Identity != id || s.Login.Token == "" {
+			t.Errorf("%s: login %v", tt.name, s.Login.Identity)
 		}
 	}
 }
@@ -139,11 +140,11 @@ func TestRefusedByTheBackend(t *testing.T) {
 		b := newBackend()
 		h := start(t, b, nil)
 		p := h.login(dev)
-		b.setAuth(func(head.Login) error { return err })
+		b.SetAuth(func(head.Login) error { return err })
 		if _, got := p.s.NewSender(t.Context(), "/devices/d1/messages/events", nil); condition(got) != want {
 			t.Errorf("%v: %v", err, got)
 		}
-		b.setAuth(nil)
+		b.SetAuth(nil)
 		p.sender("/devices/d1/messages/events", nil) // once refused is not for ever
 	}
 }
@@ -153,9 +154,9 @@ func TestPlainBindsTheConnection(t *testing.T) {
 	h := start(t, b, cloud)
 	p := h.dial(goamqp.SASLTypePlain("d1/modules/m1@sas.h", "SharedAccessSignature x"))
 	p.sender("/devices/d1/modules/m1/messages/events", nil)
-	s := receive(t, "session", b.sessions)
-	if s.login.Identity != mod || s.login.Token != "SharedAccessSignature x" {
-		t.Errorf("login %v", s.login.Identity)
+	s := headtest.Receive(t, "session", b.Sessions)
+	if s.Login.Identity != mod || s.Login.Token != "SharedAccessSignature x" {
+		t.Errorf("login %v", s.Login.Identity)
 	}
 	for _, address := range []string{"/devices/d1/messages/events", "/devices/d1/modules/m2/messages/events", "/devices/d2/messages/events"} {
 		if _, err := p.s.NewSender(t.Context(), address, nil); condition(err) != "amqp:unauthorized-access" {
@@ -169,7 +170,7 @@ func TestPlainBindsTheConnection(t *testing.T) {
 
 func TestPlainIsRefused(t *testing.T) {
 	b := newBackend()
-	b.auth = func(head.Login) error { return head.ErrUnauthorized }
+	b.Auth = func(head.Login) error { return head.ErrUnauthorized }
 	h := start(t, b, cloud)
 	for _, user := range []string{"d1@sas.h", "nobody", "service@sas.root.h"} {
 		if _, err := goamqp.Dial(t.Context(), "amqp://"+h.addr, &goamqp.ConnOptions{SASLType: goamqp.SASLTypePlain(user, "x")}); err == nil {
@@ -183,28 +184,28 @@ func TestRenewalKeepsTheLinks(t *testing.T) {
 	h := start(t, b, cloud)
 	p := h.login(dev)
 	sender := p.sender("/devices/d1/messages/events", nil)
-	s := receive(t, "session", b.sessions)
+	s := headtest.Receive(t, "session", b.Sessions)
 	fresh := token(dev, time.Now().Add(2*time.Hour))
 	if status, _ := p.putToken(fresh, "2"); status != 200 {
 		t.Fatalf("status %d", status)
 	}
-	if l := receive(t, "renewal", s.renewed); l.Token != fresh || l.Identity != dev {
+	if l := headtest.Receive(t, "renewal", s.Renewed); l.Token != fresh || l.Identity != dev {
 		t.Errorf("renewed with another login")
 	}
 	p.mustSend(sender, goamqp.NewMessage([]byte("x")))
-	receive(t, "message", s.messages)
+	headtest.Receive(t, "message", s.Messages)
 
 	// A token that does not hold disturbs nothing.
-	b.setAuth(func(head.Login) error { return head.ErrUnauthorized })
+	b.SetAuth(func(head.Login) error { return head.ErrUnauthorized })
 	if status, _ := p.putToken(token(dev, time.Now().Add(3*time.Hour)), "3"); status != 401 {
 		t.Errorf("status %d", status)
 	}
-	b.setAuth(nil)
+	b.SetAuth(nil)
 	p.mustSend(sender, goamqp.NewMessage([]byte("y")))
-	receive(t, "message", s.messages)
-	nothing(t, "renewal", s.renewed)
-	nothing(t, "close", s.closed)
-	nothing(t, "session", b.sessions)
+	headtest.Receive(t, "message", s.Messages)
+	headtest.Nothing(t, "renewal", s.Renewed)
+	headtest.Nothing(t, "close", s.Closed)
+	headtest.Nothing(t, "session", b.Sessions)
 }
 
 func TestExpiryEndsTheLinksOfOneIdentity(t *testing.T) {
@@ -214,16 +215,16 @@ func TestExpiryEndsTheLinksOfOneIdentity(t *testing.T) {
 	other := iothub.DeviceIdentity("d2")
 	p.putToken(token(other, time.Now().Add(time.Hour)), "2")
 	expired, alive := p.sender("/devices/d1/messages/events", nil), p.sender("/devices/d2/messages/events", nil)
-	s1, s2 := receive(t, "session", b.sessions), receive(t, "session", b.sessions)
-	s1.client.Disconnect(fmt.Errorf("%w: at noon", head.ErrExpired))
-	if err := receive(t, "close", s1.closed); !errors.Is(err, head.ErrExpired) {
+	s1, s2 := headtest.Receive(t, "session", b.Sessions), headtest.Receive(t, "session", b.Sessions)
+	s1.Client.Disconnect(fmt.Errorf("%w: at noon", head.ErrExpired))
+	if err := headtest.Receive(t, "close", s1.Closed); !errors.Is(err, head.ErrExpired) {
 		t.Errorf("closed with %v", err)
 	}
 	if err := p.send(expired, goamqp.NewMessage([]byte("x"))); condition(err) != "amqp:unauthorized-access" {
 		t.Errorf("expired: %v", err)
 	}
 	p.mustSend(alive, goamqp.NewMessage([]byte("x")))
-	receive(t, "message", s2.messages)
+	headtest.Receive(t, "message", s2.Messages)
 	if _, err := p.s.NewSender(t.Context(), "/devices/d1/messages/events", nil); condition(err) != "amqp:unauthorized-access" {
 		t.Errorf("without a new token: %v", err)
 	}
@@ -236,13 +237,13 @@ func TestTakeover(t *testing.T) {
 	h := start(t, b, cloud)
 	alone := h.login(dev)
 	link := alone.sender("/devices/d1/messages/events", nil)
-	first := receive(t, "session", b.sessions)
+	first := headtest.Receive(t, "session", b.Sessions)
 
 	// Whoever has nobody else on the connection loses the connection.
 	shared := h.login(dev)
 	shared.putToken(token(iothub.DeviceIdentity("d2"), time.Now().Add(time.Hour)), "2")
 	taken, alive := shared.sender("/devices/d1/messages/events", nil), shared.sender("/devices/d2/messages/events", nil)
-	if err := receive(t, "close", first.closed); !errors.Is(err, head.ErrReplaced) {
+	if err := headtest.Receive(t, "close", first.Closed); !errors.Is(err, head.ErrReplaced) {
 		t.Errorf("closed with %v", err)
 	}
 	if err := alone.send(link, goamqp.NewMessage(nil)); condition(err) != "amqp:connection:forced" {
@@ -250,22 +251,22 @@ func TestTakeover(t *testing.T) {
 	}
 	select {
 	case <-alone.Done():
-	case <-time.After(patience):
+	case <-time.After(headtest.Patience):
 		t.Error("the first connection stays open")
 	}
 
 	// Others on the connection stay.
-	second, third := receive(t, "session", b.sessions), receive(t, "session", b.sessions)
+	second, third := headtest.Receive(t, "session", b.Sessions), headtest.Receive(t, "session", b.Sessions)
 	h.login(dev).sender("/devices/d1/messages/events", nil)
-	receive(t, "session", b.sessions)
-	if err := receive(t, "close", second.closed); !errors.Is(err, head.ErrReplaced) {
+	headtest.Receive(t, "session", b.Sessions)
+	if err := headtest.Receive(t, "close", second.Closed); !errors.Is(err, head.ErrReplaced) {
 		t.Errorf("closed with %v", err)
 	}
 	if err := shared.send(taken, goamqp.NewMessage(nil)); condition(err) != "amqp:link:stolen" {
 		t.Errorf("second: %v", err)
 	}
 	shared.mustSend(alive, goamqp.NewMessage(nil))
-	nothing(t, "close", third.closed)
+	headtest.Nothing(t, "close", third.Closed)
 }
 
 func TestTakeoverLeavesThoseWhoHaveYetToAttach(t *testing.T) {
@@ -274,9 +275,9 @@ func TestTakeoverLeavesThoseWhoHaveYetToAttach(t *testing.T) {
 	p := h.login(dev)
 	p.putToken(token(iothub.DeviceIdentity("d2"), time.Now().Add(time.Hour)), "2")
 	p.sender("/devices/d1/messages/events", nil)
-	s := receive(t, "session", b.sessions)
+	s := headtest.Receive(t, "session", b.Sessions)
 	h.login(dev).sender("/devices/d1/messages/events", nil)
-	receive(t, "close", s.closed)
+	headtest.Receive(t, "close", s.Closed)
 	p.sender("/devices/d2/messages/events", nil)
 }
 
@@ -287,14 +288,14 @@ func TestOnBehalfOf(t *testing.T) {
 	p := h.login(actor)
 	chain := &goamqp.SenderOptions{Properties: map[string]any{"com.microsoft:auth-chain": "d1;edge1", "com.microsoft:client-version": "sdk/1"}}
 	p.sender("/devices/d1/messages/events", chain)
-	s := receive(t, "session", b.sessions)
-	if s.login.Identity != dev || s.login.AuthChain != "d1;edge1" || s.login.Product != "sdk/1" || s.login.Token == "" {
-		t.Errorf("login of %v with chain %q, product %q", s.login.Identity, s.login.AuthChain, s.login.Product)
+	s := headtest.Receive(t, "session", b.Sessions)
+	if s.Login.Identity != dev || s.Login.AuthChain != "d1;edge1" || s.Login.Product != "sdk/1" || s.Login.Token == "" {
+		t.Errorf("login of %v with chain %q, product %q", s.Login.Identity, s.Login.AuthChain, s.Login.Product)
 	}
 	// The actor's new token is that of all for whom it speaks.
 	fresh := token(actor, time.Now().Add(2*time.Hour))
 	p.putToken(fresh, "2")
-	if l := receive(t, "renewal", s.renewed); l.Token != fresh || l.AuthChain != "d1;edge1" {
+	if l := headtest.Receive(t, "renewal", s.Renewed); l.Token != fresh || l.AuthChain != "d1;edge1" {
 		t.Error("renewed with another login")
 	}
 	// A chain that ends with somebody who has shown no token counts for nothing.
@@ -309,9 +310,9 @@ func TestTheModelMayComeWithALaterLink(t *testing.T) {
 	h := start(t, b, cloud)
 	p := h.login(dev)
 	p.receiver("/devices/d1/messages/devicebound", nil)
-	s := receive(t, "session", b.sessions)
+	s := headtest.Receive(t, "session", b.Sessions)
 	p.sender("/devices/d1/messages/events", &goamqp.SenderOptions{Properties: map[string]any{"com.microsoft:model-id": "dtmi:x;1"}})
-	if l := receive(t, "renewal", s.renewed); l.ModelID != "dtmi:x;1" || l.Token != s.login.Token {
+	if l := headtest.Receive(t, "renewal", s.Renewed); l.ModelID != "dtmi:x;1" || l.Token != s.Login.Token {
 		t.Errorf("model %q", l.ModelID)
 	}
 }
@@ -335,9 +336,9 @@ func TestHundredDevicesOnOneConnection(t *testing.T) {
 		if links[i], err = s.NewSender(t.Context(), "/devices/"+id.Device+"/messages/events", &goamqp.SenderOptions{Name: "TelemetrySenderLink"}); err != nil {
 			t.Fatal(err)
 		}
-		sessions[id.Device] = receive(t, "session", b.sessions)
+		sessions[id.Device] = headtest.Receive(t, "session", b.Sessions)
 	}
-	sessions["d50"].client.Disconnect(head.ErrExpired)
+	sessions["d50"].Client.Disconnect(head.ErrExpired)
 	for i, l := range links {
 		err := p.send(l, goamqp.NewMessage([]byte("x")))
 		if failed := err != nil; failed != (i == 50) {
@@ -346,7 +347,7 @@ func TestHundredDevicesOnOneConnection(t *testing.T) {
 	}
 	for name, s := range sessions {
 		if name != "d50" {
-			receive(t, "message of "+name, s.messages)
+			headtest.Receive(t, "message of "+name, s.Messages)
 		}
 	}
 }
@@ -356,17 +357,17 @@ func TestAnIdentityLeavesWithItsLastLink(t *testing.T) {
 	h := start(t, b, cloud)
 	p := h.login(dev)
 	one, two := p.sender("/devices/d1/messages/events", nil), p.sender("/devices/d1/twin", nil)
-	s := receive(t, "session", b.sessions)
+	s := headtest.Receive(t, "session", b.Sessions)
 	if err := one.Close(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	nothing(t, "close", s.closed)
+	headtest.Nothing(t, "close", s.Closed)
 	if err := two.Close(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if err := receive(t, "close", s.closed); err != nil {
+	if err := headtest.Receive(t, "close", s.Closed); err != nil {
 		t.Errorf("closed with %v", err)
 	}
 	p.sender("/devices/d1/messages/events", nil) // its token still counts
-	receive(t, "session", b.sessions)
+	headtest.Receive(t, "session", b.Sessions)
 }

@@ -15,6 +15,7 @@ import (
 	engine "github.com/breakwater-iot/breakwater/hub/amqp"
 	"github.com/breakwater-iot/breakwater/hub/amqp/wire"
 	"github.com/breakwater-iot/breakwater/hub/internal/head/amqp"
+	"github.com/breakwater-iot/breakwater/hub/internal/head/headtest"
 	"github.com/breakwater-iot/breakwater/proto/iothub"
 )
 
@@ -65,7 +66,7 @@ const benchBody = 256
 // server. Clients are in the same process, so that allocations are those of both
 // sides; "lean" does as little as a client can.
 func BenchmarkTelemetry(b *testing.B) {
-	config := &tls.Config{Certificates: []tls.Certificate{certificate(b, "hub")}}
+	config := &tls.Config{Certificates: []tls.Certificate{headtest.Certificate(b, "hub")}}
 	h := start(b, newBackend(), func(o *amqp.Options) { o.TLS, o.Backend = config, loadBackend{} })
 	plain := startBare(b, config)
 	m := goamqp.NewMessage(make([]byte, benchBody))

@@ -11,19 +11,20 @@ import (
 
 	"github.com/breakwater-iot/breakwater/hub/internal/head"
 	"github.com/breakwater-iot/breakwater/hub/internal/head/amqp"
+	"github.com/breakwater-iot/breakwater/hub/internal/head/headtest"
 	"github.com/breakwater-iot/breakwater/proto/iothub"
 )
 
 func feature(t *testing.T, s *session, want string) {
 	t.Helper()
-	if got := receive(t, want, s.features); got != want {
+	if got := headtest.Receive(t, want, s.Features); got != want {
 		t.Fatalf("feature %s, want %s", got, want)
 	}
 }
 
 func deliver(s *session, input string, m *iothub.Message) chan head.Outcome {
 	c := make(chan head.Outcome, 2)
-	s.client.Deliver(input, m, func(o head.Outcome) { c <- o })
+	s.Client.Deliver(input, m, func(o head.Outcome) { c <- o })
 	return c
 }
 
@@ -32,7 +33,7 @@ func TestCloudToDevice(t *testing.T) {
 	h := start(t, b, cloud)
 	p := h.login(dev)
 	r := p.receiver("/devices/d1/messages/deviceBound", &goamqp.ReceiverOptions{Credit: 10})
-	s := receive(t, "session", b.sessions)
+	s := headtest.Receive(t, "session", b.Sessions)
 	feature(t, s, "+c2d")
 	m := &iothub.Message{Body: []byte("hello")}
 	m.System.Set(iothub.LockToken, lock)
@@ -50,18 +51,18 @@ func TestCloudToDevice(t *testing.T) {
 	if got.Annotations["iothub-deliverycount"] != uint8(2) {
 		t.Errorf("delivery count %T", got.Annotations["iothub-deliverycount"])
 	}
-	nothing(t, "outcome", outcome)
+	headtest.Nothing(t, "outcome", outcome)
 	if err := r.AcceptMessage(t.Context(), got); err != nil {
 		t.Fatal(err)
 	}
-	if o := receive(t, "outcome", outcome); o != head.Complete {
+	if o := headtest.Receive(t, "outcome", outcome); o != head.Complete {
 		t.Errorf("outcome %v", o)
 	}
 	if err := r.Close(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	feature(t, s, "-c2d")
-	if o := receive(t, "outcome", deliver(s, "", m)); o != head.Lost {
+	if o := headtest.Receive(t, "outcome", deliver(s, "", m)); o != head.Lost {
 		t.Errorf("without a link: %v", o)
 	}
 }
@@ -93,16 +94,16 @@ func TestOutcomes(t *testing.T) {
 		h := start(t, b, cloud)
 		p := h.login(dev)
 		r := p.receiver("/devices/d1/messages/devicebound", &goamqp.ReceiverOptions{SettlementMode: mode.Ptr()})
-		s := receive(t, "session", b.sessions)
+		s := headtest.Receive(t, "session", b.Sessions)
 		feature(t, s, "+c2d")
 		for _, tt := range outcomes {
 			outcome := deliver(s, "", &iothub.Message{Body: []byte(tt.name)})
-			ctx, cancel := context.WithTimeout(t.Context(), patience)
+			ctx, cancel := context.WithTimeout(t.Context(), headtest.Patience)
 			if err := tt.settle(ctx, r, p.receive(r)); err != nil {
 				t.Errorf("%s, mode %v: %v", tt.name, mode, err)
 			}
 			cancel()
-			if o := receive(t, "outcome", outcome); o != tt.want {
+			if o := headtest.Receive(t, "outcome", outcome); o != tt.want {
 				t.Errorf("%s, mode %v: outcome %v", tt.name, mode, o)
 			}
 		}
@@ -119,19 +120,19 @@ func TestAnOutcomeThatComesTooLateIsRefused(t *testing.T) {
 	second := &goamqp.ReceiverOptions{SettlementMode: goamqp.ReceiverSettleModeSecond.Ptr()}
 	bound := p.receiver("/devices/d1/modules/m1/messages/devicebound", second)
 	inputs := p.receiver("/devices/d1/modules/m1/messages/events", second)
-	s := receive(t, "session", b.sessions)
+	s := headtest.Receive(t, "session", b.Sessions)
 	for _, tt := range []struct {
 		input string
 		r     *goamqp.Receiver
 		late  bool
 	}{{"", bound, false}, {"", bound, true}, {"in", inputs, false}, {"in", inputs, true}} {
 		outcome := make(chan head.Outcome, 1)
-		s.client.(head.Confirming).DeliverConfirmed(tt.input, &iothub.Message{}, func(o head.Outcome) bool {
+		s.Client.(head.Confirming).DeliverConfirmed(tt.input, &iothub.Message{}, func(o head.Outcome) bool {
 			outcome <- o
 			return !tt.late
 		})
 		err := tt.r.AcceptMessage(t.Context(), p.receive(tt.r))
-		if o := receive(t, "outcome", outcome); o != head.Complete {
+		if o := headtest.Receive(t, "outcome", outcome); o != head.Complete {
 			t.Errorf("outcome %v", o)
 		}
 		if want := map[bool]string{true: "amqp:not-found"}[tt.late]; condition(err) != want || tt.late != (err != nil) {
@@ -145,7 +146,7 @@ func TestWhatIsNotSettledIsLostWithTheLink(t *testing.T) {
 	h := start(t, b, nil)
 	p := h.login(dev)
 	r := p.receiver("/devices/d1/messages/devicebound", &goamqp.ReceiverOptions{Credit: 2})
-	s := receive(t, "session", b.sessions)
+	s := headtest.Receive(t, "session", b.Sessions)
 	feature(t, s, "+c2d")
 	var outcomes []chan head.Outcome
 	for range 4 { // two on their way, two that wait for credit
@@ -154,12 +155,12 @@ func TestWhatIsNotSettledIsLostWithTheLink(t *testing.T) {
 	p.receive(r)
 	p.Close()
 	for _, c := range outcomes {
-		if o := receive(t, "outcome", c); o != head.Lost {
+		if o := headtest.Receive(t, "outcome", c); o != head.Lost {
 			t.Errorf("outcome %v", o)
 		}
 	}
-	receive(t, "close", s.closed)
-	if o := receive(t, "outcome", deliver(s, "", &iothub.Message{})); o != head.Lost {
+	headtest.Receive(t, "close", s.Closed)
+	if o := headtest.Receive(t, "outcome", deliver(s, "", &iothub.Message{})); o != head.Lost {
 		t.Errorf("after the end: %v", o)
 	}
 }
@@ -169,7 +170,7 @@ func TestInputs(t *testing.T) {
 	h := start(t, b, nil)
 	p := h.login(mod)
 	r := p.receiver("/devices/d1/modules/m1/messages/events", &goamqp.ReceiverOptions{Credit: 5})
-	s := receive(t, "session", b.sessions)
+	s := headtest.Receive(t, "session", b.Sessions)
 	feature(t, s, "+inputs")
 	m := &iothub.Message{Body: []byte("x")}
 	m.System.Set(iothub.ConnectionDeviceID, "edge1")
@@ -183,10 +184,10 @@ func TestInputs(t *testing.T) {
 	if err := r.AcceptMessage(t.Context(), got); err != nil {
 		t.Fatal(err)
 	}
-	if o := receive(t, "outcome", outcome); o != head.Complete {
+	if o := headtest.Receive(t, "outcome", outcome); o != head.Complete {
 		t.Errorf("outcome %v", o)
 	}
-	if o := receive(t, "outcome", deliver(s, "", m)); o != head.Lost {
+	if o := headtest.Receive(t, "outcome", deliver(s, "", m)); o != head.Lost {
 		t.Errorf("cloud-to-device without its link: %v", o)
 	}
 }
@@ -198,9 +199,9 @@ func TestWindowFollowsCredit(t *testing.T) {
 	h := start(t, b, nil)
 	p := h.login(mod)
 	r := p.receiver("/devices/d1/modules/m1/messages/events", &goamqp.ReceiverOptions{Credit: -1})
-	s := receive(t, "session", b.sessions)
-	nothing(t, "feature", s.features)
-	window := func() int { return s.client.(head.Windowed).Window(head.Inputs) }
+	s := headtest.Receive(t, "session", b.Sessions)
+	headtest.Nothing(t, "feature", s.Features)
+	window := func() int { return s.Client.(head.Windowed).Window(head.Inputs) }
 	if n := window(); n != 0 {
 		t.Errorf("window %d without credit", n)
 	}
@@ -221,11 +222,11 @@ func TestWindowFollowsCredit(t *testing.T) {
 	if err := r.AcceptMessage(t.Context(), m); err != nil {
 		t.Fatal(err)
 	}
-	receive(t, "outcome", one)
+	headtest.Receive(t, "outcome", one)
 	if n := window(); n != 1 {
 		t.Errorf("window %d with one unsettled", n)
 	}
-	nothing(t, "feature", s.features)
+	headtest.Nothing(t, "feature", s.Features)
 	if err := r.IssueCredit(1); err != nil {
 		t.Fatal(err)
 	}
@@ -238,10 +239,10 @@ func TestASlowReaderHoldsUpNobody(t *testing.T) {
 	p := h.login(mod)
 	p.putToken(token(dev, never), "2")
 	p.receiver("/devices/d1/modules/m1/messages/events", &goamqp.ReceiverOptions{Credit: 1}) // never reads
-	slow := receive(t, "session", b.sessions)
+	slow := headtest.Receive(t, "session", b.Sessions)
 	feature(t, slow, "+inputs")
 	quick := p.receiver("/devices/d1/messages/devicebound", &goamqp.ReceiverOptions{Credit: 10})
-	s := receive(t, "session", b.sessions)
+	s := headtest.Receive(t, "session", b.Sessions)
 	feature(t, s, "+c2d")
 	lost := 0
 	for range 200 { // no more than MaxQueued wait
@@ -263,7 +264,7 @@ func TestASlowReaderHoldsUpNobody(t *testing.T) {
 		if err := quick.AcceptMessage(t.Context(), m); err != nil {
 			t.Fatal(err)
 		}
-		receive(t, "outcome", outcome)
+		headtest.Receive(t, "outcome", outcome)
 	}
 }
 
@@ -272,10 +273,10 @@ func TestALinkOfTheSameKindReplacesTheOlder(t *testing.T) {
 	h := start(t, b, nil)
 	p := h.login(dev)
 	old := p.receiver("/devices/d1/messages/devicebound", nil)
-	s := receive(t, "session", b.sessions)
+	s := headtest.Receive(t, "session", b.Sessions)
 	feature(t, s, "+c2d")
 	fresh := p.receiver("/devices/d1/messages/devicebound", nil)
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), headtest.Patience)
 	defer cancel()
 	if _, err := old.Receive(ctx, nil); condition(err) != "amqp:link:stolen" {
 		t.Errorf("old: %v", err)
@@ -283,8 +284,8 @@ func TestALinkOfTheSameKindReplacesTheOlder(t *testing.T) {
 	feature(t, s, "+c2d")
 	deliver(s, "", &iothub.Message{Body: []byte("x")})
 	p.receive(fresh)
-	nothing(t, "feature", s.features)
-	nothing(t, "close", s.closed)
+	headtest.Nothing(t, "feature", s.Features)
+	headtest.Nothing(t, "close", s.Closed)
 }
 
 func TestMessagesTooLargeForTheClientAreRejected(t *testing.T) {
@@ -292,9 +293,9 @@ func TestMessagesTooLargeForTheClientAreRejected(t *testing.T) {
 	h := start(t, b, nil)
 	p := h.login(dev)
 	p.receiver("/devices/d1/messages/devicebound", &goamqp.ReceiverOptions{MaxMessageSize: 1000})
-	s := receive(t, "session", b.sessions)
+	s := headtest.Receive(t, "session", b.Sessions)
 	feature(t, s, "+c2d")
-	if o := receive(t, "outcome", deliver(s, "", &iothub.Message{Body: make([]byte, 2000)})); o != head.Reject {
+	if o := headtest.Receive(t, "outcome", deliver(s, "", &iothub.Message{Body: make([]byte, 2000)})); o != head.Reject {
 		t.Errorf("outcome %v", o)
 	}
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/breakwater-iot/breakwater/hub/internal/head"
 	"github.com/breakwater-iot/breakwater/hub/internal/head/amqp"
+	"github.com/breakwater-iot/breakwater/hub/internal/head/headtest"
 	"github.com/breakwater-iot/breakwater/proto/iothub"
 	"github.com/breakwater-iot/breakwater/proto/iothub/sas"
 )
@@ -186,7 +187,7 @@ func TestReadersBeginWhereTheySay(t *testing.T) {
 	p := h.login(policy)
 	for _, o := range []*goamqp.ReceiverOptions{nil, selected("amqp.annotation.x-opt-offset > '-1'")} {
 		r := p.receiver(partition0, o)
-		if want := (head.EventStart{Value: -1}); receive(t, "start", e.starts) != want {
+		if want := (head.EventStart{Value: -1}); headtest.Receive(t, "start", e.starts) != want {
 			t.Error("another start")
 		}
 		if m := p.receive(r); string(m.GetData()) != "old" {
@@ -200,14 +201,14 @@ func TestReadersBeginWhereTheySay(t *testing.T) {
 	if got := r.LinkSourceFilterValue("apache.org:selector-filter:string"); got != "amqp.annotation.x-opt-offset > '@latest'" {
 		t.Errorf("accepted filter %v", got)
 	}
-	receive(t, "start", e.starts)
+	headtest.Receive(t, "start", e.starts)
 	e.add(0, "new")
 	if m := p.receive(r); string(m.GetData()) != "new" {
 		t.Errorf("%s", m.GetData())
 	}
 	// A filter that means nothing here is not accepted, and harmless.
 	r = p.receiver(partition0, &goamqp.ReceiverOptions{Filters: []goamqp.LinkFilter{goamqp.NewLinkFilter("x:y", 0, "z"), goamqp.NewSelectorFilter("amqp.annotation.x-opt-sequence-number >= '3'")}})
-	if want := (head.EventStart{By: head.EventSequence, Value: 3, Inclusive: true}); receive(t, "start", e.starts) != want {
+	if want := (head.EventStart{By: head.EventSequence, Value: 3, Inclusive: true}); headtest.Receive(t, "start", e.starts) != want {
 		t.Error("another start")
 	}
 	if r.LinkSourceFilterValue("x:y") != nil {
@@ -356,7 +357,7 @@ func TestDrainEndsWhenThereIsNoMore(t *testing.T) {
 		for range 3 {
 			p.receive(r)
 		}
-		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		ctx, cancel := context.WithTimeout(t.Context(), headtest.Patience)
 		if err := r.DrainCredit(ctx, nil); err != nil {
 			t.Errorf("credit %d: %v", credit, err)
 		}
@@ -375,7 +376,7 @@ func TestEpochs(t *testing.T) {
 	first := a.receiver(partition0, epoch(3))
 	gone := func(what string, r *goamqp.Receiver) {
 		t.Helper()
-		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		ctx, cancel := context.WithTimeout(t.Context(), headtest.Patience)
 		defer cancel()
 		if _, err := r.Receive(ctx, nil); condition(err) != "amqp:link:stolen" {
 			t.Errorf("%s: %v", what, err)
@@ -415,7 +416,7 @@ func TestEpochs(t *testing.T) {
 // manage asks $management and returns the status and the body.
 func (p *peer) manage(address string, id any, ask map[string]any) (int32, map[string]any) {
 	p.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), headtest.Patience)
 	defer cancel()
 	replyTo := "answers"
 	r := p.receiver(address, &goamqp.ReceiverOptions{TargetAddress: replyTo})
@@ -504,7 +505,7 @@ func TestTokensForEventsReadEventsOnly(t *testing.T) {
 	sv.expireIn(100 * time.Millisecond)
 	put(p, "1")
 	second := p.receiver("eh-name/ConsumerGroups/$Default/Partitions/1", nil)
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), headtest.Patience)
 	defer cancel()
 	if _, err := second.Receive(ctx, nil); condition(err) != "amqp:unauthorized-access" {
 		t.Errorf("after the expiry: %v", err)
@@ -522,7 +523,7 @@ func TestKeyOfAPolicyByPlain(t *testing.T) {
 	e.add(0, "x")
 	for _, user := range []string{"service", "service@root.h"} {
 		p := h.dial(goamqp.SASLTypePlain(user, "a2V5"))
-		if l := receive(t, "login", sv.logins); l.Policy != "service" || l.Key != "a2V5" || l.Token != "" {
+		if l := headtest.Receive(t, "login", sv.logins); l.Policy != "service" || l.Key != "a2V5" || l.Token != "" {
 			t.Errorf("%s: login by policy %s", user, l.Policy)
 		}
 		p.receive(p.receiver(partition0, nil))
@@ -542,7 +543,7 @@ func TestReadersGoWithTheTokenOfTheirService(t *testing.T) {
 	h := start(t, newBackend(), readingEvents(sv, newEventHub()))
 	p := h.login(policy)
 	r := p.receiver(partition0, nil)
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), headtest.Patience)
 	defer cancel()
 	if _, err := r.Receive(ctx, nil); condition(err) != "amqp:unauthorized-access" {
 		t.Errorf("after the expiry: %v", err)

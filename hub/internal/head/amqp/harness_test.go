@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"net"
 	"testing"
 	"time"
 
@@ -12,11 +11,19 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/breakwater-iot/breakwater/hub/internal/head/amqp"
+	"github.com/breakwater-iot/breakwater/hub/internal/head/headtest"
 	"github.com/breakwater-iot/breakwater/proto/iothub"
 	"github.com/breakwater-iot/breakwater/proto/iothub/sas"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+type (
+	backend = headtest.Backend
+	session = headtest.Session
+)
+
+var newBackend = headtest.NewBackend
 
 // hub is a running head on a loopback port with a backend of the test.
 type hub struct {
@@ -36,31 +43,8 @@ func start(t testing.TB, b *backend, change func(*amqp.Options)) *hub {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	served := make(chan error, 1)
-	go func() { served <- srv.Serve(ctx, ln) }()
-	stopped := false
-	h := &hub{t: t, b: b, addr: ln.Addr().String()}
-	h.stop = func() {
-		if stopped {
-			return
-		}
-		stopped = true
-		cancel()
-		select {
-		case err := <-served:
-			if err != nil {
-				t.Errorf("Serve: %v", err)
-			}
-		case <-time.After(2 * patience):
-			t.Errorf("Serve did not return")
-		}
-	}
-	t.Cleanup(h.stop)
+	h := &hub{t: t, b: b}
+	h.addr, h.stop = headtest.Serve(t, srv.Serve)
 	return h
 }
 
@@ -96,7 +80,7 @@ func (h *hub) dial(sasl goamqp.SASLType) *peer {
 
 func (h *hub) dialWith(o *goamqp.ConnOptions) *peer {
 	h.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), headtest.Patience)
 	defer cancel()
 	c, err := goamqp.Dial(ctx, "amqp://"+h.addr, o)
 	if err != nil {
@@ -113,7 +97,7 @@ func (h *hub) dialWith(o *goamqp.ConnOptions) *peer {
 // putToken puts a token by CBS and returns the status of the answer.
 func (p *peer) putToken(text string, id any) (status int32, answer *goamqp.Message) {
 	p.t.Helper()
-	return p.putTokenWithin(text, id, patience)
+	return p.putTokenWithin(text, id, headtest.Patience)
 }
 
 func (p *peer) putTokenWithin(text string, id any, limit time.Duration) (status int32, answer *goamqp.Message) {
@@ -182,7 +166,7 @@ func (p *peer) login(id iothub.Identity) *peer {
 
 func (p *peer) sender(address string, o *goamqp.SenderOptions) *goamqp.Sender {
 	p.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), headtest.Patience)
 	defer cancel()
 	s, err := p.s.NewSender(ctx, address, o)
 	if err != nil {
@@ -193,7 +177,7 @@ func (p *peer) sender(address string, o *goamqp.SenderOptions) *goamqp.Sender {
 
 func (p *peer) receiver(address string, o *goamqp.ReceiverOptions) *goamqp.Receiver {
 	p.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), headtest.Patience)
 	defer cancel()
 	r, err := p.s.NewReceiver(ctx, address, o)
 	if err != nil {
@@ -203,7 +187,7 @@ func (p *peer) receiver(address string, o *goamqp.ReceiverOptions) *goamqp.Recei
 }
 
 func (p *peer) send(s *goamqp.Sender, m *goamqp.Message) error {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), headtest.Patience)
 	defer cancel()
 	return s.Send(ctx, m, nil)
 }
@@ -217,7 +201,7 @@ func (p *peer) mustSend(s *goamqp.Sender, m *goamqp.Message) {
 
 func (p *peer) receive(r *goamqp.Receiver) *goamqp.Message {
 	p.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), headtest.Patience)
 	defer cancel()
 	m, err := r.Receive(ctx, nil)
 	if err != nil {

@@ -17,6 +17,7 @@ import (
 
 	"github.com/breakwater-iot/breakwater/hub/amqp/wire"
 	"github.com/breakwater-iot/breakwater/hub/internal/head/amqp"
+	"github.com/breakwater-iot/breakwater/hub/internal/head/headtest"
 )
 
 // Before a token was shown a connection may have the sessions of an SDK with a thousand
@@ -68,7 +69,7 @@ func TestAClientCannotFloodTheLog(t *testing.T) {
 	})
 	p := h.dial(nil)
 	for i := range 150 {
-		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		ctx, cancel := context.WithTimeout(t.Context(), headtest.Patience)
 		_, err := p.s.NewSender(ctx, "/devices/d1/messages/events", &goamqp.SenderOptions{Name: fmt.Sprint(i)})
 		cancel()
 		if condition(err) != "amqp:unauthorized-access" {
@@ -156,7 +157,7 @@ func TestDescriptionsOfAClientAreBounded(t *testing.T) {
 	for n, want := range map[int]int{2048: 2048, 2049: 0} {
 		h.login(dev).sender("/devices/d1/messages/events", &goamqp.SenderOptions{Properties: map[string]any{
 			"com.microsoft:model-id": strings.Repeat("m", n), "com.microsoft:client-version": strings.Repeat("p", n)}})
-		l := receive(t, "session", b.sessions).login
+		l := headtest.Receive(t, "session", b.Sessions).Login
 		if len(l.ModelID) != want || len(l.Product) != 1024 {
 			t.Errorf("model of %d bytes: %d; product: %d", n, len(l.ModelID), len(l.Product))
 		}

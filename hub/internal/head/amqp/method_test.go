@@ -8,6 +8,7 @@ import (
 	goamqp "github.com/Azure/go-amqp"
 
 	"github.com/breakwater-iot/breakwater/hub/internal/head/amqp"
+	"github.com/breakwater-iot/breakwater/hub/internal/head/headtest"
 )
 
 type methodAnswer struct {
@@ -17,7 +18,7 @@ type methodAnswer struct {
 
 func invoke(s *session, name, payload string) (chan methodAnswer, func()) {
 	c := make(chan methodAnswer, 2)
-	cancel := s.client.InvokeMethod(name, json.RawMessage(payload), func(status int, p json.RawMessage) { c <- methodAnswer{status, string(p)} })
+	cancel := s.Client.InvokeMethod(name, json.RawMessage(payload), func(status int, p json.RawMessage) { c <- methodAnswer{status, string(p)} })
 	return c, cancel
 }
 
@@ -26,7 +27,7 @@ func TestMethods(t *testing.T) {
 	h := start(t, b, cloud)
 	p := h.login(mod)
 	sender := p.sender("/devices/d1/modules/m1/methods/devicebound", nil)
-	s := receive(t, "session", b.sessions)
+	s := headtest.Receive(t, "session", b.Sessions)
 	receiver := p.receiver("/devices/d1/modules/m1/methods/devicebound", &goamqp.ReceiverOptions{Credit: 10})
 	feature(t, s, "+methods")
 	status := func(v any) map[string]any { return map[string]any{"IoThub-status": v} }
@@ -69,11 +70,11 @@ func TestMethods(t *testing.T) {
 			reply.Data = [][]byte{tt.body}
 		}
 		p.mustSend(sender, reply)
-		if got := receive(t, tt.name, answer); got != tt.want {
+		if got := headtest.Receive(t, tt.name, answer); got != tt.want {
 			t.Errorf("%s: %v", tt.name, got)
 		}
 		p.mustSend(sender, reply) // a second answer is nobody's
-		nothing(t, "second answer", answer)
+		headtest.Nothing(t, "second answer", answer)
 	}
 }
 
@@ -82,7 +83,7 @@ func TestMethodsThatNobodyAnswers(t *testing.T) {
 	h := start(t, b, cloud)
 	p := h.login(dev)
 	sender := p.sender("/devices/d1/methods/devicebound", nil)
-	s := receive(t, "session", b.sessions)
+	s := headtest.Receive(t, "session", b.Sessions)
 	answer, cancel := invoke(s, "x", "1") // no link to send it on
 	cancel()
 	receiver := p.receiver("/devices/d1/methods/devicebound", &goamqp.ReceiverOptions{Credit: 300})
@@ -93,7 +94,7 @@ func TestMethodsThatNobodyAnswers(t *testing.T) {
 	p.mustSend(sender, &goamqp.Message{Properties: &goamqp.MessageProperties{CorrelationID: m.Properties.CorrelationID}})
 	p.mustSend(sender, &goamqp.Message{Properties: &goamqp.MessageProperties{CorrelationID: "no guid"}})
 	p.mustSend(sender, goamqp.NewMessage(nil))
-	nothing(t, "answer", answer)
+	headtest.Nothing(t, "answer", answer)
 	for i := range 300 { // no more than 256 are open
 		invoke(s, fmt.Sprint(i), "1")
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/breakwater-iot/breakwater/hub/internal/head"
 	"github.com/breakwater-iot/breakwater/hub/internal/head/amqp"
+	"github.com/breakwater-iot/breakwater/hub/internal/head/headtest"
 	"github.com/breakwater-iot/breakwater/proto/iothub"
 )
 
@@ -107,7 +108,7 @@ func TestMessagesToDevices(t *testing.T) {
 	sv := newServices()
 	h := start(t, newBackend(), serving(sv))
 	p := h.login(policy)
-	if l := receive(t, "login", sv.logins); l.Token == "" || l.Protocol != "amqp" {
+	if l := headtest.Receive(t, "login", sv.logins); l.Token == "" || l.Protocol != "amqp" {
 		t.Errorf("login by %s", l.Protocol)
 	}
 	s := p.sender("/messages/devicebound", nil)
@@ -115,13 +116,13 @@ func TestMessagesToDevices(t *testing.T) {
 	m.Properties.MessageID = "id1"
 	m.ApplicationProperties = map[string]any{"iothub-ack": "full", "k": "v"}
 	p.mustSend(s, m)
-	got := receive(t, "message", sv.sent)
-	if id := receive(t, "target", sv.to); id != dev || string(got.Body) != "hello" || got.System.Get(iothub.MessageID) != "id1" ||
+	got := headtest.Receive(t, "message", sv.sent)
+	if id := headtest.Receive(t, "target", sv.to); id != dev || string(got.Body) != "hello" || got.System.Get(iothub.MessageID) != "id1" ||
 		got.System.Get(iothub.Ack) != "full" || got.Properties.Get("k") != "v" {
 		t.Errorf("to %v: %v", id, got)
 	}
 	p.mustSend(s, toDevice("/devices/d1/modules/m1/messages/deviceBound", ""))
-	if id := receive(t, "target", sv.to); id != mod {
+	if id := headtest.Receive(t, "target", sv.to); id != mod {
 		t.Errorf("to %v", id)
 	}
 	for _, to := range []string{"", "d1", "/devices/d1/twin", "/messages/devicebound"} {
@@ -169,17 +170,17 @@ func TestFeedback(t *testing.T) {
 		t.Errorf("enqueued at %v", m.Annotations["iothub-enqueuedtime"])
 	}
 	give() // there is no credit for it yet
-	nothing(t, "outcome", outcomes)
+	headtest.Nothing(t, "outcome", outcomes)
 	if err := r.AcceptMessage(t.Context(), m); err != nil {
 		t.Fatal(err)
 	}
-	if o := receive(t, "outcome", outcomes); o != head.Complete {
+	if o := headtest.Receive(t, "outcome", outcomes); o != head.Complete {
 		t.Errorf("outcome %v", o)
 	}
 	if err := r.ReleaseMessage(t.Context(), p.receive(r)); err != nil {
 		t.Fatal(err)
 	}
-	if o := receive(t, "outcome", outcomes); o != head.Abandon {
+	if o := headtest.Receive(t, "outcome", outcomes); o != head.Abandon {
 		t.Errorf("outcome %v", o)
 	}
 	late = true
@@ -187,11 +188,11 @@ func TestFeedback(t *testing.T) {
 	if err := r.AcceptMessage(t.Context(), p.receive(r)); condition(err) != "amqp:not-found" {
 		t.Errorf("settled too late: %v", err)
 	}
-	receive(t, "outcome", outcomes)
+	headtest.Receive(t, "outcome", outcomes)
 	give()
 	p.receive(r)
 	p.Close()
-	if o := receive(t, "outcome", outcomes); o != head.Lost {
+	if o := headtest.Receive(t, "outcome", outcomes); o != head.Lost {
 		t.Errorf("outcome %v", o)
 	}
 }
@@ -226,7 +227,7 @@ func TestServicesNeedTheirRight(t *testing.T) {
 	}
 	p.sender("/devices/d1/messages/events", nil)
 	// Neither: refused.
-	b.setAuth(func(head.Login) error { return head.ErrUnauthorized })
+	b.SetAuth(func(head.Login) error { return head.ErrUnauthorized })
 	if status, _ := h.dial(nil).putToken(token(policy, never), "1"); status != 401 {
 		t.Errorf("status %d", status)
 	}
@@ -249,13 +250,13 @@ func TestServiceByPlain(t *testing.T) {
 	sv := newServices()
 	h := start(t, newBackend(), serving(sv))
 	p := h.dial(goamqp.SASLTypePlain("service@sas.root.h", "SharedAccessSignature y"))
-	if l := receive(t, "login", sv.logins); l.Token != "SharedAccessSignature y" {
+	if l := headtest.Receive(t, "login", sv.logins); l.Token != "SharedAccessSignature y" {
 		t.Error("another token")
 	}
 	p.mustSend(p.sender("/messages/devicebound", nil), toDevice("/devices/d1/messages/devicebound", "x"))
 	sv.set(head.ErrUnauthorized, nil)
 	b := newBackend()
-	b.auth = func(head.Login) error { return head.ErrUnauthorized }
+	b.Auth = func(head.Login) error { return head.ErrUnauthorized }
 	h = start(t, b, serving(sv))
 	if _, err := goamqp.Dial(t.Context(), "amqp://"+h.addr, &goamqp.ConnOptions{SASLType: goamqp.SASLTypePlain("service@sas.root.h", "x")}); err == nil {
 		t.Error("a policy without the right comes in")

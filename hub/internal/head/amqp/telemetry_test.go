@@ -13,33 +13,34 @@ import (
 	"github.com/breakwater-iot/breakwater/hub/amqp/wire"
 	"github.com/breakwater-iot/breakwater/hub/internal/head"
 	"github.com/breakwater-iot/breakwater/hub/internal/head/amqp"
+	"github.com/breakwater-iot/breakwater/hub/internal/head/headtest"
 	"github.com/breakwater-iot/breakwater/proto/iothub"
 )
 
 func TestTelemetryIsAcceptedWhenItIsSafe(t *testing.T) {
 	b := newBackend()
 	dones := make(chan func(error), 10)
-	b.telemetry = func(_ *iothub.Message, done func(error)) { dones <- done }
+	b.OnTelemetry = func(_ *iothub.Message, done func(error)) { dones <- done }
 	h := start(t, b, nil)
 	p := h.login(dev)
 	s := p.sender("/devices/d1/messages/events", nil)
-	session := receive(t, "session", b.sessions)
-	if session.login.Identity != dev || session.login.Token == "" || session.login.Protocol != "amqp" {
-		t.Errorf("login %v", session.login.Identity)
+	session := headtest.Receive(t, "session", b.Sessions)
+	if session.Login.Identity != dev || session.Login.Token == "" || session.Login.Protocol != "amqp" {
+		t.Errorf("login %v", session.Login.Identity)
 	}
 	sent := make(chan error, 1)
 	go func() { sent <- p.send(s, goamqp.NewMessage([]byte("hello"))) }()
-	done := receive(t, "message", dones)
-	nothing(t, "outcome", sent)
+	done := headtest.Receive(t, "message", dones)
+	headtest.Nothing(t, "outcome", sent)
 	done(nil)
-	if err := receive(t, "outcome", sent); err != nil {
+	if err := headtest.Receive(t, "outcome", sent); err != nil {
 		t.Error(err)
 	}
-	if m := receive(t, "message", session.messages); string(m.Body) != "hello" {
+	if m := headtest.Receive(t, "message", session.Messages); string(m.Body) != "hello" {
 		t.Errorf("body %q", m.Body)
 	}
 	p.Close()
-	if err := receive(t, "close", session.closed); err != nil {
+	if err := headtest.Receive(t, "close", session.Closed); err != nil {
 		t.Errorf("closed with %v", err)
 	}
 }
@@ -50,7 +51,7 @@ func TestTelemetryThatIsNotAccepted(t *testing.T) {
 		head.ErrTooLarge: "amqp:link:message-size-exceeded", errors.New("disk"): "amqp:internal-error",
 	} {
 		b := newBackend()
-		b.telemetry = func(_ *iothub.Message, done func(error)) { done(err) }
+		b.OnTelemetry = func(_ *iothub.Message, done func(error)) { done(err) }
 		h := start(t, b, nil)
 		p := h.login(dev)
 		s := p.sender("/devices/d1/messages/events", nil)
@@ -68,14 +69,14 @@ func TestTelemetryOfAnySize(t *testing.T) {
 	h := start(t, b, nil)
 	p := h.dialFrames(4096) // as the Java SDK
 	s := p.sender("/devices/d1/messages/events", nil)
-	session := receive(t, "session", b.sessions)
+	session := headtest.Receive(t, "session", b.Sessions)
 	body := bytes.Repeat([]byte("0123456789abcdef"), iothub.MaxMessageSize/16)
 	p.mustSend(s, goamqp.NewMessage(body))
-	if m := receive(t, "message", session.messages); !bytes.Equal(m.Body, body) {
+	if m := headtest.Receive(t, "message", session.Messages); !bytes.Equal(m.Body, body) {
 		t.Error("another body arrived")
 	}
 	p.mustSend(s, &goamqp.Message{Properties: &goamqp.MessageProperties{}}) // no body at all
-	if m := receive(t, "message", session.messages); len(m.Body) != 0 {
+	if m := headtest.Receive(t, "message", session.Messages); len(m.Body) != 0 {
 		t.Errorf("body %q", m.Body)
 	}
 	if err := p.send(s, goamqp.NewMessage(append(body, 'x'))); condition(err) != "amqp:link:message-size-exceeded" {
@@ -92,12 +93,12 @@ func TestSettledTelemetry(t *testing.T) {
 	h := start(t, b, nil)
 	p := h.login(dev)
 	s := p.sender("/devices/d1/messages/events", &goamqp.SenderOptions{SettlementMode: goamqp.SenderSettleModeSettled.Ptr()})
-	session := receive(t, "session", b.sessions)
+	session := headtest.Receive(t, "session", b.Sessions)
 	for i := range 1000 { // more than the window
 		p.mustSend(s, goamqp.NewMessage(fmt.Append(nil, i)))
 	}
 	for i := range 1000 {
-		if m := receive(t, "message", session.messages); string(m.Body) != fmt.Sprint(i) {
+		if m := headtest.Receive(t, "message", session.Messages); string(m.Body) != fmt.Sprint(i) {
 			t.Fatalf("message %d is %s", i, m.Body)
 		}
 	}
@@ -109,14 +110,14 @@ func TestSettledTelemetryBeforeTheGoodbye(t *testing.T) {
 	b := newBackend()
 	let := make(chan struct{})
 	var once sync.Once
-	b.telemetry = func(_ *iothub.Message, done func(error)) {
+	b.OnTelemetry = func(_ *iothub.Message, done func(error)) {
 		once.Do(func() { <-let }) // the rest waits behind the first
 		done(nil)
 	}
 	h := start(t, b, nil)
 	p := h.login(dev)
 	s := p.sender("/devices/d1/messages/events", &goamqp.SenderOptions{SettlementMode: goamqp.SenderSettleModeSettled.Ptr()})
-	session := receive(t, "session", b.sessions)
+	session := headtest.Receive(t, "session", b.Sessions)
 	for i := range 50 {
 		p.mustSend(s, goamqp.NewMessage(fmt.Append(nil, i)))
 	}
@@ -125,7 +126,7 @@ func TestSettledTelemetryBeforeTheGoodbye(t *testing.T) {
 	}
 	close(let)
 	for i := range 50 {
-		if m := receive(t, "message", session.messages); string(m.Body) != fmt.Sprint(i) {
+		if m := headtest.Receive(t, "message", session.Messages); string(m.Body) != fmt.Sprint(i) {
 			t.Fatalf("message %d is %s", i, m.Body)
 		}
 	}
@@ -143,18 +144,18 @@ func batch(list ...*wire.Message) *goamqp.Message {
 func TestBatches(t *testing.T) {
 	b := newBackend()
 	results := map[string]error{}
-	b.telemetry = func(m *iothub.Message, done func(error)) { done(results[string(m.Body)]) }
+	b.OnTelemetry = func(m *iothub.Message, done func(error)) { done(results[string(m.Body)]) }
 	h := start(t, b, nil)
 	p := h.login(dev)
 	s := p.sender("/devices/d1/messages/events", nil)
-	session := receive(t, "session", b.sessions)
+	session := headtest.Receive(t, "session", b.Sessions)
 	first := wire.NewMessage([]byte("1"))
 	first.Properties = &wire.Properties{MessageID: wire.String("id1")}
 	first.ApplicationProperties = first.ApplicationProperties.With("k", wire.String("v"))
 	p.mustSend(s, batch(first, wire.NewMessage([]byte("2")), &wire.Message{}))
 	var bodies []string
 	for i := range 3 {
-		m := receive(t, "message", session.messages)
+		m := headtest.Receive(t, "message", session.Messages)
 		if i == 0 && (m.System.Get(iothub.MessageID) != "id1" || m.Properties.Get("k") != "v") {
 			t.Errorf("first: %v", m)
 		}
@@ -192,7 +193,7 @@ func TestWhatIsNotAMessage(t *testing.T) {
 		t.Errorf("map: %v", err)
 	}
 	p.mustSend(s, &goamqp.Message{Value: "text"})
-	if m := receive(t, "message", receive(t, "session", b.sessions).messages); string(m.Body) != "text" {
+	if m := headtest.Receive(t, "message", headtest.Receive(t, "session", b.Sessions).Messages); string(m.Body) != "text" {
 		t.Errorf("body %q", m.Body)
 	}
 }
@@ -203,7 +204,7 @@ func TestABackendThatIsFullHoldsUpItsClientOnly(t *testing.T) {
 	b := newBackend()
 	h := start(t, b, func(o *amqp.Options) { o.Window = 10 })
 	stuck := make(chan func(error), 100)
-	b.telemetry = func(m *iothub.Message, done func(error)) {
+	b.OnTelemetry = func(m *iothub.Message, done func(error)) {
 		if string(m.Body) == "stuck" {
 			stuck <- done
 			return
@@ -219,18 +220,18 @@ func TestABackendThatIsFullHoldsUpItsClientOnly(t *testing.T) {
 	}
 	dones := make([]func(error), 10)
 	for i := range dones {
-		dones[i] = receive(t, "message", stuck)
+		dones[i] = headtest.Receive(t, "message", stuck)
 	}
-	nothing(t, "message beyond the window", stuck)
+	headtest.Nothing(t, "message beyond the window", stuck)
 	p.mustSend(two, goamqp.NewMessage([]byte("passes")))
 	for _, done := range dones {
 		done(nil)
 	}
 	for range 10 {
-		receive(t, "message", stuck)(nil)
+		headtest.Receive(t, "message", stuck)(nil)
 	}
 	for range 20 {
-		if err := receive(t, "outcome", errs); err != nil {
+		if err := headtest.Receive(t, "outcome", errs); err != nil {
 			t.Error(err)
 		}
 	}

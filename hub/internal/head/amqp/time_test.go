@@ -21,7 +21,7 @@ func deviceN(i int) iothub.Identity { return iothub.DeviceIdentity("d" + string(
 // piped runs f against a head in virtual time.
 func piped(t *testing.T, b *backend, change func(*amqp.Options), f func(t *testing.T, p *peer)) {
 	synctest.Test(t, func(t *testing.T) {
-		b.sessions = make(chan *session, 64) // one of the bubble
+		b.Sessions = make(chan *session, 64) // one of the bubble
 		o := amqp.Options{Backend: b, Logger: slog.New(slog.DiscardHandler)}
 		if change != nil {
 			change(&o)
@@ -96,7 +96,7 @@ func TestServicesEndWithTheirToken(t *testing.T) {
 
 func TestABackendThatHangs(t *testing.T) {
 	b := newBackend()
-	b.hang = func(ctx context.Context) error {
+	b.Hang = func(ctx context.Context) error {
 		<-ctx.Done()
 		return ctx.Err()
 	}

@@ -2,16 +2,9 @@ package amqp_test
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
 	"errors"
 	"log/slog"
-	"math/big"
-	"net"
 	"net/http/httptest"
 	"strings"
 	"testing"
@@ -22,26 +15,9 @@ import (
 
 	"github.com/breakwater-iot/breakwater/hub/internal/head"
 	"github.com/breakwater-iot/breakwater/hub/internal/head/amqp"
+	"github.com/breakwater-iot/breakwater/hub/internal/head/headtest"
 	"github.com/breakwater-iot/breakwater/hub/internal/head/ws"
 )
-
-// certificate makes a self-signed certificate for a name.
-func certificate(t testing.TB, name string) tls.Certificate {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, DNSNames: []string{name},
-		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
-}
 
 func (h *hub) dialTLS(sasl goamqp.SASLType, certificates ...tls.Certificate) (*peer, error) {
 	c, err := goamqp.Dial(h.t.Context(), "amqps://"+h.addr, &goamqp.ConnOptions{SASLType: sasl,
@@ -56,8 +32,10 @@ func (h *hub) dialTLS(sasl goamqp.SASLType, certificates ...tls.Certificate) (*p
 
 func TestCertificates(t *testing.T) {
 	b := newBackend()
-	h := start(t, b, func(o *amqp.Options) { o.TLS = &tls.Config{Certificates: []tls.Certificate{certificate(t, "hub")}} })
-	device := certificate(t, "d1")
+	h := start(t, b, func(o *amqp.Options) {
+		o.TLS = &tls.Config{Certificates: []tls.Certificate{headtest.Certificate(t, "hub")}}
+	})
+	device := headtest.Certificate(t, "d1")
 	for name, sasl := range map[string]goamqp.SASLType{
 		"no SASL": nil, "EXTERNAL": goamqp.SASLTypeExternal(""), "ANONYMOUS": goamqp.SASLTypeAnonymous(),
 	} {
@@ -67,21 +45,21 @@ func TestCertificates(t *testing.T) {
 			continue
 		}
 		p.sender("/devices/d1/messages/events", nil)
-		s := receive(t, "session", b.sessions)
-		if s.login.Token != "" || len(s.login.Peer) != 1 || s.login.Peer[0].Subject.CommonName != "d1" {
-			t.Errorf("%s: login with %d certificates", name, len(s.login.Peer))
+		s := headtest.Receive(t, "session", b.Sessions)
+		if s.Login.Token != "" || len(s.Login.Peer) != 1 || s.Login.Peer[0].Subject.CommonName != "d1" {
+			t.Errorf("%s: login with %d certificates", name, len(s.Login.Peer))
 		}
 		// A token goes before the certificate.
 		p.login(dev)
 		if err := p.s.Close(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		receive(t, "close", s.closed)
+		headtest.Receive(t, "close", s.Closed)
 		if p.s, err = p.NewSession(t.Context(), nil); err != nil {
 			t.Fatal(err)
 		}
 		p.sender("/devices/d1/messages/events", nil)
-		if s = receive(t, "session", b.sessions); s.login.Token == "" || len(s.login.Peer) != 0 {
+		if s = headtest.Receive(t, "session", b.Sessions); s.Login.Token == "" || len(s.Login.Peer) != 0 {
 			t.Errorf("%s: login without the token", name)
 		}
 	}
@@ -127,12 +105,12 @@ func TestWebSocket(t *testing.T) {
 		}
 		p := (&peer{t: t, Conn: conn, s: s}).login(dev)
 		p.mustSend(p.sender("/devices/d1/messages/events", nil), goamqp.NewMessage(make([]byte, 200_000)))
-		session := receive(t, "session", b.sessions)
-		if session.login.Protocol != "amqp-ws" {
-			t.Errorf("protocol %s", session.login.Protocol)
+		session := headtest.Receive(t, "session", b.Sessions)
+		if session.Login.Protocol != "amqp-ws" {
+			t.Errorf("protocol %s", session.Login.Protocol)
 		}
 		_ = conn.Close() // which may complain that it has closed the WebSocket itself
-		receive(t, "close", session.closed)
+		headtest.Receive(t, "close", session.Closed)
 	}
 }
 
@@ -143,7 +121,7 @@ func TestTooManyConnections(t *testing.T) {
 		t.Error("one more comes in")
 	}
 	p.Close()
-	for end := time.Now().Add(patience); ; {
+	for end := time.Now().Add(headtest.Patience); ; {
 		c, err := goamqp.Dial(t.Context(), "amqp://"+h.addr, nil)
 		if err == nil {
 			c.Close()
@@ -173,9 +151,9 @@ func TestShutdown(t *testing.T) {
 	h := start(t, b, nil)
 	p := h.login(dev)
 	s := p.sender("/devices/d1/messages/events", nil)
-	session := receive(t, "session", b.sessions)
+	session := headtest.Receive(t, "session", b.Sessions)
 	h.stop()
-	receive(t, "close", session.closed)
+	headtest.Receive(t, "close", session.Closed)
 	gone := func(p *peer, s *goamqp.Sender) {
 		t.Helper()
 		// The session has a reason after which SDKs come again, the connection that of
@@ -194,9 +172,9 @@ func TestShutdown(t *testing.T) {
 	h = start(t, b, nil)
 	p = h.login(dev)
 	s = p.sender("/devices/d1/messages/events", nil)
-	session = receive(t, "session", b.sessions)
-	session.client.Disconnect(head.ErrShutdown)
-	if err := receive(t, "close", session.closed); !errors.Is(err, head.ErrShutdown) {
+	session = headtest.Receive(t, "session", b.Sessions)
+	session.Client.Disconnect(head.ErrShutdown)
+	if err := headtest.Receive(t, "close", session.Closed); !errors.Is(err, head.ErrShutdown) {
 		t.Errorf("closed with %v", err)
 	}
 	gone(p, s)
@@ -206,11 +184,11 @@ func TestAPanicOfTheBackendCostsOneConnection(t *testing.T) {
 	b := newBackend()
 	h := start(t, b, nil)
 	p := h.login(dev)
-	b.setAuth(func(head.Login) error { panic("oops") })
+	b.SetAuth(func(head.Login) error { panic("oops") })
 	if _, err := p.s.NewSender(t.Context(), "/devices/d1/messages/events", nil); err == nil {
 		t.Error("attached")
 	}
 	<-p.Done()
-	b.setAuth(nil)
+	b.SetAuth(nil)
 	h.login(dev).sender("/devices/d1/messages/events", nil)
 }

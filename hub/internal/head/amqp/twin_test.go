@@ -10,6 +10,7 @@ import (
 
 	"github.com/breakwater-iot/breakwater/hub/internal/head"
 	"github.com/breakwater-iot/breakwater/hub/internal/head/amqp"
+	"github.com/breakwater-iot/breakwater/hub/internal/head/headtest"
 	"github.com/breakwater-iot/breakwater/proto/iothub"
 )
 
@@ -28,7 +29,7 @@ func (h *hub) twin(id iothub.Identity) *twinPeer {
 	tp := &twinPeer{peer: p}
 	tp.Sender = p.sender(amqp.Path(id)+"/twin", &goamqp.SenderOptions{Properties: name})
 	tp.Receiver = p.receiver(amqp.Path(id)+"/twin", &goamqp.ReceiverOptions{Properties: name, Credit: 10})
-	tp.s = receive(h.t.(*testing.T), "session", h.b.sessions)
+	tp.s = headtest.Receive(h.t.(*testing.T), "session", h.b.Sessions)
 	feature(h.t.(*testing.T), tp.s, "+twinResponses")
 	return tp
 }
@@ -108,7 +109,7 @@ func TestTwinErrors(t *testing.T) {
 	for flavor := range 2 {
 		b := newBackend()
 		var result error
-		b.patch = func(json.RawMessage, int64) (int64, error) { return 0, result }
+		b.OnPatch = func(json.RawMessage, int64) (int64, error) { return 0, result }
 		h := start(t, b, func(o *amqp.Options) { o.Flavor = amqp.Flavor(flavor) })
 		p := h.twin(dev)
 		for _, tt := range tests {
@@ -130,11 +131,11 @@ func TestDesiredChanges(t *testing.T) {
 	b := newBackend()
 	h := start(t, b, cloud)
 	p := h.twin(dev)
-	nothing(t, "feature", p.s.features)
+	headtest.Nothing(t, "feature", p.s.Features)
 	p.ask("1", "PUT", "/notifications/twin/properties/desired", "")
 	p.answer()
 	feature(t, p.s, "+desiredChanges")
-	p.s.client.DesiredChanged([]byte(`{"k":2,"$version":13}`), 13)
+	p.s.Client.DesiredChanged([]byte(`{"k":2,"$version":13}`), 13)
 	m := p.receive(p.Receiver)
 	if m.Properties != nil && m.Properties.CorrelationID != nil || string(m.GetData()) != `{"k":2,"$version":13}` ||
 		m.Annotations["resource"] != "/properties/desired" {
@@ -168,7 +169,7 @@ func TestANewPartnerClosesTheOldPair(t *testing.T) {
 func TestTwinRequestsAreBounded(t *testing.T) {
 	b := newBackend()
 	gate := make(chan struct{})
-	b.twin = func() (iothub.TwinProperties, error) {
+	b.OnTwin = func() (iothub.TwinProperties, error) {
 		<-gate
 		return iothub.TwinProperties{}, nil
 	}

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/breakwater-iot/breakwater/hub/internal/head"
+	"github.com/breakwater-iot/breakwater/hub/internal/head/headtest"
 	"github.com/breakwater-iot/breakwater/hub/internal/head/mqtt"
 	"github.com/breakwater-iot/breakwater/proto/iothub"
 	"github.com/eclipse/paho.mqtt.golang/packets"
@@ -59,7 +60,7 @@ const bodySize = 256
 // same process, so that allocations are those of both sides; they do as little as a
 // client can.
 func BenchmarkTelemetry(b *testing.B) {
-	config := &tls.Config{Certificates: []tls.Certificate{certificate(b, "hub")}}
+	config := &tls.Config{Certificates: []tls.Certificate{headtest.Certificate(b, "hub")}}
 	h := start(b, newBackend(), func(o *mqtt.Options) { o.Backend, o.TLS = &loadBackend{}, config })
 	plain := startMochi(b, config)
 	for _, shape := range []struct{ publishers, inFlight int }{{1, 1}, {1, 64}, {8, 64}} {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/breakwater-iot/breakwater/hub/internal/head"
+	"github.com/breakwater-iot/breakwater/hub/internal/head/headtest"
 	"github.com/breakwater-iot/breakwater/hub/internal/head/mqtt"
 	"github.com/breakwater-iot/breakwater/proto/iothub"
 	"github.com/eclipse/paho.mqtt.golang/packets"
@@ -47,7 +48,7 @@ func TestConnackCodes(t *testing.T) {
 		for _, flavor := range []mqtt.Flavor{mqtt.Edge, mqtt.Cloud} {
 			t.Run(fmt.Sprintf("%s/%d", tt.name, flavor), func(t *testing.T) {
 				b := newBackend()
-				b.auth = func(head.Login) error { return tt.auth }
+				b.Auth = func(head.Login) error { return tt.auth }
 				failed := make(chan string, 1)
 				h := start(t, b, func(o *mqtt.Options) {
 					o.Flavor = flavor
@@ -68,8 +69,8 @@ func TestConnackCodes(t *testing.T) {
 				}
 				if want != 0 {
 					p.closed()
-					receive(t, "event", failed)
-					nothing(t, "session", b.sessions)
+					headtest.Receive(t, "event", failed)
+					headtest.Nothing(t, "session", b.Sessions)
 				}
 			})
 		}
@@ -111,7 +112,7 @@ func TestMalformedConnectIsClosedWithoutConnack(t *testing.T) {
 			change(packet.Bytes())
 			p.raw(packet.Bytes())
 			p.closed()
-			nothing(t, "session", b.sessions)
+			headtest.Nothing(t, "session", b.Sessions)
 		})
 	}
 }
@@ -123,7 +124,7 @@ func TestLoginCarriesWhatTheClientSaid(t *testing.T) {
 	cp.Username = "hub.example/d1/m1/?api-version=2021-04-12&DeviceClientType=p%2F1&model-id=dtmi%3Ax%3B1&auth-chain=d1%2Fm1%3Be2"
 	p.send(cp)
 	expect[*packets.ConnackPacket](p)
-	got := receive(t, "session", b.sessions).login
+	got := headtest.Receive(t, "session", b.Sessions).Login
 	if got.Remote == nil || got.Remote.String() != p.LocalAddr().String() {
 		t.Errorf("remote %v", got.Remote)
 	}
@@ -144,7 +145,7 @@ func TestAChainOfOneIsNoChain(t *testing.T) {
 		cp.Username += "&auth-chain=" + chain
 		p.send(cp)
 		expect[*packets.ConnackPacket](p)
-		if got := receive(t, "session", b.sessions).login.AuthChain; got != want {
+		if got := headtest.Receive(t, "session", b.Sessions).Login.AuthChain; got != want {
 			t.Errorf("%s: %q, want %q", chain, got, want)
 		}
 	}
@@ -152,7 +153,7 @@ func TestAChainOfOneIsNoChain(t *testing.T) {
 
 func TestClientCertificateReachesTheBackendUnlessThereIsAPassword(t *testing.T) {
 	b := newBackend()
-	server, own := certificate(t, "hub"), certificate(t, "d1")
+	server, own := headtest.Certificate(t, "hub"), headtest.Certificate(t, "d1")
 	h := start(t, b, func(o *mqtt.Options) { o.TLS = &tls.Config{Certificates: []tls.Certificate{server}} })
 	leaf, err := x509.ParseCertificate(server.Certificate[0])
 	if err != nil {
@@ -182,7 +183,7 @@ func TestClientCertificateReachesTheBackendUnlessThereIsAPassword(t *testing.T) 
 			cp.Password = []byte(tt.password)
 			p.send(cp)
 			expect[*packets.ConnackPacket](p)
-			login := receive(t, "session", b.sessions).login
+			login := headtest.Receive(t, "session", b.Sessions).Login
 			if len(login.Peer) != tt.peers || login.Token != tt.password {
 				t.Errorf("%d certificates, token %q", len(login.Peer), login.Token)
 			}
@@ -203,7 +204,7 @@ func TestMoreClientsThanAllowedAreRefused(t *testing.T) {
 	if ack := expect[*packets.ConnackPacket](p); ack.ReturnCode != 3 {
 		t.Errorf("third client: code %d", ack.ReturnCode)
 	}
-	receive(t, "refused session", b.sessions)
+	headtest.Receive(t, "refused session", b.Sessions)
 	h.connect(mod) // the same identity again is none more
 	first.closed()
 }
@@ -226,14 +227,14 @@ func TestNewerConnectionOfAnIdentityDisplacesTheOlder(t *testing.T) {
 	p1.subscribe(1, "devices/d1/messages/devicebound/#")
 	p2, s2 := h.connect(dev)
 	p1.closed() // and no DISCONNECT packet, which 3.1.1 does not know
-	if err := receive(t, "close", s1.closed); !errors.Is(err, head.ErrReplaced) {
+	if err := headtest.Receive(t, "close", s1.Closed); !errors.Is(err, head.ErrReplaced) {
 		t.Errorf("first session closed with %v", err)
 	}
 	p3, s3 := h.connect(dev)
 	p2.closed()
-	receive(t, "close", s2.closed)
+	headtest.Receive(t, "close", s2.Closed)
 	p3.quiet()
-	nothing(t, "close", s3.closed)
+	headtest.Nothing(t, "close", s3.Closed)
 	if m, _ := h.connect(mod); m != nil { // a module of the device is someone else
 		m.quiet()
 		p3.quiet()
@@ -245,16 +246,16 @@ func TestNewerConnectionOfAnIdentityDisplacesTheOlder(t *testing.T) {
 func TestPublishInFlightIsNotAcknowledgedToTheNewerConnection(t *testing.T) {
 	b := newBackend()
 	dones := make(chan func(error), 4)
-	b.telemetry = func(_ *iothub.Message, done func(error)) { dones <- done }
+	b.OnTelemetry = func(_ *iothub.Message, done func(error)) { dones <- done }
 	h := start(t, b, nil)
 	p1, s1 := h.connect(dev)
 	p1.send(publish(events, "older", 1, 7))
-	older := receive(t, "message", dones)
+	older := headtest.Receive(t, "message", dones)
 	p2, _ := h.connect(dev)
 	p1.closed()
-	receive(t, "close", s1.closed)
+	headtest.Receive(t, "close", s1.Closed)
 	p2.send(publish(events, "newer", 1, 7)) // the same packet id
-	newer := receive(t, "message", dones)
+	newer := headtest.Receive(t, "message", dones)
 	older(nil)
 	p2.quiet()
 	newer(nil)
@@ -282,46 +283,46 @@ func TestSubscriptionsOutliveTheConnectionWithoutCleanSession(t *testing.T) {
 		if ack := expect[*packets.ConnackPacket](p); ack.ReturnCode != 0 || ack.SessionPresent != present {
 			t.Fatalf("code %d, session present %v", ack.ReturnCode, ack.SessionPresent)
 		}
-		return p, receive(t, "session", b.sessions)
+		return p, headtest.Receive(t, "session", b.Sessions)
 	}
 	p, s := connect(false, false)
 	p.subscribe(1, "devices/d1/messages/devicebound/#", "$iothub/methods/POST/#", "$iothub/twin/res/#")
 	for _, want := range []string{"+c2d", "+methods", "+twinResponses"} {
-		if got := receive(t, "feature", s.features); got != want {
+		if got := headtest.Receive(t, "feature", s.Features); got != want {
 			t.Errorf("feature %q, want %q", got, want)
 		}
 	}
 	p.unsubscribe("$iothub/methods/POST/#")
-	if got := receive(t, "feature", s.features); got != "-methods" {
+	if got := headtest.Receive(t, "feature", s.Features); got != "-methods" {
 		t.Errorf("feature %q", got)
 	}
 	p.Close()
-	receive(t, "close", s.closed)
+	headtest.Receive(t, "close", s.Closed)
 
 	p, s = connect(false, true)
 	for _, want := range []string{"+c2d", "+twinResponses"} {
-		if got := receive(t, "stored feature", s.features); got != want {
+		if got := headtest.Receive(t, "stored feature", s.Features); got != want {
 			t.Errorf("stored feature %q, want %q", got, want)
 		}
 	}
 	settled := make(chan head.Outcome, 1)
-	s.client.Deliver("", &iothub.Message{Body: []byte("x")}, func(o head.Outcome) { settled <- o })
+	s.Client.Deliver("", &iothub.Message{Body: []byte("x")}, func(o head.Outcome) { settled <- o })
 	got := expect[*packets.PublishPacket](p)
 	if got.Qos != 1 || got.TopicName != "devices/d1/messages/devicebound/" {
 		t.Errorf("got %v", got)
 	}
 	p.Close()
-	if o := receive(t, "outcome", settled); o != head.Lost {
+	if o := headtest.Receive(t, "outcome", settled); o != head.Lost {
 		t.Errorf("outcome %v", o)
 	}
 
 	p, s = connect(true, false) // forgets
 	p.subscribe(1, "devices/d1/messages/devicebound/#")
-	receive(t, "feature", s.features)
+	headtest.Receive(t, "feature", s.Features)
 	p.Close()
-	receive(t, "close", s.closed)
+	headtest.Receive(t, "close", s.Closed)
 	_, s = connect(false, false)
-	nothing(t, "feature", s.features)
+	headtest.Nothing(t, "feature", s.Features)
 }
 
 func TestWill(t *testing.T) {
@@ -333,7 +334,7 @@ func TestWill(t *testing.T) {
 		{"lost connection", func(_ *hub, p *peer, _ *session) { p.Close() }, true},
 		{"goodbye", func(_ *hub, p *peer, _ *session) { p.send(packets.NewControlPacket(packets.Disconnect)) }, false},
 		{"protocol error", func(_ *hub, p *peer, _ *session) { p.raw([]byte{0xf0, 0}) }, true},
-		{"expired credentials", func(_ *hub, _ *peer, s *session) { s.client.Disconnect(head.ErrExpired) }, true},
+		{"expired credentials", func(_ *hub, _ *peer, s *session) { s.Client.Disconnect(head.ErrExpired) }, true},
 		{"displaced", func(h *hub, _ *peer, _ *session) { h.connect(dev) }, true},
 		{"shutdown", func(h *hub, _ *peer, _ *session) { h.stop() }, false},
 	}
@@ -346,14 +347,14 @@ func TestWill(t *testing.T) {
 			cp.WillRetain = true
 			p.send(cp)
 			expect[*packets.ConnackPacket](p)
-			s := receive(t, "session", b.sessions)
+			s := headtest.Receive(t, "session", b.Sessions)
 			tt.end(h, p, s)
-			receive(t, "close", s.closed)
+			headtest.Receive(t, "close", s.Closed)
 			if !tt.wanted {
-				nothing(t, "will", s.messages)
+				headtest.Nothing(t, "will", s.Messages)
 				return
 			}
-			m := receive(t, "will", s.messages)
+			m := headtest.Receive(t, "will", s.Messages)
 			if string(m.Body) != "gone" || fmt.Sprint(m.Properties) != "[{a b false} {iothub-MessageType Will false} {mqtt-retain true false}]" || len(m.System) != 0 {
 				t.Errorf("will %q %v %v", m.Body, m.Properties, m.System)
 			}
@@ -367,15 +368,15 @@ func TestBackendMayCallTheClientBeforeTheConnack(t *testing.T) {
 	p, s := h.connect(dev)
 	p.subscribe(1, "$iothub/twin/PATCH/properties/desired/#")
 	p.Close()
-	receive(t, "close", s.closed)
+	headtest.Receive(t, "close", s.Closed)
 	early := make(chan head.Outcome, 1)
-	b.auth = func(head.Login) error { return nil }
+	b.Auth = func(head.Login) error { return nil }
 	eb := &eager{b, early}
 	h2 := start(t, newBackend(), func(o *mqtt.Options) { o.Backend = eb })
 	p = h2.dial()
 	p.send(connectPacket(dev))
 	expect[*packets.ConnackPacket](p)
-	if o := receive(t, "outcome", early); o != head.Abandon {
+	if o := headtest.Receive(t, "outcome", early); o != head.Abandon {
 		t.Errorf("outcome %v", o)
 	}
 }

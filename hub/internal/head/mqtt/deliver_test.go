@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/breakwater-iot/breakwater/hub/internal/head"
+	"github.com/breakwater-iot/breakwater/hub/internal/head/headtest"
 	"github.com/breakwater-iot/breakwater/hub/internal/head/mqtt"
 	"github.com/breakwater-iot/breakwater/proto/iothub"
 	"github.com/eclipse/paho.mqtt.golang/packets"
@@ -38,20 +39,20 @@ func TestSubackCodes(t *testing.T) {
 			t.Errorf("flavor %d: %s, want %s", tt.flavor, got, tt.want)
 		}
 		for _, want := range []string{"+c2d", "+inputs", "+methods", "+twinResponses"} {
-			if got := receive(t, "feature", s.features); got != want {
+			if got := headtest.Receive(t, "feature", s.Features); got != want {
 				t.Errorf("feature %s, want %s", got, want)
 			}
 		}
 		if tt.flavor == mqtt.Edge {
-			receive(t, "feature", s.features)
+			headtest.Receive(t, "feature", s.Features)
 		}
 		if got := fmt.Sprint(p.subscribe(0, inputsFilter)); got != "[0]" {
 			t.Errorf("again with QoS 0: %s", got)
 		}
 		p.unsubscribe(inputsFilter, "never/subscribed")
-		nothing(t, "feature", s.features) // the wide filter still asks for inputs
+		headtest.Nothing(t, "feature", s.Features) // the wide filter still asks for inputs
 		p.unsubscribe("devices/d1/modules/m1/#")
-		if got := receive(t, "feature", s.features); got != "-inputs" {
+		if got := headtest.Receive(t, "feature", s.Features); got != "-inputs" {
 			t.Errorf("feature %s", got)
 		}
 	}
@@ -75,7 +76,7 @@ func TestDeliveryOverQoS1IsSettledByItsPuback(t *testing.T) {
 	for i := range settled {
 		c, f := outcomes()
 		settled[i] = c
-		s.client.Deliver("in1", m, f)
+		s.Client.Deliver("in1", m, f)
 		pk := expect[*packets.PublishPacket](p)
 		ids[i] = pk.MessageID
 		if pk.TopicName != "devices/d1/modules/m1/inputs/in1/%24.cdid=d1&%24.cmid=m0&a=b%20c" || string(pk.Payload) != "body" || pk.Qos != 1 || pk.Dup || pk.Retain {
@@ -84,9 +85,9 @@ func TestDeliveryOverQoS1IsSettledByItsPuback(t *testing.T) {
 	}
 	p.send(puback(999)) // unknown: ignored
 	for _, i := range []int{2, 0, 1} {
-		nothing(t, "outcome", settled[i])
+		headtest.Nothing(t, "outcome", settled[i])
 		p.send(puback(ids[i]))
-		if o := receive(t, "outcome", settled[i]); o != head.Complete {
+		if o := headtest.Receive(t, "outcome", settled[i]); o != head.Complete {
 			t.Errorf("outcome %v", o)
 		}
 	}
@@ -128,7 +129,7 @@ func TestDeliveryVariants(t *testing.T) {
 			p, s := start(t, newBackend(), func(o *mqtt.Options) { o.Flavor = tt.flavor }).connect(dev)
 			p.subscribe(tt.granted, c2dFilter)
 			c, f := outcomes()
-			s.client.Deliver("", tt.m, f)
+			s.Client.Deliver("", tt.m, f)
 			if tt.sent {
 				pk := expect[*packets.PublishPacket](p)
 				if pk.Qos != tt.qos || pk.Dup != tt.dup {
@@ -138,7 +139,7 @@ func TestDeliveryVariants(t *testing.T) {
 					p.send(puback(pk.MessageID))
 				}
 			}
-			if o := receive(t, "outcome", c); o != head.Complete {
+			if o := headtest.Receive(t, "outcome", c); o != head.Complete {
 				t.Errorf("outcome %v", o)
 			}
 			p.quiet()
@@ -150,20 +151,20 @@ func TestDeliveryThatCannotBeSent(t *testing.T) {
 	p, s := start(t, newBackend(), nil).connect(mod)
 	p.subscribe(1, "devices/d1/modules/m1/inputs/in1/#", "#")
 	c, f := outcomes()
-	s.client.Deliver("in2", &iothub.Message{}, f)
-	if o := receive(t, "outcome", c); o != head.Abandon {
+	s.Client.Deliver("in2", &iothub.Message{}, f)
+	if o := headtest.Receive(t, "outcome", c); o != head.Abandon {
 		t.Errorf("no filter: %v", o)
 	}
 	long := &iothub.Message{Properties: iothub.Properties{{Name: "a", Value: strings.Repeat("/", 30000)}}}
-	s.client.Deliver("in1", long, f)
-	if o := receive(t, "outcome", c); o != head.Reject {
+	s.Client.Deliver("in1", long, f)
+	if o := headtest.Receive(t, "outcome", c); o != head.Reject {
 		t.Errorf("topic too long: %v", o)
 	}
 	p.quiet()
 	p.Close()
-	receive(t, "close", s.closed)
-	s.client.Deliver("in1", &iothub.Message{}, f)
-	if o := receive(t, "outcome", c); o != head.Lost {
+	headtest.Receive(t, "close", s.Closed)
+	s.Client.Deliver("in1", &iothub.Message{}, f)
+	if o := headtest.Receive(t, "outcome", c); o != head.Lost {
 		t.Errorf("after the end: %v", o)
 	}
 }
@@ -173,12 +174,12 @@ func TestWindowHoldsBackDeliveriesButNotTheRest(t *testing.T) {
 	p.subscribe(1, inputsFilter, "$iothub/twin/PATCH/properties/desired/#")
 	c, f := outcomes()
 	for i := range 5 {
-		s.client.Deliver("in", &iothub.Message{Body: fmt.Append(nil, i)}, f)
+		s.Client.Deliver("in", &iothub.Message{Body: fmt.Append(nil, i)}, f)
 	}
 	first := expect[*packets.PublishPacket](p)
 	second := expect[*packets.PublishPacket](p)
 	p.quiet()
-	s.client.DesiredChanged([]byte(`{"$version":1}`), 1)
+	s.Client.DesiredChanged([]byte(`{"$version":1}`), 1)
 	if pk := expect[*packets.PublishPacket](p); pk.TopicName != "$iothub/twin/PATCH/properties/desired/?$version=1" || pk.Qos != 1 {
 		t.Errorf("got %v", pk)
 	}
@@ -193,18 +194,18 @@ func TestWindowHoldsBackDeliveriesButNotTheRest(t *testing.T) {
 		}
 	}
 	for range 3 {
-		if o := receive(t, "outcome", c); o != head.Complete {
+		if o := headtest.Receive(t, "outcome", c); o != head.Complete {
 			t.Errorf("outcome %v", o)
 		}
 	}
 	p.Close()
 	for range 2 {
-		if o := receive(t, "outcome", c); o != head.Lost {
+		if o := headtest.Receive(t, "outcome", c); o != head.Lost {
 			t.Errorf("outcome %v", o)
 		}
 	}
-	receive(t, "close", s.closed)
-	nothing(t, "outcome", c)
+	headtest.Receive(t, "close", s.Closed)
+	headtest.Nothing(t, "outcome", c)
 }
 
 func TestClientThatDoesNotTakeItsMessagesIsDisconnected(t *testing.T) {
@@ -212,15 +213,15 @@ func TestClientThatDoesNotTakeItsMessagesIsDisconnected(t *testing.T) {
 	p.subscribe(1, inputsFilter)
 	c, f := outcomes()
 	for range 6 {
-		s.client.Deliver("in", &iothub.Message{}, f)
+		s.Client.Deliver("in", &iothub.Message{}, f)
 	}
-	receive(t, "close", s.closed)
+	headtest.Receive(t, "close", s.Closed)
 	for range 6 {
-		if o := receive(t, "outcome", c); o != head.Lost {
+		if o := headtest.Receive(t, "outcome", c); o != head.Lost {
 			t.Errorf("outcome %v", o)
 		}
 	}
-	nothing(t, "outcome", c)
+	headtest.Nothing(t, "outcome", c)
 }
 
 func TestClientThatDoesNotReadBlocksNobody(t *testing.T) {
@@ -230,22 +231,22 @@ func TestClientThatDoesNotReadBlocksNobody(t *testing.T) {
 	const n = 500 // 30 MB, more than sockets and queue hold
 	body, begin := make([]byte, 60<<10), time.Now()
 	for range n {
-		s.client.Deliver("", &iothub.Message{Body: body}, f)
+		s.Client.Deliver("", &iothub.Message{Body: body}, f)
 	}
-	if d := time.Since(begin); d > patience {
+	if d := time.Since(begin); d > headtest.Patience {
 		t.Errorf("deliveries took %v", d)
 	}
-	receive(t, "close", s.closed)
+	headtest.Receive(t, "close", s.Closed)
 	lost := 0
 	for range n {
-		if receive(t, "outcome", c) == head.Lost {
+		if headtest.Receive(t, "outcome", c) == head.Lost {
 			lost++
 		}
 	}
 	if lost == 0 {
 		t.Error("nothing lost")
 	}
-	nothing(t, "outcome", c)
+	headtest.Nothing(t, "outcome", c)
 }
 
 func TestLargeMessagesOfAWholeWindowDoNotCutTheClientOff(t *testing.T) {
@@ -254,11 +255,11 @@ func TestLargeMessagesOfAWholeWindowDoNotCutTheClientOff(t *testing.T) {
 	c, f := outcomes()
 	body := make([]byte, 250<<10)
 	for range 128 {
-		s.client.Deliver("in", &iothub.Message{Body: body}, f)
+		s.Client.Deliver("in", &iothub.Message{Body: body}, f)
 	}
 	for range 128 {
 		p.send(puback(expect[*packets.PublishPacket](p).MessageID))
-		if o := receive(t, "outcome", c); o != head.Complete {
+		if o := headtest.Receive(t, "outcome", c); o != head.Complete {
 			t.Fatalf("outcome %v", o)
 		}
 	}
@@ -271,7 +272,7 @@ func TestEveryDeliverySettlesOnceAndInOrder(t *testing.T) {
 	c, f := outcomes()
 	go func() {
 		for i := range n {
-			s.client.Deliver("in", &iothub.Message{Body: fmt.Append(nil, i)}, f)
+			s.Client.Deliver("in", &iothub.Message{Body: fmt.Append(nil, i)}, f)
 		}
 	}()
 	for i := range n {
@@ -282,9 +283,9 @@ func TestEveryDeliverySettlesOnceAndInOrder(t *testing.T) {
 		p.send(puback(pk.MessageID))
 	}
 	for range n {
-		if o := receive(t, "outcome", c); o != head.Complete {
+		if o := headtest.Receive(t, "outcome", c); o != head.Complete {
 			t.Fatalf("outcome %v", o)
 		}
 	}
-	nothing(t, "outcome", c)
+	headtest.Nothing(t, "outcome", c)
 }

@@ -2,21 +2,14 @@ package mqtt_test
 
 import (
 	"bytes"
-	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
 	"errors"
 	"io"
 	"log/slog"
-	"math/big"
 	"net"
 	"testing"
 	"time"
 
+	"github.com/breakwater-iot/breakwater/hub/internal/head/headtest"
 	"github.com/breakwater-iot/breakwater/hub/internal/head/mqtt"
 	"github.com/breakwater-iot/breakwater/proto/iothub"
 	"github.com/eclipse/paho.mqtt.golang/packets"
@@ -24,6 +17,13 @@ import (
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+type (
+	backend = headtest.Backend
+	session = headtest.Session
+)
+
+var newBackend = headtest.NewBackend
 
 // hub is a running head on a loopback port with a backend of the test.
 type hub struct {
@@ -43,31 +43,8 @@ func start(t testing.TB, b *backend, change func(*mqtt.Options)) *hub {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	served := make(chan error, 1)
-	go func() { served <- srv.Serve(ctx, ln) }()
-	stopped := false
-	h := &hub{t: t, b: b, addr: ln.Addr().String()}
-	h.stop = func() {
-		if stopped {
-			return
-		}
-		stopped = true
-		cancel()
-		select {
-		case err := <-served:
-			if err != nil {
-				t.Errorf("Serve: %v", err)
-			}
-		case <-time.After(patience):
-			t.Errorf("Serve did not return")
-		}
-	}
-	t.Cleanup(h.stop)
+	h := &hub{t: t, b: b}
+	h.addr, h.stop = headtest.Serve(t, srv.Serve)
 	return h
 }
 
@@ -110,7 +87,7 @@ func (h *hub) connect(id iothub.Identity) (*peer, *session) {
 	if ack := expect[*packets.ConnackPacket](p); ack.ReturnCode != 0 {
 		h.t.Fatalf("connect: code %d", ack.ReturnCode)
 	}
-	return p, receive(h.t.(*testing.T), "session", h.b.sessions)
+	return p, headtest.Receive(h.t.(*testing.T), "session", h.b.Sessions)
 }
 
 func (p *peer) send(cps ...packets.ControlPacket) {
@@ -134,7 +111,7 @@ func (p *peer) raw(b []byte) {
 // expect reads one packet, which must be a T.
 func expect[T packets.ControlPacket](p *peer) T {
 	p.t.Helper()
-	p.SetReadDeadline(time.Now().Add(patience))
+	p.SetReadDeadline(time.Now().Add(headtest.Patience))
 	cp, err := packets.ReadPacket(p)
 	if err != nil {
 		p.t.Fatalf("read: %v", err)
@@ -149,7 +126,7 @@ func expect[T packets.ControlPacket](p *peer) T {
 // closed checks that the hub closes the connection without another byte.
 func (p *peer) closed() {
 	p.t.Helper()
-	p.SetReadDeadline(time.Now().Add(patience))
+	p.SetReadDeadline(time.Now().Add(headtest.Patience))
 	b := make([]byte, 64)
 	n, err := p.Read(b)
 	if n != 0 {
@@ -200,22 +177,4 @@ func (p *peer) unsubscribe(filters ...string) {
 	u.MessageID, u.Topics = 78, filters
 	p.send(u)
 	expect[*packets.UnsubackPacket](p)
-}
-
-// certificate makes a self-signed certificate for a name.
-func certificate(t testing.TB, name string) tls.Certificate {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, DNSNames: []string{name},
-		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
 }

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/breakwater-iot/breakwater/hub/internal/head/headtest"
 	"github.com/breakwater-iot/breakwater/hub/internal/head/mqtt"
 	"github.com/eclipse/paho.mqtt.golang/packets"
 )
@@ -73,7 +74,7 @@ func TestDescriptionsOfAClientAreBounded(t *testing.T) {
 		cp.Username = "h/d1/m1/?api-version=2021-04-12&model-id=" + strings.Repeat("m", n) + "&DeviceClientType=" + strings.Repeat("p", n)
 		p.send(cp)
 		expect[*packets.ConnackPacket](p)
-		if l := receive(t, "session", b.sessions).login; len(l.ModelID) != want || len(l.Product) != 1024 {
+		if l := headtest.Receive(t, "session", b.Sessions).Login; len(l.ModelID) != want || len(l.Product) != 1024 {
 			t.Errorf("model of %d bytes: %d; product: %d", n, len(l.ModelID), len(l.Product))
 		}
 	}

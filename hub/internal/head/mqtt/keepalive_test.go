@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/breakwater-iot/breakwater/hub/internal/head/headtest"
 	"github.com/breakwater-iot/breakwater/hub/internal/head/mqtt"
 	"github.com/eclipse/paho.mqtt.golang/packets"
 )
@@ -48,9 +49,9 @@ func TestSilentClientIsLostAfterItsKeepAlive(t *testing.T) {
 				if ack, err := packets.ReadPacket(mine); err != nil || ack.(*packets.ConnackPacket).ReturnCode != 0 {
 					t.Fatal(ack, err)
 				}
-				s := <-b.sessions
-				if s.login.Protocol != "mqtt-ws" {
-					t.Errorf("protocol %q", s.login.Protocol)
+				s := <-b.Sessions
+				if s.Login.Protocol != "mqtt-ws" {
+					t.Errorf("protocol %q", s.Login.Protocol)
 				}
 				// Any packet starts the time anew.
 				time.Sleep(tt.want - time.Second)
@@ -59,7 +60,7 @@ func TestSilentClientIsLostAfterItsKeepAlive(t *testing.T) {
 					t.Fatal(err)
 				}
 				begin := time.Now()
-				err = <-s.closed
+				err = <-s.Closed
 				if !errors.Is(err, os.ErrDeadlineExceeded) {
 					t.Errorf("closed with %v", err)
 				}
@@ -100,10 +101,10 @@ func TestShutdownEndsConnectionsInEveryState(t *testing.T) {
 	raw.closed()
 	p.closed()
 	waiting.closed()
-	if err := receive(t, "close", s.closed); err == nil {
+	if err := headtest.Receive(t, "close", s.Closed); err == nil {
 		t.Error("closed as after a goodbye")
 	}
-	receive(t, "close", ws.closed)
+	headtest.Receive(t, "close", ws.Closed)
 	if c, err := net.Dial("tcp", h.addr); err == nil {
 		c.Close()
 		t.Error("still listening")

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/breakwater-iot/breakwater/hub/internal/head"
+	"github.com/breakwater-iot/breakwater/hub/internal/head/headtest"
 	"github.com/breakwater-iot/breakwater/hub/internal/head/mqtt"
 	"github.com/breakwater-iot/breakwater/proto/iothub"
 	"github.com/eclipse/paho.mqtt.golang/packets"
@@ -45,7 +46,7 @@ func (s *storingSession) TelemetryLater(_ context.Context, m *iothub.Message, do
 	s.b.calls += "l"
 	s.b.left = append(s.b.left, done)
 	s.b.mu.Unlock()
-	s.messages <- m
+	s.Messages <- m
 }
 
 func (s *storingSession) Store(stored func()) {
@@ -113,7 +114,7 @@ func TestMessageIsNotLeftForLaterWhenMoreFollows(t *testing.T) {
 	p.send(publish(events, "1", 1, 1), publish(events, "2", 1, 2), publish(events, "3", 1, 3))
 	expectAcks(p, 1, 3)
 	for _, want := range []string{"1", "2", "3"} {
-		if m := receive(t, "message", s.messages); string(m.Body) != want {
+		if m := headtest.Receive(t, "message", s.Messages); string(m.Body) != want {
 			t.Errorf("message %s, want %s", m.Body, want)
 		}
 	}
@@ -124,7 +125,7 @@ func TestMessageIsNotLeftForLaterWhenMoreFollows(t *testing.T) {
 	b = &storingBackend{}
 	_, p, s = startStoring(t, b)
 	p.send(publish(events, "x", 0, 0))
-	receive(t, "message", s.messages)
+	headtest.Receive(t, "message", s.Messages)
 	if calls, _ := b.seen(); calls != "" {
 		t.Errorf("calls %s", calls)
 	}
@@ -153,7 +154,7 @@ func TestLastMessageOfAConnectionIsStored(t *testing.T) {
 	b := &storingBackend{}
 	h, p, s := startStoring(t, b)
 	p.send(publish(events, "x", 1, 1), packets.NewControlPacket(packets.Disconnect))
-	receive(t, "end", s.closed)
+	headtest.Receive(t, "end", s.Closed)
 	if calls, n := b.seen(); n != 1 {
 		t.Errorf("calls %s, %d stored", calls, n)
 	}
@@ -167,13 +168,13 @@ func TestAcknowledgementsAndDeliveriesShareTheConnection(t *testing.T) {
 	b := &storingBackend{}
 	_, p, s := startStoring(t, b)
 	p.subscribe(1, "devices/d1/messages/devicebound/#")
-	receive(t, "feature", s.features)
+	headtest.Receive(t, "feature", s.Features)
 	var settled sync.WaitGroup
 	settled.Add(n)
 	settled.Go(func() {
 		for i := range n {
 			m := &iothub.Message{Body: bytes.Repeat([]byte{byte(i)}, i)}
-			s.client.Deliver("", m, func(head.Outcome) { settled.Done() })
+			s.Client.Deliver("", m, func(head.Outcome) { settled.Done() })
 			if i%50 == 0 {
 				time.Sleep(time.Millisecond)
 			}

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/breakwater-iot/breakwater/hub/internal/head"
+	"github.com/breakwater-iot/breakwater/hub/internal/head/headtest"
 	"github.com/breakwater-iot/breakwater/hub/internal/head/mqtt"
 	"github.com/breakwater-iot/breakwater/proto/iothub"
 	paho "github.com/eclipse/paho.mqtt.golang"
@@ -34,14 +35,14 @@ func pahoClient(t *testing.T, h *hub, roots *x509.CertPool, id iothub.Identity, 
 
 func wait(t *testing.T, tok paho.Token) {
 	t.Helper()
-	if !tok.WaitTimeout(patience) || tok.Error() != nil {
+	if !tok.WaitTimeout(headtest.Patience) || tok.Error() != nil {
 		t.Fatalf("token: %v", tok.Error())
 	}
 }
 
 func TestPahoClientUsesEveryFeatureOverTLS(t *testing.T) {
 	b := newBackend()
-	server := certificate(t, "hub")
+	server := headtest.Certificate(t, "hub")
 	leaf, err := x509.ParseCertificate(server.Certificate[0])
 	if err != nil {
 		t.Fatal(err)
@@ -51,47 +52,47 @@ func TestPahoClientUsesEveryFeatureOverTLS(t *testing.T) {
 	h := start(t, b, func(o *mqtt.Options) { o.TLS = &tls.Config{Certificates: []tls.Certificate{server}} })
 	received := make(chan paho.Message, 16)
 	c := pahoClient(t, h, roots, mod, received)
-	s := receive(t, "session", b.sessions)
+	s := headtest.Receive(t, "session", b.Sessions)
 	for _, f := range []string{inputsFilter, twinRes, "$iothub/twin/PATCH/properties/desired/#", "$iothub/methods/POST/#"} {
 		wait(t, c.Subscribe(f, 1, nil))
 	}
 	wait(t, c.Publish("devices/d1/modules/m1/messages/events/%24.on=o", 1, false, "hello"))
-	if m := receive(t, "message", s.messages); string(m.Body) != "hello" || m.System.Get(iothub.OutputName) != "o" {
+	if m := headtest.Receive(t, "message", s.Messages); string(m.Body) != "hello" || m.System.Get(iothub.OutputName) != "o" {
 		t.Errorf("message %+v", m)
 	}
 	outs, settled := outcomes()
-	s.client.Deliver("in", &iothub.Message{Body: []byte("input")}, settled)
-	if m := receive(t, "input", received); m.Topic() != "devices/d1/modules/m1/inputs/in/" || string(m.Payload()) != "input" {
+	s.Client.Deliver("in", &iothub.Message{Body: []byte("input")}, settled)
+	if m := headtest.Receive(t, "input", received); m.Topic() != "devices/d1/modules/m1/inputs/in/" || string(m.Payload()) != "input" {
 		t.Errorf("input %s %s", m.Topic(), m.Payload())
 	}
-	if o := receive(t, "outcome", outs); o != head.Complete {
+	if o := headtest.Receive(t, "outcome", outs); o != head.Complete {
 		t.Errorf("outcome %v", o)
 	}
 	wait(t, c.Publish(twinGet+"7", 1, false, ""))
-	if m := receive(t, "twin", received); m.Topic() != "$iothub/twin/res/200/?$rid=7" {
+	if m := headtest.Receive(t, "twin", received); m.Topic() != "$iothub/twin/res/200/?$rid=7" {
 		t.Errorf("twin %s", m.Topic())
 	}
-	s.client.DesiredChanged([]byte(`{"$version":2}`), 2)
-	if m := receive(t, "desired", received); m.Topic() != "$iothub/twin/PATCH/properties/desired/?$version=2" {
+	s.Client.DesiredChanged([]byte(`{"$version":2}`), 2)
+	if m := headtest.Receive(t, "desired", received); m.Topic() != "$iothub/twin/PATCH/properties/desired/?$version=2" {
 		t.Errorf("desired %s", m.Topic())
 	}
 	answers := make(chan int, 1)
-	s.client.InvokeMethod("m", nil, func(status int, _ json.RawMessage) { answers <- status })
-	if m := receive(t, "method", received); m.Topic() != "$iothub/methods/POST/m/?$rid=1" {
+	s.Client.InvokeMethod("m", nil, func(status int, _ json.RawMessage) { answers <- status })
+	if m := headtest.Receive(t, "method", received); m.Topic() != "$iothub/methods/POST/m/?$rid=1" {
 		t.Errorf("method %s", m.Topic())
 	}
 	wait(t, c.Publish("$iothub/methods/res/201/?$rid=1", 1, false, "{}"))
-	if status := receive(t, "answer", answers); status != 201 {
+	if status := headtest.Receive(t, "answer", answers); status != 201 {
 		t.Errorf("status %d", status)
 	}
 	c.Disconnect(250)
-	if err := receive(t, "close", s.closed); err != nil {
+	if err := headtest.Receive(t, "close", s.Closed); err != nil {
 		t.Errorf("closed with %v", err)
 	}
 	pahoClient(t, h, roots, mod, received)
-	s = receive(t, "session", b.sessions)
-	s.client.Deliver("in", &iothub.Message{Body: []byte("again")}, settled)
-	if m := receive(t, "input of the stored subscription", received); string(m.Payload()) != "again" {
+	s = headtest.Receive(t, "session", b.Sessions)
+	s.Client.Deliver("in", &iothub.Message{Body: []byte("again")}, settled)
+	if m := headtest.Receive(t, "input of the stored subscription", received); string(m.Payload()) != "again" {
 		t.Errorf("input %s", m.Payload())
 	}
 }

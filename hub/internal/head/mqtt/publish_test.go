@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/breakwater-iot/breakwater/hub/internal/head"
+	"github.com/breakwater-iot/breakwater/hub/internal/head/headtest"
 	"github.com/breakwater-iot/breakwater/hub/internal/head/mqtt"
 	"github.com/breakwater-iot/breakwater/proto/iothub"
 	"github.com/eclipse/paho.mqtt.golang/packets"
@@ -24,7 +25,7 @@ func TestTelemetryReachesTheBackend(t *testing.T) {
 		if ack := expect[*packets.PubackPacket](p); ack.MessageID != 5 {
 			t.Errorf("ack of %d", ack.MessageID)
 		}
-		m := receive(t, "message", s.messages)
+		m := headtest.Receive(t, "message", s.Messages)
 		want := "[{a b c false} {mqtt-retain true false} {mqtt-dup true false}] [{outputName out false}]"
 		if flavor == mqtt.Cloud {
 			want = "[{a b c false} {mqtt-retain true false}] [{outputName out false}]"
@@ -33,7 +34,7 @@ func TestTelemetryReachesTheBackend(t *testing.T) {
 			t.Errorf("flavor %d: %s %q", flavor, got, m.Body)
 		}
 		p.send(publish("devices/d1/modules/m1/messages/events/", "", 0, 0))
-		if m := receive(t, "message", s.messages); len(m.Body) != 0 {
+		if m := headtest.Receive(t, "message", s.Messages); len(m.Body) != 0 {
 			t.Errorf("body %q", m.Body)
 		}
 		p.quiet() // QoS 0 and retain leave nothing behind
@@ -43,12 +44,12 @@ func TestTelemetryReachesTheBackend(t *testing.T) {
 func TestPubackWaitsForTheBackendAndKeepsOrder(t *testing.T) {
 	b := newBackend()
 	dones := make(chan func(error), 16)
-	b.telemetry = func(_ *iothub.Message, done func(error)) { dones <- done }
+	b.OnTelemetry = func(_ *iothub.Message, done func(error)) { dones <- done }
 	p, _ := start(t, b, nil).connect(dev)
 	var list []func(error)
 	for id := uint16(1); id <= 4; id++ {
 		p.send(publish(events, "x", 1, id))
-		list = append(list, receive(t, "message", dones))
+		list = append(list, headtest.Receive(t, "message", dones))
 	}
 	p.send(publish("a/b", "unknown topic", 1, 5)) // settled at once, acknowledged last
 	p.quiet()
@@ -68,7 +69,7 @@ func TestPubackWaitsForTheBackendAndKeepsOrder(t *testing.T) {
 
 func TestRefusedMessageEndsTheConnectionWithoutPuback(t *testing.T) {
 	b := newBackend()
-	b.telemetry = func(m *iothub.Message, done func(error)) {
+	b.OnTelemetry = func(m *iothub.Message, done func(error)) {
 		if string(m.Body) == "bad" {
 			done(head.ErrTooLarge)
 			return
@@ -80,12 +81,12 @@ func TestRefusedMessageEndsTheConnectionWithoutPuback(t *testing.T) {
 	expect[*packets.PubackPacket](p)
 	p.send(publish(events, "bad", 1, 2), publish(events, "after", 1, 3))
 	p.closed()
-	if err := receive(t, "close", s.closed); !errors.Is(err, head.ErrTooLarge) {
+	if err := headtest.Receive(t, "close", s.Closed); !errors.Is(err, head.ErrTooLarge) {
 		t.Errorf("closed with %v", err)
 	}
-	receive(t, "message", s.messages)
-	receive(t, "message", s.messages)
-	nothing(t, "message after the refused one", s.messages)
+	headtest.Receive(t, "message", s.Messages)
+	headtest.Receive(t, "message", s.Messages)
+	headtest.Nothing(t, "message after the refused one", s.Messages)
 }
 
 func TestWhatEndsTheConnection(t *testing.T) {
@@ -142,7 +143,7 @@ func TestWhatEndsTheConnection(t *testing.T) {
 				}
 				if ends {
 					p.closed()
-					if err := receive(t, "close", s.closed); err == nil {
+					if err := headtest.Receive(t, "close", s.Closed); err == nil {
 						t.Error("closed as after a goodbye")
 					}
 				} else {
@@ -151,7 +152,7 @@ func TestWhatEndsTheConnection(t *testing.T) {
 					}
 					p.quiet()
 				}
-				nothing(t, "message", s.messages)
+				headtest.Nothing(t, "message", s.Messages)
 				other.quiet()
 			})
 		}
@@ -162,7 +163,7 @@ func TestLargestMessagePasses(t *testing.T) {
 	p, s := start(t, newBackend(), nil).connect(dev)
 	p.send(publish(events+"a="+strings.Repeat("%20", 2000), strings.Repeat("x", 262144-2001), 1, 1))
 	expect[*packets.PubackPacket](p)
-	if m := receive(t, "message", s.messages); m.Size() != 262144 {
+	if m := headtest.Receive(t, "message", s.Messages); m.Size() != 262144 {
 		t.Errorf("size %d", m.Size())
 	}
 }
@@ -182,19 +183,19 @@ func TestUnsettledMessagesStopTheReader(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			b := newBackend()
 			dones := make(chan func(error), 16)
-			b.telemetry = func(_ *iothub.Message, done func(error)) { dones <- done }
+			b.OnTelemetry = func(_ *iothub.Message, done func(error)) { dones <- done }
 			h := start(t, b, change)
 			p, s := h.connect(dev)
 			for id := uint16(1); id <= 5; id++ {
 				p.send(publish(events, strings.Repeat("x", 100), 1, id))
 			}
 			for range 3 {
-				defer receive(t, "message", dones)(nil)
+				defer headtest.Receive(t, "message", dones)(nil)
 			}
-			nothing(t, "message beyond the window", dones)
-			s.client.Disconnect(head.ErrExpired) // ends a reader that waits, too
+			headtest.Nothing(t, "message beyond the window", dones)
+			s.Client.Disconnect(head.ErrExpired) // ends a reader that waits, too
 			p.closed()
-			receive(t, "close", s.closed)
+			headtest.Receive(t, "close", s.Closed)
 		})
 	}
 }
@@ -202,7 +203,7 @@ func TestUnsettledMessagesStopTheReader(t *testing.T) {
 func TestReaderGoesOnWhenMessagesSettle(t *testing.T) {
 	b := newBackend()
 	dones := make(chan func(error), 16)
-	b.telemetry = func(_ *iothub.Message, done func(error)) { dones <- done }
+	b.OnTelemetry = func(_ *iothub.Message, done func(error)) { dones <- done }
 	p, _ := start(t, b, func(o *mqtt.Options) { o.MaxUnacked = 2 }).connect(dev)
 	const n = 50
 	go func() {
@@ -211,7 +212,7 @@ func TestReaderGoesOnWhenMessagesSettle(t *testing.T) {
 		}
 	}()
 	for id := uint16(1); id <= n; id++ {
-		receive(t, "message", dones)(nil)
+		headtest.Receive(t, "message", dones)(nil)
 		if ack := expect[*packets.PubackPacket](p); ack.MessageID != id {
 			t.Fatalf("ack of %d, want %d", ack.MessageID, id)
 		}
@@ -220,15 +221,15 @@ func TestReaderGoesOnWhenMessagesSettle(t *testing.T) {
 
 func TestPanicInTheBackendCostsOneConnection(t *testing.T) {
 	b := newBackend()
-	b.telemetry = func(*iothub.Message, func(error)) { panic("test") }
-	b.twin = func() (iothub.TwinProperties, error) { panic("test") }
+	b.OnTelemetry = func(*iothub.Message, func(error)) { panic("test") }
+	b.OnTwin = func() (iothub.TwinProperties, error) { panic("test") }
 	h := start(t, b, nil)
 	other, _ := h.connect(mod)
 	for name, send := range map[string]func(*peer, *session){
 		"telemetry and will": func(p *peer, _ *session) { p.send(publish(events, "x", 1, 1)) },
 		"twin":               func(p *peer, _ *session) { p.send(publish(twinGet+"1", "", 1, 1)) },
 		"settled in the writer": func(p *peer, s *session) {
-			s.client.Deliver("", &iothub.Message{}, func(head.Outcome) { panic("test") })
+			s.Client.Deliver("", &iothub.Message{}, func(head.Outcome) { panic("test") })
 			expect[*packets.PublishPacket](p)
 		},
 	} {
@@ -237,10 +238,10 @@ func TestPanicInTheBackendCostsOneConnection(t *testing.T) {
 			will(events, "will", 0)(cp)
 			p.send(cp)
 			expect[*packets.ConnackPacket](p)
-			s := receive(t, "session", b.sessions)
+			s := headtest.Receive(t, "session", b.Sessions)
 			p.subscribe(0, c2dFilter)
 			send(p, s)
-			receive(t, "close", s.closed)
+			headtest.Receive(t, "close", s.Closed)
 			other.quiet()
 		})
 	}

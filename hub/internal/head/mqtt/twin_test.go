@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/breakwater-iot/breakwater/hub/internal/head"
+	"github.com/breakwater-iot/breakwater/hub/internal/head/headtest"
 	"github.com/breakwater-iot/breakwater/hub/internal/head/mqtt"
 	"github.com/breakwater-iot/breakwater/proto/iothub"
 	"github.com/eclipse/paho.mqtt.golang/packets"
@@ -59,9 +60,9 @@ func TestTwinRequests(t *testing.T) {
 		for _, flavor := range []mqtt.Flavor{mqtt.Edge, mqtt.Cloud} {
 			t.Run(fmt.Sprintf("%s/%d", tt.name, flavor), func(t *testing.T) {
 				b := newBackend()
-				b.patch = tt.patch
+				b.OnPatch = tt.patch
 				if tt.twinErr != nil {
-					b.twin = func() (iothub.TwinProperties, error) { return iothub.TwinProperties{}, tt.twinErr }
+					b.OnTwin = func() (iothub.TwinProperties, error) { return iothub.TwinProperties{}, tt.twinErr }
 				}
 				p, _ := start(t, b, func(o *mqtt.Options) { o.Flavor = flavor }).connect(dev)
 				p.subscribe(0, twinRes)
@@ -108,10 +109,10 @@ func TestTwinRequests(t *testing.T) {
 func TestPatchVersionIsAPrecondition(t *testing.T) {
 	b := newBackend()
 	versions := make(chan int64, 1)
-	b.patch = func(_ json.RawMessage, v int64) (int64, error) { versions <- v; return 7, nil }
+	b.OnPatch = func(_ json.RawMessage, v int64) (int64, error) { versions <- v; return 7, nil }
 	p, _ := start(t, b, nil).connect(dev)
 	p.send(publish(reported+"?$version=6&$rid=1", "{}", 0, 0))
-	if v := receive(t, "patch", versions); v != 6 {
+	if v := headtest.Receive(t, "patch", versions); v != 6 {
 		t.Errorf("version %d", v)
 	}
 	p.quiet() // not subscribed to answers: none
@@ -120,14 +121,14 @@ func TestPatchVersionIsAPrecondition(t *testing.T) {
 func TestPatchWithoutRequestIDIsAcknowledgedWhenDone(t *testing.T) {
 	b := newBackend()
 	begun, finish := make(chan string, 4), make(chan bool)
-	b.patch = func(p json.RawMessage, _ int64) (int64, error) { begun <- string(p); <-finish; return 1, nil }
+	b.OnPatch = func(p json.RawMessage, _ int64) (int64, error) { begun <- string(p); <-finish; return 1, nil }
 	p, _ := start(t, b, nil).connect(dev)
 	p.subscribe(1, twinRes)
 	p.send(publish(reported, `{"a":1}`, 1, 1), publish(reported, `{"a":2}`, 1, 2))
-	if got := receive(t, "patch", begun); got != `{"a":1}` {
+	if got := headtest.Receive(t, "patch", begun); got != `{"a":1}` {
 		t.Errorf("first patch %s", got)
 	}
-	nothing(t, "second patch beside the first", begun)
+	headtest.Nothing(t, "second patch beside the first", begun)
 	p.quiet()
 	for id := uint16(1); id <= 2; id++ {
 		finish <- true
@@ -141,11 +142,11 @@ func TestPatchWithoutRequestIDIsAcknowledgedWhenDone(t *testing.T) {
 func TestTooManyTwinRequestsAreThrottled(t *testing.T) {
 	b := newBackend()
 	begun, finish := make(chan bool, 32), make(chan bool)
-	b.twin = func() (iothub.TwinProperties, error) { begun <- true; <-finish; return iothub.TwinProperties{}, nil }
+	b.OnTwin = func() (iothub.TwinProperties, error) { begun <- true; <-finish; return iothub.TwinProperties{}, nil }
 	p, _ := start(t, b, nil).connect(dev)
 	p.subscribe(0, twinRes)
 	p.send(publish(twinGet+"0", "", 0, 0))
-	receive(t, "first request", begun)
+	headtest.Receive(t, "first request", begun)
 	for i := 1; i < 18; i++ {
 		p.send(publish(fmt.Sprint(twinGet, i), "", 0, 0))
 	}
@@ -163,10 +164,10 @@ func TestTooManyTwinRequestsAreThrottled(t *testing.T) {
 
 func TestDesiredChangesGoOnlyToSubscribers(t *testing.T) {
 	p, s := start(t, newBackend(), nil).connect(dev)
-	s.client.DesiredChanged([]byte(`{"a":1,"$version":2}`), 2)
+	s.Client.DesiredChanged([]byte(`{"a":1,"$version":2}`), 2)
 	p.quiet()
 	p.subscribe(0, "$iothub/twin/PATCH/properties/desired/#")
-	s.client.DesiredChanged([]byte(`{"a":null,"$version":3}`), 3)
+	s.Client.DesiredChanged([]byte(`{"a":null,"$version":3}`), 3)
 	pk := expect[*packets.PublishPacket](p)
 	if pk.TopicName != "$iothub/twin/PATCH/properties/desired/?$version=3" || string(pk.Payload) != `{"a":null,"$version":3}` || pk.Qos != 0 {
 		t.Errorf("got %v %s", pk, pk.Payload)
@@ -182,14 +183,14 @@ func TestDirectMethods(t *testing.T) {
 	p, s := start(t, newBackend(), nil).connect(dev)
 	answers := make(chan answer, 16)
 	record := func(status int, payload json.RawMessage) { answers <- answer{status, string(payload)} }
-	s.client.InvokeMethod("early", nil, record)
+	s.Client.InvokeMethod("early", nil, record)
 	p.quiet() // not subscribed
 	p.subscribe(0, "$iothub/methods/POST/#")
-	receive(t, "feature", s.features)
+	headtest.Receive(t, "feature", s.Features)
 
 	invoke := func(payload string) (rid string, cancel func()) {
 		t.Helper()
-		cancel = s.client.InvokeMethod("do.it", json.RawMessage(payload), record)
+		cancel = s.Client.InvokeMethod("do.it", json.RawMessage(payload), record)
 		pk := expect[*packets.PublishPacket](p)
 		rid, ok := strings.CutPrefix(pk.TopicName, "$iothub/methods/POST/do.it/?$rid=")
 		if payload == "" {
@@ -216,7 +217,7 @@ func TestDirectMethods(t *testing.T) {
 	for _, tt := range tests {
 		rid, _ := invoke(tt.request)
 		respond(tt.status, rid, tt.body)
-		if got := receive(t, "answer", answers); got != tt.want {
+		if got := headtest.Receive(t, "answer", answers); got != tt.want {
 			t.Errorf("%s: %v, want %v", tt.name, got, tt.want)
 		}
 		respond(tt.status, rid, tt.body) // again: ignored
@@ -227,12 +228,12 @@ func TestDirectMethods(t *testing.T) {
 	respond("200", second, "2")
 	respond("200", "nonsense", "3")
 	respond("200", first, "1")
-	if got := receive(t, "answer", answers); got != (answer{200, "1"}) {
+	if got := headtest.Receive(t, "answer", answers); got != (answer{200, "1"}) {
 		t.Errorf("answer %v", got)
 	}
 	cancel()
 	p.quiet()
-	nothing(t, "answer", answers)
+	headtest.Nothing(t, "answer", answers)
 }
 
 func TestMethodAnswerOverQoS1IsAcknowledged(t *testing.T) {
