@@ -95,16 +95,8 @@ func (w *world) eventually(what string, check func() error) {
 	w.t.Helper()
 	ctx, cancel := context.WithTimeout(w.t.Context(), patience)
 	defer cancel()
-	for {
-		err := check()
-		if err == nil {
-			return
-		}
-		select {
-		case <-time.After(100 * time.Millisecond):
-		case <-ctx.Done():
-			w.t.Fatalf("%s: %v", what, err)
-		}
+	if err := hubrig.Eventually(ctx, check); err != nil {
+		w.t.Fatalf("%s: %v", what, err)
 	}
 }
 

@@ -102,16 +102,8 @@ func (w *below) eventually(what string, check func() error) {
 	w.t.Helper()
 	ctx, cancel := context.WithTimeout(w.t.Context(), 2*time.Minute)
 	defer cancel()
-	for {
-		err := check()
-		if err == nil {
-			return
-		}
-		select {
-		case <-time.After(300 * time.Millisecond):
-		case <-ctx.Done():
-			w.t.Fatalf("%s: %v", what, err)
-		}
+	if err := hubrig.Eventually(ctx, check); err != nil {
+		w.t.Fatalf("%s: %v", what, err)
 	}
 }
 
