@@ -77,9 +77,6 @@ func (c *conn) credentials(id iothub.Identity, chain string) (credential, bool) 
 	return credential{cert: true}, len(c.t.Peer) > 0 && !c.plain
 }
 
-// clip is the beginning of what a client says, for the log.
-func clip(s string) string { return s[:min(len(s), 300)] }
-
 func cutLast(s, sep string) (before, after string, ok bool) {
 	if i := strings.LastIndex(s, sep); i >= 0 {
 		return s[:i], s[i+len(sep):], true
@@ -168,7 +165,7 @@ func (c *conn) presentPlain(u user, password string) int {
 	ctx, cancel := context.WithTimeout(c.ctx, c.srv.opts.AuthTimeout)
 	defer cancel()
 	if _, err := c.connectService(ctx, head.ServiceLogin{Policy: u.policy, Key: password}); err != nil {
-		c.complain(c.log, "amqp key refused", "policy", clip(u.policy), "err", err)
+		c.complain(c.log, "amqp key refused", "policy", head.Clip(u.policy), "err", err)
 		return code(err)
 	}
 	c.known()
@@ -250,7 +247,7 @@ func (c *conn) present(id iothub.Identity, token string) int {
 	case errors.Is(err, head.ErrUnavailable) && c.srv.opts.Flavor == Edge:
 		// Not known yet, perhaps offline: the first link decides.
 	default:
-		c.complain(c.log, "amqp token refused", "identity", clip(id.String()), "err", err)
+		c.complain(c.log, "amqp token refused", "identity", head.Clip(id.String()), "err", err)
 		return code(err)
 	}
 	c.mu.Lock()

@@ -80,7 +80,7 @@ func (c *client) connect() {
 	}
 	c.mu.Unlock()
 	c.conn.known()
-	c.log.Info("amqp client connected", "protocol", login.Protocol, "product", clip(login.Product))
+	c.log.Info("amqp client connected", "protocol", login.Protocol, "product", head.Clip(login.Product))
 	token := c.conn.token(c.owner)
 	if login.Token == "" || token == "" {
 		token = login.Token

@@ -6,7 +6,6 @@ import (
 	"net"
 	"runtime/debug"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/breakwater-iot/breakwater/hub/amqp"
@@ -28,7 +27,7 @@ type conn struct {
 	log        *slog.Logger
 	ctx        context.Context // ends with the connection; the engine's handlers carry none
 	cancel     context.CancelFunc
-	complaints atomic.Int64
+	complaints head.Complaints
 	cbs        *cbs.Node
 	management *rpc.Node
 	managing   lane           // answers of management
@@ -75,20 +74,9 @@ func (c *conn) spawn(f func()) {
 	})
 }
 
-// maxComplaints is how many lines a connection may put into the log about what its
-// clients do wrong; they can do it faster than anybody reads.
-const maxComplaints = 100
-
 // complain logs something that a client does wrong.
 func (c *conn) complain(log *slog.Logger, text string, args ...any) {
-	level := slog.LevelInfo
-	switch n := c.complaints.Add(1); {
-	case n == maxComplaints:
-		args = append(args, "note", "the last of this connection that is logged")
-	case n > maxComplaints:
-		level = slog.LevelDebug
-	}
-	log.Log(c.ctx, level, text, args...)
+	c.complaints.Log(c.ctx, log, text, args...)
 }
 
 // known is called when somebody on the connection has shown who he is.

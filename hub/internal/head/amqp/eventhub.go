@@ -153,7 +153,7 @@ func (c *conn) attachReader(a *amqp.Attach, addr address, info *head.EventHubInf
 	}
 	if refusal != nil {
 		r.cancel()
-		c.complain(c.log, "amqp reader refused", "address", clip(a.Address()), "err", refusal)
+		c.complain(c.log, "amqp reader refused", "address", head.Clip(a.Address()), "err", refusal)
 		a.Refuse(refusal)
 		return
 	}

@@ -1,14 +1,12 @@
 package amqp_test
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"log/slog"
 	"runtime"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -44,26 +42,8 @@ func TestSessionsBeforeATokenAreBounded(t *testing.T) {
 	}
 }
 
-// logBuffer counts lines.
-type logBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *logBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *logBuffer) count(text string) int {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return strings.Count(l.b.String(), text)
-}
-
 func TestAClientCannotFloodTheLog(t *testing.T) {
-	var log logBuffer
+	var log headtest.LogBuffer
 	h := start(t, newBackend(), func(o *amqp.Options) {
 		o.Logger = slog.New(slog.NewTextHandler(&log, nil))
 	})
@@ -76,10 +56,10 @@ func TestAClientCannotFloodTheLog(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if n := log.count("amqp link refused"); n != 100 {
+	if n := strings.Count(log.String(), "amqp link refused"); n != 100 {
 		t.Errorf("%d lines", n)
 	}
-	if n := log.count("the last of this connection"); n != 1 {
+	if n := strings.Count(log.String(), "the last of this connection"); n != 1 {
 		t.Errorf("the end is told %d times", n)
 	}
 }

@@ -146,6 +146,6 @@ func (c *client) twinError(r *twinRequest, err error) {
 		return
 	}
 	status, body := head.TwinFailure(err, c.conn.srv.opts.Flavor == Edge)
-	c.conn.complain(c.log, "amqp twin request failed", "operation", clip(r.operation), "status", status, "err", err)
+	c.conn.complain(c.log, "amqp twin request failed", "operation", head.Clip(r.operation), "status", status, "err", err)
 	c.twinResponse(r, status, 0, body)
 }

@@ -10,7 +10,6 @@ import (
 	"runtime/debug"
 	"strconv"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/breakwater-iot/breakwater/hub/internal/head"
@@ -39,7 +38,7 @@ type client struct {
 	twin    twinWorker
 	wg      sync.WaitGroup // writer and twin worker
 
-	complaints atomic.Int64
+	complaints head.Complaints
 
 	mu     sync.Mutex
 	ended  bool  // the first to give a reason has set it
@@ -93,24 +92,10 @@ func (c *client) guarded(f func()) {
 	f()
 }
 
-// maxComplaints is how many lines a connection may put into the log about what its
-// client does wrong; it can do it faster than anybody reads.
-const maxComplaints = 100
-
 // complain logs something that the client does wrong.
 func (c *client) complain(text string, args ...any) {
-	level := slog.LevelInfo
-	switch n := c.complaints.Add(1); {
-	case n == maxComplaints:
-		args = append(args, "note", "the last of this connection that is logged")
-	case n > maxComplaints:
-		level = slog.LevelDebug
-	}
-	c.log.Log(c.ctx, level, text, append(args, "identity", c.id.String())...)
+	c.complaints.Log(c.ctx, c.log, text, append(args, "identity", c.id.String())...)
 }
-
-// clip is the beginning of what a client says, for the log.
-func clip(s string) string { return s[:min(len(s), 300)] }
 
 // spawn starts a goroutine that finish waits for.
 func (c *client) spawn(f func()) { c.wg.Go(func() { c.guarded(f) }) }
@@ -182,7 +167,7 @@ func (c *client) established() {
 	for _, f := range c.subs.features() {
 		c.session.Subscribe(f)
 	}
-	c.log.Info("mqtt client connected", "identity", c.id.String(), "protocol", c.transport.Protocol, "product", clip(c.login.Product))
+	c.log.Info("mqtt client connected", "identity", c.id.String(), "protocol", c.transport.Protocol, "product", head.Clip(c.login.Product))
 	if f := c.srv.opts.Events.ConnectSucceeded; f != nil {
 		f(c.id)
 	}

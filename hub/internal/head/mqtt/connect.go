@@ -163,7 +163,7 @@ func (c *client) idleTime(keepAlive uint16) time.Duration {
 // refused writes the CONNACK of a refusal. The bytes do not go through mochi,
 // which knows other codes.
 func (c *client) refused(r *refusal) {
-	c.log.Info("mqtt connect refused", "identity", clip(c.id.String()), "code", r.code, "err", clip(r.err.Error()))
+	c.log.Info("mqtt connect refused", "identity", head.Clip(c.id.String()), "code", r.code, "err", head.Clip(r.err.Error()))
 	if f := c.srv.opts.Events.ConnectFailed; f != nil {
 		f(c.id, r.reason)
 	}

@@ -1,11 +1,9 @@
 package mqtt_test
 
 import (
-	"bytes"
 	"fmt"
 	"log/slog"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/breakwater-iot/breakwater/hub/internal/head/headtest"
@@ -36,28 +34,15 @@ func TestLongFiltersAreRefused(t *testing.T) {
 	}
 }
 
-type logBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *logBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
 func TestAClientCannotFloodTheLog(t *testing.T) {
-	var log logBuffer
+	var log headtest.LogBuffer
 	h := start(t, newBackend(), func(o *mqtt.Options) { o.Logger = slog.New(slog.NewTextHandler(&log, nil)) })
 	p, _ := h.connect(dev)
 	for range 150 {
 		p.send(publish(strings.Repeat("x", 30_000), "", 1, 7))
 		expect[*packets.PubackPacket](p)
 	}
-	log.mu.Lock()
-	defer log.mu.Unlock()
-	text := log.b.String()
+	text := log.String()
 	if n := strings.Count(text, "unknown topic"); n != 100 {
 		t.Errorf("%d lines", n)
 	}

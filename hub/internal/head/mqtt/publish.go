@@ -3,6 +3,7 @@ package mqtt
 import (
 	"fmt"
 
+	"github.com/breakwater-iot/breakwater/hub/internal/head"
 	"github.com/breakwater-iot/breakwater/proto/iothub"
 	"github.com/breakwater-iot/breakwater/proto/iothub/topic"
 	"github.com/mochi-mqtt/server/v2/packets"
@@ -38,7 +39,7 @@ func (c *client) publish(pk *packets.Packet) {
 		c.methods.Complete(t.RequestID, t.Status, pk.Payload)
 		c.in.settle(seq)
 	default:
-		c.complain("mqtt publish dropped: unknown topic", "topic", clip(pk.TopicName))
+		c.complain("mqtt publish dropped: unknown topic", "topic", head.Clip(pk.TopicName))
 		c.in.settle(seq)
 	}
 }
@@ -54,7 +55,7 @@ func (c *client) telemetry(bag string, pk *packets.Packet, seq uint64) {
 			c.stop(err)
 			return
 		}
-		c.complain("mqtt message dropped", "err", clip(err.Error()))
+		c.complain("mqtt message dropped", "err", head.Clip(err.Error()))
 		c.in.settle(seq)
 		return
 	}

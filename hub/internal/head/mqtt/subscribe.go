@@ -150,7 +150,7 @@ func (c *client) grant(filter string, qos byte) byte {
 		id != (iothub.Identity{}) && id != c.id,
 		kind == topic.FilterUnknown && c.srv.opts.Flavor == Cloud,
 		!c.subs.add(Subscription{Filter: filter, QoS: qos}, kind):
-		c.complain("mqtt filter refused", "filter", clip(filter))
+		c.complain("mqtt filter refused", "filter", head.Clip(filter))
 		return subackFailure
 	}
 	return qos
