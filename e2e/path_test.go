@@ -63,18 +63,8 @@ func (p *path) within(t *testing.T, limit time.Duration) context.Context {
 
 func eventually(t *testing.T, ctx context.Context, what string, check func() error) {
 	t.Helper()
-	tick := time.NewTicker(300 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		err := check()
-		if err == nil {
-			return
-		}
-		select {
-		case <-ctx.Done():
-			t.Fatalf("%s: %v", what, err)
-		case <-tick.C:
-		}
+	if err := rig.Eventually(ctx, 300*time.Millisecond, what, check); err != nil {
+		t.Fatal(err)
 	}
 }
 

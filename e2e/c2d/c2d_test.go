@@ -17,6 +17,7 @@ import (
 
 	"github.com/breakwater-iot/breakwater/e2e/hubrig"
 	"github.com/breakwater-iot/breakwater/e2e/mqttload"
+	"github.com/breakwater-iot/breakwater/e2e/rig"
 )
 
 const (
@@ -95,8 +96,8 @@ func (w *world) eventually(what string, check func() error) {
 	w.t.Helper()
 	ctx, cancel := context.WithTimeout(w.t.Context(), patience)
 	defer cancel()
-	if err := hubrig.Eventually(ctx, check); err != nil {
-		w.t.Fatalf("%s: %v", what, err)
+	if err := rig.Eventually(ctx, 100*time.Millisecond, what, check); err != nil {
+		w.t.Fatal(err)
 	}
 }
 

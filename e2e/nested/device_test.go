@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"github.com/breakwater-iot/breakwater/e2e/hubrig"
+	"github.com/breakwater-iot/breakwater/e2e/rig"
 )
 
 // below is a cloud, an edgehub below it, and a whole device below that.
@@ -102,8 +103,8 @@ func (w *below) eventually(what string, check func() error) {
 	w.t.Helper()
 	ctx, cancel := context.WithTimeout(w.t.Context(), 2*time.Minute)
 	defer cancel()
-	if err := hubrig.Eventually(ctx, check); err != nil {
-		w.t.Fatalf("%s: %v", what, err)
+	if err := rig.Eventually(ctx, 300*time.Millisecond, what, check); err != nil {
+		w.t.Fatal(err)
 	}
 }
 

@@ -168,6 +168,15 @@ func (w *lineWriter) flush() {
 	}
 }
 
+// Eventually repeats a check every interval until it returns nil, or ctx ends: then the
+// error says what was waited for, and why the last check failed.
+func Eventually(ctx context.Context, interval time.Duration, what string, check func() error) error {
+	return poll(ctx, interval, what, func() (bool, error) {
+		err := check()
+		return err == nil, err
+	})
+}
+
 // final is an error after which poll need not go on.
 type final struct{ error }
 
