@@ -267,6 +267,17 @@ func (c *client) Deliver(input string, m *iothub.Message, settled func(head.Outc
 // errLockLost answers a client that waits for it when its outcome has come too late.
 var errLockLost = wire.Errorf(wire.CondNotFound, "the lock of the message was lost")
 
+// confirm answers a client that settles in two steps; its outcome counts, or has come too
+// late. The answer to one that counts is accepted whatever it has said: the .NET SDK takes
+// all else for a failure (spec iothub-amqp 6.1).
+func confirm(o *amqp.Outcome, counts bool) {
+	answer := wire.Accepted()
+	if !counts {
+		answer = wire.Rejected(errLockLost)
+	}
+	o.Confirm(answer)
+}
+
 // DeliverConfirmed implements head.Confirming. A message without a link for it is abandoned, one
 // that is larger than the client takes is rejected, and one more than may wait is
 // lost.
@@ -289,13 +300,7 @@ func (c *client) DeliverConfirmed(input string, m *iothub.Message, settled func(
 	l.unsettled.Add(1)
 	err := l.sender.Send(encode(m, to, input, lock.String()), amqp.SendOptions{Tag: lock.tag()}, func(o amqp.Outcome) {
 		l.unsettled.Add(-1)
-		// The answer to a client that settles in two steps is accepted whatever it has
-		// said: the .NET SDK takes all else for a failure (spec iothub-amqp 6.1).
-		answer := wire.Accepted()
-		if !settled(outcome(&o)) {
-			answer = wire.Rejected(errLockLost)
-		}
-		o.Confirm(answer)
+		confirm(&o, settled(outcome(&o)))
 	})
 	if err == nil {
 		l.credit()

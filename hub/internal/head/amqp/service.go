@@ -282,11 +282,7 @@ func (l *serviceLink) sendFeedback(s *amqp.Sender, b head.FeedbackBatch) {
 		WithSymbol(keyLockToken, wire.String(lock.String()))
 	err := s.Send(m, amqp.SendOptions{Tag: lock.tag()}, func(o amqp.Outcome) {
 		l.lane.do(func() { // not on the goroutine of the connection, which must not wait
-			answer := wire.Accepted()
-			if !b.Settle(outcome(&o)) {
-				answer = wire.Rejected(errLockLost)
-			}
-			o.Confirm(answer)
+			confirm(&o, b.Settle(outcome(&o)))
 		}, 0) // the credit of the link bounds it
 	})
 	if err != nil {
