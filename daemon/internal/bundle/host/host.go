@@ -3,7 +3,6 @@
 package host
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -132,7 +131,7 @@ func (p Parts) network(_ context.Context, a *bundle.Archive) error {
 		return err
 	}
 	return a.Add(name, func(w io.Writer) error {
-		_, err := io.Copy(w, bytes.NewReader(text))
+		_, err := w.Write(text)
 		return err
 	})
 }
