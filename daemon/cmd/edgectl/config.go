@@ -41,6 +41,9 @@ func (a applyCmd) Run(e *env) error {
 	if err != nil {
 		return inFile(a.ConfigFile, err)
 	}
+	for _, w := range cfg.Warnings {
+		fmt.Fprintf(e.stderr, "edgectl: warning: %s: %v\n", a.ConfigFile, w)
+	}
 	applied := e.path(config.AppliedPath)
 	if err := refuseRename(applied, machine, cfg); err != nil {
 		return err

@@ -47,6 +47,9 @@ func serve(ctx context.Context, c cli, stderr io.Writer) int {
 		fmt.Fprintf(stderr, "edged: %s: %v\n", c.Config, err)
 		return exitBadConfig
 	}
+	for _, w := range cfg.Warnings {
+		log.Warn("configuration", "file", c.Config, "warning", w.Error())
+	}
 	switch err := start(ctx, c.Config, cfg, log); {
 	case errors.Is(err, daemon.ErrReprovision):
 		log.Warn("edged ends to be provisioned anew", "reason", err)

@@ -481,6 +481,25 @@ func TestMistakesAreShownByPart(t *testing.T) {
 	}
 }
 
+func TestWarningsOfTheConfigurationAreShownByPart(t *testing.T) {
+	o := healthy()
+	good := o.Config
+	o.Config = func() (config.Config, error) {
+		cfg, err := good()
+		cfg.Warnings = []*config.Error{{Line: 2, Key: "manifest_trust_bundle_cert", Reason: "x"}, {Line: 7, Key: "listen.workload_uri", Reason: "y"}}
+		return cfg, err
+	}
+	all := run(t, o)
+	for id, text := range map[string]string{"certd-config-well-formed": "line 2", "aziot-edged-config-well-formed": "line 7"} {
+		if got := all[id]; got.Result != check.Warning || len(got.Details) != 1 || !strings.Contains(got.Details[0], text) {
+			t.Errorf("%s: %+v", id, got)
+		}
+	}
+	if got := all["tpmd-config-well-formed"]; got.Result != check.OK {
+		t.Errorf("part without a warning: %+v", got)
+	}
+}
+
 // TestEveryCheckOfTheOriginalIsThere has the table of spec security-daemon 13.1.
 func TestEveryCheckOfTheOriginalIsThere(t *testing.T) {
 	const table = `keyd-config-well-formed certd-config-well-formed tpmd-config-well-formed identityd-config-well-formed

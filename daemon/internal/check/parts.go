@@ -1,6 +1,7 @@
 package check
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -44,13 +45,29 @@ func (s *state) load() {
 		part := partEdged
 		var at *config.Error
 		if errors.As(e, &at) {
-			first, _, _ := strings.Cut(at.Key, ".")
-			if p, ok := partOf[first]; ok {
-				part = p
-			}
+			part = partFor(at.Key)
 		}
 		s.wrong[part] = append(s.wrong[part], e.Error())
 	}
+}
+
+// partFor returns the part that a key belongs to.
+func partFor(key string) string {
+	first, _, _ := strings.Cut(key, ".")
+	return cmp.Or(partOf[first], partEdged)
+}
+
+// doubts are the warnings on keys of one part.
+func (s *state) doubts(part string) (out []string) {
+	if s.cfg == nil {
+		return nil
+	}
+	for _, w := range s.cfg.Warnings {
+		if partFor(w.Key) == part {
+			out = append(out, w.Error())
+		}
+	}
+	return out
 }
 
 // wellFormed tells what is wrong in one part.
@@ -58,6 +75,9 @@ func wellFormed(part string) func(context.Context, *state) Outcome {
 	return func(_ context.Context, s *state) Outcome {
 		if wrong := s.wrong[part]; len(wrong) > 0 {
 			return Outcome{Fatal, wrong}
+		}
+		if doubts := s.doubts(part); len(doubts) > 0 {
+			return Outcome{Warning, doubts}
 		}
 		return ok()
 	}

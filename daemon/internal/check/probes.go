@@ -215,7 +215,11 @@ func preloadedFiles(_ context.Context, cfg config.Config) error {
 			errs = append(errs, err)
 		}
 	}
-	for _, file := range cfg.Issuance.EST.TrustedCerts {
+	files := slices.Clone(cfg.Issuance.EST.TrustedCerts)
+	if cfg.ManifestTrustBundleCert != "" {
+		files = append(files, cfg.ManifestTrustBundleCert)
+	}
+	for _, file := range files {
 		if _, err := certificates(file); err != nil {
 			errs = append(errs, err)
 		}

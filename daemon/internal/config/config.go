@@ -35,35 +35,41 @@ type Config struct {
 	// ParentHostname is the edge device above this one, through which everything that
 	// concerns the hub goes; empty if the hub itself is above. After Load it is also
 	// what the file calls local_gateway_hostname.
-	ParentHostname  string            `toml:"parent_hostname"`
-	ParentAlias     string            `toml:"local_gateway_hostname"`
-	HomeDir         string            `toml:"homedir"`
-	TrustBundleCert string            `toml:"trust_bundle_cert"` // file path after Load
-	AllowElevated   bool              `toml:"allow_elevated_docker_permissions"`
-	Reprovisioning  Mode              `toml:"auto_reprovisioning_mode"`
-	CloudTimeoutSec int               `toml:"cloud_timeout_sec"`
-	CloudRetries    int               `toml:"cloud_retries"`
-	AdditionalInfo  map[string]string `toml:"additional_info"`
-	MaxRequests     MaxRequests       `toml:"iotedge_max_requests"`
-	Provisioning    Provisioning      `toml:"provisioning"`
-	Agent           Agent             `toml:"agent"`
-	Connect         URIs              `toml:"connect"`
-	Listen          URIs              `toml:"listen"`
-	Watchdog        Watchdog          `toml:"watchdog"`
-	EdgeCA          EdgeCA            `toml:"edge_ca"`
-	Issuance        Issuance          `toml:"cert_issuance"`
-	Keys            Keys              `toml:"aziot_keys"`
-	TPM             TPM               `toml:"tpm"`
-	Moby            Moby              `toml:"moby_runtime"`
-	Containerd      Containerd        `toml:"containerd"`
-	ImageGC         ImageGC           `toml:"image_garbage_collection"`
-	Verification    Verification      `toml:"image_verification"`
+	ParentHostname  string `toml:"parent_hostname"`
+	ParentAlias     string `toml:"local_gateway_hostname"`
+	HomeDir         string `toml:"homedir"`
+	TrustBundleCert string `toml:"trust_bundle_cert"` // file path after Load
+	// ManifestTrustBundleCert is what modules are told of the signers of deployment
+	// manifests, a file path after Load.
+	ManifestTrustBundleCert string            `toml:"manifest_trust_bundle_cert"`
+	AllowElevated           bool              `toml:"allow_elevated_docker_permissions"`
+	Reprovisioning          Mode              `toml:"auto_reprovisioning_mode"`
+	CloudTimeoutSec         int               `toml:"cloud_timeout_sec"`
+	CloudRetries            int               `toml:"cloud_retries"`
+	AdditionalInfo          map[string]string `toml:"additional_info"`
+	MaxRequests             MaxRequests       `toml:"iotedge_max_requests"`
+	Provisioning            Provisioning      `toml:"provisioning"`
+	Agent                   Agent             `toml:"agent"`
+	Connect                 URIs              `toml:"connect"`
+	Listen                  URIs              `toml:"listen"`
+	Watchdog                Watchdog          `toml:"watchdog"`
+	EdgeCA                  EdgeCA            `toml:"edge_ca"`
+	Issuance                Issuance          `toml:"cert_issuance"`
+	Keys                    Keys              `toml:"aziot_keys"`
+	TPM                     TPM               `toml:"tpm"`
+	Moby                    Moby              `toml:"moby_runtime"`
+	Containerd              Containerd        `toml:"containerd"`
+	ImageGC                 ImageGC           `toml:"image_garbage_collection"`
+	Verification            Verification      `toml:"image_verification"`
 
 	// Device is what [provisioning] says, after Load; with DPS it is zero until the
 	// daemon fills in what was assigned.
 	Device Device `toml:"-"`
 	// Identity is the device's credential, after Load.
 	Identity Identity `toml:"-"`
+	// Warnings are keys of the file that do less than one could think, after Load, in
+	// the order of their lines.
+	Warnings []*Error `toml:"-"`
 }
 
 // MaxRequests bounds simultaneous requests per module, or per user id of the host.

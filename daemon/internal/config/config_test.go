@@ -252,6 +252,7 @@ func TestErrorsNameLineAndKey(t *testing.T) {
 		{"bad host name", "hostname = \"a b\"\n" + minimal, "line 1: hostname: not a host name"},
 		{"short timeout", "cloud_timeout_sec = 10\n" + minimal, "line 1: cloud_timeout_sec: must be at least 70"},
 		{"relative home", "homedir = \"var\"\n" + minimal, "line 1: homedir: must be an absolute path"},
+		{"http manifest bundle", "manifest_trust_bundle_cert = \"https://x/y\"\n" + minimal, "line 1: manifest_trust_bundle_cert: must be a file:// URI"},
 		{"http bundle", "trust_bundle_cert = \"https://x/y\"\n" + minimal, "line 1: trust_bundle_cert: must be a file:// URI"},
 		{"socket unit for modules", minimal + "[connect]\nworkload_uri = \"fd://x\"", "line 5: connect.workload_uri: fd:// is only for [listen]"},
 		{"socket unit without a name", minimal + "[listen]\nworkload_uri = \"fd://\"", "line 5: listen.workload_uri: fd:// is only for [listen]"},
@@ -428,5 +429,25 @@ func TestSocketUnitsMayListen(t *testing.T) {
 	c, err := config.Parse([]byte(minimal+"[listen]\nworkload_uri = \"fd://aziot-edged.workload.socket\"\nmanagement_uri = \"fd://aziot-edged.mgmt.socket\""), "gw")
 	if err != nil || c.Listen.Management != "fd://aziot-edged.mgmt.socket" || c.Connect.Management != "unix:///var/run/iotedge/mgmt.sock" {
 		t.Errorf("%+v, %v", c.Listen, err)
+	}
+}
+
+func TestKeysWithLessEffectThanTheirNamesSayAreWarnedOf(t *testing.T) {
+	for _, c := range []struct{ name, text, want string }{
+		{"nothing", minimal, ""},
+		{"manifest trust bundle", "hostname = \"x\"\nmanifest_trust_bundle_cert = \"file:///m.pem\"\n" + minimal, "line 2: manifest_trust_bundle_cert: is handed to modules"},
+	} {
+		got, err := config.Parse([]byte(c.text), "m")
+		if err != nil {
+			t.Errorf("%s: %v", c.name, err)
+			continue
+		}
+		var lines []string
+		for _, w := range got.Warnings {
+			lines = append(lines, w.Error())
+		}
+		if text := strings.Join(lines, "\n"); (c.want == "") != (text == "") || !strings.Contains(text, c.want) {
+			t.Errorf("%s: warnings %q, want %q", c.name, text, c.want)
+		}
 	}
 }

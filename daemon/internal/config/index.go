@@ -94,7 +94,6 @@ func keyOf(p *unstable.Parser, n *unstable.Node) (key []string, line int) {
 var later = map[string]struct{}{
 	"prefer_module_identity_cache":               {},
 	"imported_master_encryption_key":             {},
-	"manifest_trust_bundle_cert":                 {},
 	"aziot_max_requests":                         {},
 	"localid":                                    {},
 	"preloaded_keys":                             {},

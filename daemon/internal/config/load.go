@@ -70,6 +70,7 @@ func Parse(data []byte, hostname string) (Config, error) {
 		slices.SortStableFunc(v.errs, byLine)
 		return Config{}, errors.Join(v.errs...)
 	}
+	slices.SortStableFunc(c.Warnings, func(a, b *Error) int { return byLine(a, b) })
 	return c, nil
 }
 

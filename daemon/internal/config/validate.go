@@ -19,15 +19,25 @@ type validator struct {
 	errs  []error
 }
 
-// bad reports key. The line is the key's own, or that of the nearest table above.
+// bad reports key.
 func (v *validator) bad(key, format string, args ...any) {
-	e := &Error{Key: key, Reason: fmt.Sprintf(format, args...)}
+	v.errs = append(v.errs, v.at(key, fmt.Sprintf(format, args...)))
+}
+
+// warn says that key does less than one could think.
+func (v *validator) warn(key, reason string) {
+	v.c.Warnings = append(v.c.Warnings, v.at(key, reason))
+}
+
+// at finds the line: the key's own, or that of the nearest table above.
+func (v *validator) at(key, reason string) *Error {
+	e := &Error{Key: key, Reason: reason}
 	for k := key; k != "" && e.Line == 0; {
 		e.Line = v.lines.line[k]
 		i := strings.LastIndexByte(k, '.')
 		k = k[:max(i, 0)]
 	}
-	v.errs = append(v.errs, e)
+	return e
 }
 
 func (v *validator) set(key string) bool { return v.lines.line[key] > 0 }
@@ -77,6 +87,10 @@ func (v *validator) general() {
 		v.bad("iotedge_max_requests.workload", "must be at least 1")
 	}
 	c.TrustBundleCert = v.file("trust_bundle_cert", c.TrustBundleCert)
+	c.ManifestTrustBundleCert = v.file("manifest_trust_bundle_cert", c.ManifestTrustBundleCert)
+	if c.ManifestTrustBundleCert != "" {
+		v.warn("manifest_trust_bundle_cert", "is handed to modules that ask for it; edgeAgent does not verify signatures of manifests")
+	}
 }
 
 // parent settles under which of its two names the parent is given.

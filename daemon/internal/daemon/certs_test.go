@@ -20,6 +20,7 @@ import (
 	"github.com/breakwater-iot/breakwater/daemon/internal/config"
 	"github.com/breakwater-iot/breakwater/daemon/internal/credential"
 	"github.com/breakwater-iot/breakwater/daemon/internal/daemon"
+	workloadv1 "github.com/breakwater-iot/breakwater/proto/workload/v1"
 )
 
 func rootsOf(s *httptest.Server) *x509.CertPool {
@@ -99,5 +100,34 @@ func TestRegistryClientShowsTheDevicesCertificateAndNoToken(t *testing.T) {
 	}
 	if _, err := credential.Open(t.Context(), id, credential.Keys{}, nil, nil); err == nil || !strings.Contains(err.Error(), "accessible to others") {
 		t.Errorf("key that all can read: %v", err)
+	}
+}
+
+func TestManifestTrustBundleIsHandedOut(t *testing.T) {
+	cert, _ := writeCA(t, t.TempDir())
+	want, err := os.ReadFile(cert)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct{ top, want string }{
+		"configured": {"manifest_trust_bundle_cert = \"file://" + cert + "\"", string(want)},
+		"not":        {"", ""},
+	} {
+		d := newDevice(t)
+		d.top = c.top
+		d.run(t)
+		got, err := workloadv1.NewWorkloadClient(d.dial(t, "run/workload.sock")).GetManifestTrustBundle(t.Context(), &workloadv1.GetManifestTrustBundleRequest{})
+		if err != nil || got.GetCertificate() != c.want {
+			t.Errorf("%s: %q, %v", name, got.GetCertificate(), err)
+		}
+	}
+}
+
+func TestManifestTrustBundleMustHoldCertificates(t *testing.T) {
+	d := newDevice(t)
+	d.top = "manifest_trust_bundle_cert = \"/dev/null\""
+	err := daemon.Run(t.Context(), d.options(d.config(t)))
+	if err == nil || !strings.Contains(err.Error(), "manifest trust bundle: /dev/null: no PEM certificate") {
+		t.Errorf("an empty bundle: %v", err)
 	}
 }

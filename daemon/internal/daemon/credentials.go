@@ -37,6 +37,13 @@ func (d *daemon) openCredential(ctx context.Context) (err error) {
 	if d.roots, d.userBundle, err = Trust(cfg); err != nil {
 		return err
 	}
+	if cfg.ManifestTrustBundleCert != "" {
+		_, text, err := readCertificates(cfg.ManifestTrustBundleCert)
+		if err != nil {
+			return fmt.Errorf("manifest trust bundle: %w", err)
+		}
+		d.manifestTrust = string(text)
+	}
 	id := cfg.Identity
 	if id.Method == config.TPMKey && d.TPM == nil {
 		return errors.New("the identity is in a TPM, and none is open")
@@ -118,13 +125,9 @@ func (d *daemon) issuer(ctx context.Context, name string, i config.Issue) (pki.I
 func (d *daemon) estOptions(i config.Issue) (est.Options, error) {
 	roots := d.roots.Clone()
 	for _, file := range d.Config.Issuance.EST.TrustedCerts {
-		text, err := os.ReadFile(file)
+		certs, _, err := readCertificates(file)
 		if err != nil {
 			return est.Options{}, fmt.Errorf("trusted certificates of EST servers: %w", err)
-		}
-		certs, err := pki.ParseCertificates(text)
-		if err != nil {
-			return est.Options{}, fmt.Errorf("trusted certificates of EST servers: %s: %w", file, err)
 		}
 		for _, c := range certs {
 			roots.AddCert(c)
@@ -134,6 +137,19 @@ func (d *daemon) estOptions(i config.Issue) (est.Options, error) {
 		URL: i.URL, Username: i.Username, Password: string(i.Password), RootCAs: roots,
 		Timeout: time.Duration(d.Config.CloudTimeoutSec) * time.Second, UserAgent: "edged/" + d.Version,
 	}, nil
+}
+
+// readCertificates reads a file of PEM certificates, at least one, and its text.
+func readCertificates(file string) ([]*x509.Certificate, []byte, error) {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return nil, nil, err
+	}
+	certs, err := pki.ParseCertificates(text)
+	if err != nil {
+		return nil, nil, fmt.Errorf("%s: %w", file, err)
+	}
+	return certs, text, nil
 }
 
 // estIdentity is the certificate that a bootstrap certificate gets for the device,

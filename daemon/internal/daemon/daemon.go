@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"os"
 	"path/filepath"
 	"time"
 
@@ -139,6 +138,7 @@ type daemon struct {
 	doubts        chan struct{} // holds one when the assignment may have changed
 	roots         *x509.CertPool
 	userBundle    []byte
+	manifestTrust string // PEM
 
 	authority  *pki.Authority
 	identities *identity.Manager
@@ -186,7 +186,7 @@ func (d *daemon) assemble(ctx context.Context) error {
 	}
 	svc := &workload.Service{
 		Hub: cfg.Device.HubName, Device: cfg.Device.DeviceID,
-		Identities: d.identities, Keys: ring, Issuer: d.authority, Log: part(d.Log, "workload"),
+		Identities: d.identities, Keys: ring, Issuer: d.authority, ManifestTrust: d.manifestTrust, Log: part(d.Log, "workload"),
 	}
 	if d.workload, err = d.server("workload", workload.Policy(), cfg.MaxRequests.Workload, api.WorkloadREST,
 		func(r grpc.ServiceRegistrar) { workloadv1.RegisterWorkloadServer(r, svc) }, nil); err != nil {
@@ -240,13 +240,9 @@ func Trust(cfg config.Config) (*x509.CertPool, []byte, error) {
 	if cfg.TrustBundleCert == "" {
 		return roots, nil, nil
 	}
-	bundle, err := os.ReadFile(cfg.TrustBundleCert)
+	certs, bundle, err := readCertificates(cfg.TrustBundleCert)
 	if err != nil {
 		return nil, nil, fmt.Errorf("trust bundle: %w", err)
-	}
-	certs, err := pki.ParseCertificates(bundle)
-	if err != nil {
-		return nil, nil, fmt.Errorf("trust bundle %s: %w", cfg.TrustBundleCert, err)
 	}
 	for _, c := range certs {
 		roots.AddCert(c)

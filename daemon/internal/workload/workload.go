@@ -61,7 +61,7 @@ type Modules interface {
 	List(ctx context.Context) ([]runtime.State, error)
 }
 
-// Service implements the workload API. All fields are needed.
+// Service implements the workload API. All fields but ManifestTrust are needed.
 type Service struct {
 	workloadv1.UnimplementedWorkloadServer
 
@@ -70,7 +70,10 @@ type Service struct {
 	Keys        Keys
 	Issuer      Issuer
 	Modules     Modules
-	Log         *slog.Logger
+	// ManifestTrust are the roots, in PEM, of the signers of deployment manifests; may
+	// be empty.
+	ManifestTrust string
+	Log           *slog.Logger
 }
 
 var _ workloadv1.WorkloadServer = (*Service)(nil)
@@ -139,10 +142,10 @@ func (s *Service) GetTrustBundle(context.Context, *workloadv1.GetTrustBundleRequ
 	return &workloadv1.TrustBundle{Certificate: s.Issuer.TrustBundle()}, nil
 }
 
-// GetManifestTrustBundle returns an empty bundle: signed manifests are not
-// configured in this version, and empty is what the original answers then.
+// GetManifestTrustBundle returns the roots of signers of manifests, which are an empty
+// text if none are configured (spec security-daemon 3.1).
 func (s *Service) GetManifestTrustBundle(context.Context, *workloadv1.GetManifestTrustBundleRequest) (*workloadv1.TrustBundle, error) {
-	return &workloadv1.TrustBundle{}, nil
+	return &workloadv1.TrustBundle{Certificate: s.ManifestTrust}, nil
 }
 
 // ListModules lists the modules and their state.
