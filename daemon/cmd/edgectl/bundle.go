@@ -85,7 +85,8 @@ func (b bundleCmd) write(e *env, w io.Writer, now time.Time, say func(string)) e
 		return err
 	}
 	p := host.Parts{
-		Probes: e.device(b.ConfigFile, "", ""), Version: version, HubName: b.HubName, TimeServer: b.NTPServer,
+		Probes: e.device(b.ConfigFile, "", ""), Version: version, TimeServer: b.NTPServer,
+		Wish: bundle.Wish{HubName: b.HubName},
 	}
 	if err := e.systemd(); err != nil {
 		if !a.Has(host.EdgedLog) {
@@ -112,7 +113,7 @@ func (b bundleCmd) write(e *env, w io.Writer, now time.Time, say func(string)) e
 // asked tells whether the checks are to be done as the command line says, and not as the
 // daemon would.
 func (b bundleCmd) asked() bool {
-	return b.HubName != "" || b.NTPServer != check.DefaultTimeServer || b.ConfigFile != config.DefaultPath
+	return b.NTPServer != check.DefaultTimeServer || b.ConfigFile != config.DefaultPath
 }
 
 // fromDaemon takes over the daemon's own bundle.
@@ -164,7 +165,7 @@ func (b bundleCmd) fetch(e *env, w io.Writer) (size int64, err error) {
 	}
 	defer func() { err = errors.Join(err, conn.Close()) }()
 	stream, err := managementv1.NewSystemClient(conn).SupportBundle(e.ctx, &managementv1.SupportBundleRequest{
-		Since: b.Since, Until: b.Until, EdgeRuntimeOnly: b.Runtime,
+		Since: b.Since, Until: b.Until, EdgeRuntimeOnly: b.Runtime, IothubHostname: b.HubName,
 	})
 	if err != nil {
 		return 0, err

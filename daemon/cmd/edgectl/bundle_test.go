@@ -115,7 +115,7 @@ func TestSupportBundleIsWhole(t *testing.T) {
 	if !strings.Contains(got["check.json"], `"container-engine-uri"`) || !strings.Contains(got["check.json"], "127.0.0.2") {
 		t.Errorf("check.json: %s", got["check.json"])
 	}
-	if r := d.bundle; !r.GetEdgeRuntimeOnly() || r.GetSince() != "2h" {
+	if r := d.bundle; !r.GetEdgeRuntimeOnly() || r.GetSince() != "2h" || r.GetIothubHostname() != "127.0.0.2" {
 		t.Errorf("asked %v", r)
 	}
 	if !slices.ContainsFunc(m.calls, func(c string) bool {
@@ -151,7 +151,7 @@ func TestSupportBundleTakesTheDaemonsChecks(t *testing.T) {
 	d, uri := serve(t)
 	d.zip = zipOf(t, "check.json", `{"checks":"the daemon's"}`, "logs/aziot-edged.txt", "x", "logs/containerd.txt", "y")
 	m, config := bundleHost(t)
-	for args, own := range map[string]bool{"": false, "--ntp-server=127.0.0.1:9": true, "-c=" + config: true} {
+	for args, own := range map[string]bool{"": false, "--iothub-hostname=x": false, "--ntp-server=127.0.0.1:9": true, "-c=" + config: true} {
 		var zipped bytes.Buffer
 		m.stdout = &zipped
 		m.calls = nil

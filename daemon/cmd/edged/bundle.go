@@ -7,7 +7,6 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"time"
 
 	"github.com/breakwater-iot/breakwater/daemon/internal/bundle"
 	"github.com/breakwater-iot/breakwater/daemon/internal/bundle/host"
@@ -17,13 +16,13 @@ import (
 
 // bundleExtras adds checks, journals and the module network to support bundles. file is
 // the configuration that the daemon was started with.
-func bundleExtras(file string) func(context.Context, *bundle.Archive, time.Time, time.Time) error {
-	return func(ctx context.Context, a *bundle.Archive, since, until time.Time) error {
+func bundleExtras(file string) func(context.Context, *bundle.Archive, bundle.Wish) error {
+	return func(ctx context.Context, a *bundle.Archive, wish bundle.Wish) error {
 		where := check.DeviceOptions{ConfigFile: file, AppliedFile: config.AppliedPath, Program: installed}
 		if _, err := os.Stat(config.DefaultPath); err == nil && file == config.AppliedPath {
 			where.ConfigFile = config.DefaultPath // the operator's, of which this is a copy
 		}
-		p := host.Parts{Probes: check.Device(where), Version: version, TimeServer: check.DefaultTimeServer, Since: since, Until: until}
+		p := host.Parts{Probes: check.Device(where), Version: version, Wish: wish, TimeServer: check.DefaultTimeServer}
 		if st, err := os.Lstat("/run/systemd/system"); err == nil && st.IsDir() {
 			p.Journal = journal
 		}

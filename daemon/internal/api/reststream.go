@@ -43,7 +43,7 @@ func (h *streamHandler) logs(w http.ResponseWriter, r *http.Request, name string
 // bundle answers GET /systeminfo/supportbundle with a zip file.
 func (h *streamHandler) bundle(w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()
-	request := &managementv1.SupportBundleRequest{Since: q.Get("since"), Until: q.Get("until")}
+	request := &managementv1.SupportBundleRequest{Since: q.Get("since"), Until: q.Get("until"), IothubHostname: q.Get("iothub_hostname")}
 	if err := readBool(q, "edge_runtime_only", &request.EdgeRuntimeOnly); err != nil {
 		writeError(w, http.StatusBadRequest, err.Error())
 		return

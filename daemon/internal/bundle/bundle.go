@@ -12,6 +12,14 @@ import (
 	"github.com/breakwater-iot/breakwater/daemon/internal/redact"
 )
 
+// Wish says what a bundle is to tell of the machine.
+type Wish struct {
+	// Since and Until bound logs; zero for all.
+	Since, Until time.Time
+	// HubName is the hub that checks connect to; empty means the device's own.
+	HubName string
+}
+
 // Archive is a bundle as it grows. It is for one goroutine.
 type Archive struct {
 	zip *zip.Writer

@@ -56,7 +56,7 @@ type Options struct {
 	// Inherited are sockets that the service manager has opened; may be nil.
 	Inherited *systemd.Sockets
 	// BundleExtras adds to support bundles what the machine tells; may be nil.
-	BundleExtras func(ctx context.Context, a *bundle.Archive, since, until time.Time) error
+	BundleExtras func(ctx context.Context, a *bundle.Archive, wish bundle.Wish) error
 	// Status is told in a line what the daemon does; may be nil.
 	Status func(string)
 	// Ready is called when both APIs are served; may be nil.

@@ -60,7 +60,8 @@ func (s *System) SupportBundle(r *managementv1.SupportBundleRequest, stream grpc
 		}
 	}
 	if s.Extras != nil {
-		if err := s.Extras(ctx, b.archive, opts.Since, opts.Until); err != nil {
+		wish := bundle.Wish{Since: opts.Since, Until: opts.Until, HubName: r.GetIothubHostname()}
+		if err := s.Extras(ctx, b.archive, wish); err != nil {
 			return fail(ctx, s.Log, err)
 		}
 	}

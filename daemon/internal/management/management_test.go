@@ -129,9 +129,9 @@ func serve(t *testing.T, caller string) *fixture {
 				DeviceID: "edge1", HubName: "hub", Hostname: "gw", Log: log, Started: time.Now(),
 				Host:          hostinfo.Host{Root: "testdata/host"},
 				OnReprovision: func() { f.reprovisions.Add(1) },
-				Extras: func(_ context.Context, a *bundle.Archive, _, _ time.Time) error {
+				Extras: func(_ context.Context, a *bundle.Archive, wish bundle.Wish) error {
 					return a.Add("check.json", func(w io.Writer) error {
-						_, err := io.WriteString(w, `{"details":"HostName=h;SharedAccessKey=geheim"}`)
+						_, err := fmt.Fprintf(w, `{"hub":%q,"details":"HostName=h;SharedAccessKey=geheim"}`, wish.HubName)
 						return err
 					})
 				},

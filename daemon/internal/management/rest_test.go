@@ -338,6 +338,9 @@ func TestSupportBundle(t *testing.T) {
 		if !slices.Equal(got, want) {
 			t.Errorf("%s: files %v", query, got)
 		}
+		if hub := `"hub":"x"`; strings.Contains(texts["check.json"], hub) != strings.Contains(query, "iothub_hostname=x") {
+			t.Errorf("%s: checks are done as %s", query, texts["check.json"])
+		}
 		if log, ok := texts["logs/temp_log.txt"]; ok && query == "" &&
 			log != "2026-01-02T03:04:05.000006000Z one\n2026-01-02T03:04:05.000006000Z two\n" {
 			t.Errorf("log %q", log)

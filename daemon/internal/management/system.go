@@ -39,8 +39,8 @@ type System struct {
 	// wait for that.
 	OnReprovision func()
 	// Extras adds to a support bundle what the machine tells beside the modules; nil
-	// for nothing. The times bound logs; zero for all.
-	Extras func(ctx context.Context, a *bundle.Archive, since, until time.Time) error
+	// for nothing.
+	Extras func(ctx context.Context, a *bundle.Archive, wish bundle.Wish) error
 	Log    *slog.Logger
 
 	mu   sync.Mutex

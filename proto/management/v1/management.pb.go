@@ -2391,8 +2391,10 @@ type SupportBundleRequest struct {
 	Until string `protobuf:"bytes,2,opt,name=until,proto3" json:"until,omitempty"`
 	// Only edgeAgent and edgeHub.
 	EdgeRuntimeOnly bool `protobuf:"varint,3,opt,name=edge_runtime_only,json=edgeRuntimeOnly,proto3" json:"edge_runtime_only,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// Hub that the checks in the bundle connect to; empty means the device's own.
+	IothubHostname string `protobuf:"bytes,4,opt,name=iothub_hostname,proto3" json:"iothub_hostname,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *SupportBundleRequest) Reset() {
@@ -2444,6 +2446,13 @@ func (x *SupportBundleRequest) GetEdgeRuntimeOnly() bool {
 		return x.EdgeRuntimeOnly
 	}
 	return false
+}
+
+func (x *SupportBundleRequest) GetIothubHostname() string {
+	if x != nil {
+		return x.IothubHostname
+	}
+	return ""
 }
 
 type BundleChunk struct {
@@ -2666,11 +2675,12 @@ const file_management_v1_management_proto_rawDesc = "" +
 	"\vfile_system\x18\x04 \x01(\tR\vfile_system\x12\x1c\n" +
 	"\tfile_type\x18\x05 \x01(\tR\tfile_type\"\x14\n" +
 	"\x12ReprovisionRequest\"\x15\n" +
-	"\x13ReprovisionResponse\"n\n" +
+	"\x13ReprovisionResponse\"\x98\x01\n" +
 	"\x14SupportBundleRequest\x12\x14\n" +
 	"\x05since\x18\x01 \x01(\tR\x05since\x12\x14\n" +
 	"\x05until\x18\x02 \x01(\tR\x05until\x12*\n" +
-	"\x11edge_runtime_only\x18\x03 \x01(\bR\x0fedgeRuntimeOnly\"!\n" +
+	"\x11edge_runtime_only\x18\x03 \x01(\bR\x0fedgeRuntimeOnly\x12(\n" +
+	"\x0fiothub_hostname\x18\x04 \x01(\tR\x0fiothub_hostname\"!\n" +
 	"\vBundleChunk\x12\x12\n" +
 	"\x04data\x18\x01 \x01(\fR\x04data2\xfd\a\n" +
 	"\aModules\x12U\n" +

@@ -33,13 +33,10 @@ const checkTime = 90 * time.Second
 type Parts struct {
 	Probes  check.Probes
 	Version string
-	// HubName replaces the hub to connect to; may be empty.
-	HubName    string
+	bundle.Wish
 	TimeServer string
 	// Journal runs journalctl; nil means that the machine has no journal.
 	Journal func(ctx context.Context, stdout io.Writer, args ...string) error
-	// Since and Until bound the journals; zero for all.
-	Since, Until time.Time
 }
 
 // Additional describes where a report of checks comes from.
