@@ -50,6 +50,11 @@ type Modules interface {
 	// when the module has ended. A module that does not run is left alone. A
 	// negative timeout (DefaultStopTimeout) means the module's own, else 10 s.
 	Stop(ctx context.Context, name string, timeout time.Duration) error
+	// Rebind puts what is at these paths of the host now into a running module, in the
+	// place of what was bound from there when it was started: a socket that was made
+	// anew is another file. Paths that the module has no bind of, and a module that does
+	// not run, are left alone.
+	Rebind(ctx context.Context, name string, paths ...string) error
 	// Remove kills and forgets a module with its log and its anonymous state; named
 	// volumes stay. Removing what does not exist succeeds.
 	Remove(ctx context.Context, name string) error

@@ -40,6 +40,7 @@ type fakeModule struct {
 	state    runtime.State
 	spec     runtime.Spec
 	stubborn bool
+	rebound  []string
 	log      []runtime.LogEntry
 	changed  chan struct{} // closed and replaced when log or state changes
 }
@@ -307,6 +308,30 @@ func (f *Fake) exitLocked(m *fakeModule, code int) {
 	m.state.Exited, m.state.ExitCode = f.Now(), code
 	f.publishLocked(runtime.Event{Type: runtime.EventExited, Module: m.state.Name, Time: f.Now(), ExitCode: code})
 	f.changedLocked(m)
+}
+
+// Rebind implements runtime.Modules; Rebound tells what it was asked for.
+func (f *Fake) Rebind(ctx context.Context, name string, paths ...string) error {
+	err := f.begin(ctx, "Rebind")
+	defer f.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	m, err := f.moduleLocked(name)
+	if err == nil && m.state.Status == runtime.StatusRunning {
+		m.rebound = append(m.rebound, paths...)
+	}
+	return err
+}
+
+// Rebound returns the paths that were bound anew in a module since it was created.
+func (f *Fake) Rebound(name string) []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if m := f.modules[name]; m != nil {
+		return slices.Clone(m.rebound)
+	}
+	return nil
 }
 
 // Remove implements runtime.Modules.

@@ -48,6 +48,7 @@ func Run(t *testing.T, h Harness) {
 		{"a process is resolved to its module", suite.process},
 		{"what runs is measured", suite.stats},
 		{"an image in use stays", suite.images},
+		{"binds that a module does not have are not made anew", suite.rebind},
 		{"operations on unknown modules fail", suite.unknown},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -402,11 +403,23 @@ func (s suite) images(t *testing.T) {
 	must(t, s.Runtime.RemoveImage(s.ctx, img.ID))
 }
 
+func (s suite) rebind(t *testing.T) {
+	s.module(t, "unbound", Program{Exit: -1})
+	must(t, s.Runtime.Rebind(s.ctx, "unbound", "/nowhere"))
+	must(t, s.Runtime.Start(s.ctx, "unbound"))
+	before := s.state(t, "unbound").Pid
+	must(t, s.Runtime.Rebind(s.ctx, "unbound", "/nowhere"))
+	if after := s.state(t, "unbound").Pid; after != before {
+		t.Errorf("pid %d, was %d", after, before)
+	}
+}
+
 func (s suite) unknown(t *testing.T) {
 	_, err := s.Runtime.Get(s.ctx, "unknown")
 	wantErr(t, err, runtime.ErrNotFound)
 	wantErr(t, s.Runtime.Start(s.ctx, "unknown"), runtime.ErrNotFound)
 	wantErr(t, s.Runtime.Stop(s.ctx, "unknown", 0), runtime.ErrNotFound)
+	wantErr(t, s.Runtime.Rebind(s.ctx, "unknown", "/nowhere"), runtime.ErrNotFound)
 	for _, err = range s.Runtime.Logs(s.ctx, "unknown", runtime.LogOptions{}) {
 		wantErr(t, err, runtime.ErrNotFound)
 	}

@@ -7,6 +7,7 @@
 //	touch=FILE               create a file
 //	listen=PORT              answer every connection with the host name, from now on
 //	get=HOST:PORT            print the answer, tried for half a minute
+//	call=SOCKET~TEXT         wait until the answer of a unix socket has the text
 //	watch=FILE~TEXT          wait until the file has the text
 //	stubborn                 ignore SIGTERM
 //	orphan                   leave a process that ends soon to the first process
@@ -64,6 +65,20 @@ func main() {
 			go serve(l)
 		case "get":
 			get(value)
+		case "call":
+			path, text, _ := strings.Cut(value, "~")
+			retry(func() error {
+				c, err := net.Dial("unix", path)
+				if err != nil {
+					return err
+				}
+				defer c.Close()
+				data, err := io.ReadAll(c)
+				if err == nil && !strings.Contains(string(data), text) {
+					err = fmt.Errorf("%s answers %q", path, data)
+				}
+				return err
+			})
 		case "watch":
 			file, text, _ := strings.Cut(value, "~")
 			retry(func() error {
