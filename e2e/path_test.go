@@ -29,6 +29,7 @@ func TestPath(t *testing.T) {
 		{"messages of the module and of the stock leaf device arrive in the cloud", p.messagesArrive},
 		{"a killed module is started again and nothing else", p.killedModule},
 		{"a killed hub loses no acknowledged message", p.killedHub},
+		{"modules outlive the daemon, and find it again", p.daemonAway},
 		{"messages wait for a cloud that is away", p.cloudAway},
 		{"a direct method and twin settings reach a module", p.methodAndTwin},
 		{"an added module is started and nothing else restarted", p.moduleAdded},

@@ -143,10 +143,10 @@ func exists(path string) bool {
 	return err == nil
 }
 
-// foreignSocket asks for signatures as a process of a module, of another module and
-// of none.
-func (p *path) foreignSocket(t *testing.T) {
-	environ, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", p.pids(t)["filter"]))
+// signPath is the path of the call by which a running module asks for a signature.
+func (p *path) signPath(t *testing.T, module string) string {
+	t.Helper()
+	environ, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", p.pids(t)[module]))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -156,7 +156,13 @@ func (p *path) foreignSocket(t *testing.T) {
 			generation = g
 		}
 	}
-	path := "/modules/filter/genid/" + url.PathEscape(generation) + "/sign?api-version=2018-06-28"
+	return "/modules/" + module + "/genid/" + url.PathEscape(generation) + "/sign?api-version=2018-06-28"
+}
+
+// foreignSocket asks for signatures as a process of a module, of another module and
+// of none.
+func (p *path) foreignSocket(t *testing.T) {
+	path := p.signPath(t, "filter")
 	tests := []struct {
 		name, caller, socket string
 		status               string

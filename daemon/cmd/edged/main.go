@@ -2,6 +2,9 @@
 // identity and keys, runs modules on containerd, and serves the workload and
 // management APIs. It runs as root under systemd.
 //
+// SIGTERM and SIGINT end it after all modules were stopped, SIGHUP leaves them running;
+// the next start takes over what runs.
+//
 // Exit status: 0 after a regular end, 153 when the configuration is wrong (a
 // restart would not help), 154 when it is to be started again to be provisioned
 // anew, 1 for every other failure.
@@ -13,9 +16,12 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"sync"
 	"syscall"
 
 	"github.com/alecthomas/kong"
+
+	"github.com/breakwater-iot/breakwater/daemon/internal/daemon"
 )
 
 // version is set by the build.
@@ -34,10 +40,34 @@ type cli struct {
 }
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	ctx, stop := untilSignal()
 	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
 	stop()
 	os.Exit(code)
+}
+
+// untilSignal returns a context that ends when the process is asked to: by SIGTERM or
+// SIGINT together with its modules, by SIGHUP without them.
+func untilSignal() (_ context.Context, stop func()) {
+	ctx, cancel := context.WithCancelCause(context.Background())
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
+	var wait sync.WaitGroup
+	wait.Go(func() {
+		select {
+		case s := <-signals:
+			if s == syscall.SIGHUP {
+				cancel(daemon.ErrLeave)
+			}
+			cancel(nil)
+		case <-ctx.Done():
+		}
+	})
+	return ctx, func() {
+		signal.Stop(signals)
+		cancel(nil)
+		wait.Wait()
+	}
 }
 
 // run parses the command line and returns the exit status.

@@ -78,11 +78,14 @@ type Token interface {
 // started again.
 var ErrReprovision = errors.New("reprovisioning was asked for")
 
+// ErrLeave leaves the modules running, if it is the cause of the end of Run's context.
+var ErrLeave = errors.New("modules are left to the next start")
+
 // Run is the whole life of the daemon. It returns nil after ctx ended and all
-// modules were stopped, ErrReprovision after it did the same on request and forgot
-// what it knew of its identity, and another error when it cannot start or go on;
-// modules are then left as they are, for the next start to stop. The caller holds
-// LockHome.
+// modules were stopped, or were left with ErrLeave, ErrReprovision after it stopped them
+// on request and forgot what it knew of its identity, and another error when it cannot
+// start or go on; modules then run on too. The next start takes over what runs. The
+// caller holds LockHome.
 func Run(ctx context.Context, opt Options) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -110,15 +113,15 @@ func Run(ctx context.Context, opt Options) error {
 	if err == nil {
 		err = d.serve(ctx)
 	}
-	again := errors.Is(context.Cause(ctx), ErrReprovision)
+	cause := context.Cause(ctx)
 	cancel(nil)
 	d.manager.Close()
-	if err == nil {
+	if err == nil && !errors.Is(cause, ErrLeave) {
 		d.stopModules(serving)
 	}
 	stopServing()
 	err = errors.Join(err, back.Wait())
-	if err == nil && again {
+	if err == nil && errors.Is(cause, ErrReprovision) {
 		return d.forget()
 	}
 	return err
@@ -278,20 +281,29 @@ func (d *daemon) manage(background context.Context) func(grpc.ServiceRegistrar) 
 	}
 }
 
-// prepare brings modules and sockets into the state of a fresh start.
+// prepare opens the sockets and takes over modules that run on from an earlier daemon,
+// unless something has changed that they would have to learn.
 func (d *daemon) prepare(ctx context.Context) error {
-	stopCtx, cancel := context.WithTimeout(ctx, module.StopAllTimeout+10*time.Second)
-	defer cancel()
-	if err := d.manager.StopAll(stopCtx); err != nil {
-		d.Log.WarnContext(ctx, "stop modules at start", "error", err)
+	now, err := d.terms()
+	if err != nil {
+		return err
+	}
+	if !d.lastTerms(ctx).hold(now, d.authority.Trusts) {
+		d.Log.InfoContext(ctx, "device, configuration or trust are not those of the modules: stopping all")
+		d.stopModules(ctx)
 	}
 	if err := d.checkProvisioning(ctx); err != nil {
 		return err
 	}
-	if err := d.manager.OpenSockets(ctx); err != nil {
+	if err := d.saveTerms(); err != nil {
 		return err
 	}
-	return d.listen()
+	if err := d.listen(); err != nil {
+		return err
+	}
+	return d.manager.TakeOver(ctx, func(module string) []string {
+		return []string{d.workloadPath, d.managementPath, d.sockets.Path(module)}
+	})
 }
 
 // serve runs until ctx ends (nil) or a part fails.
@@ -336,12 +348,12 @@ func (d *daemon) serve(ctx context.Context) error {
 	return g.Wait()
 }
 
-// stopModules is the last act of a regular end.
+// stopModules stops all modules; a failure is only told.
 func (d *daemon) stopModules(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, module.StopAllTimeout+5*time.Second)
 	defer cancel()
 	if err := d.manager.StopAll(ctx); err != nil {
-		d.Log.WarnContext(ctx, "stop modules at end", "error", err)
+		d.Log.WarnContext(ctx, "stop modules", "error", err)
 	}
 }
 

@@ -115,6 +115,7 @@ type device struct {
 	more     string // further config
 	log      syncBuffer
 	done     chan error
+	leave    func() // ends the daemon without its modules
 	chip     dps.Endorser
 	token    daemon.Token
 }
@@ -206,7 +207,7 @@ func (d *device) ended(t *testing.T, stop func() error) error {
 // run starts the daemon and waits until it is ready.
 func (d *device) run(t *testing.T) (stop func() error) {
 	t.Helper()
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancelCause(context.Background())
 	ready, done := make(chan struct{}), make(chan error, 1)
 	cfg := d.config(t)
 	unlock, err := daemon.LockHome(cfg.HomeDir)
@@ -223,8 +224,14 @@ func (d *device) run(t *testing.T) (stop func() error) {
 	d.done = done
 	var once sync.Once
 	stop = func() (err error) {
-		once.Do(func() { cancel(); err = <-done })
+		once.Do(func() { cancel(nil); err = <-done })
 		return err
+	}
+	d.leave = func() {
+		cancel(daemon.ErrLeave)
+		if err := stop(); err != nil {
+			t.Errorf("leave: %v", err)
+		}
 	}
 	t.Cleanup(func() { _ = stop() })
 	select {

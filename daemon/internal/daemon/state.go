@@ -99,11 +99,14 @@ func (d *daemon) renewCA(ctx context.Context) error {
 		log.InfoContext(ctx, "edge CA renewed", "until", d.authority.Certificate().NotAfter)
 		known := d.authority.Trusts(bundle)
 		bundle = d.authority.TrustBundle()
-		if known {
-			return
+		if !known {
+			if err := d.restartClients(ctx); err != nil {
+				log.ErrorContext(ctx, "restart modules after renewal", "error", err)
+				return // the next start finds that they do not know the CA
+			}
 		}
-		if err := d.restartClients(ctx); err != nil {
-			log.ErrorContext(ctx, "restart modules after renewal", "error", err)
+		if err := d.saveTerms(); err != nil {
+			log.ErrorContext(ctx, "after renewal", "error", err)
 		}
 	})
 }

@@ -4,42 +4,71 @@ import (
 	"context"
 	"errors"
 	"fmt"
-
-	"golang.org/x/sync/errgroup"
+	"slices"
+	"sync"
+	"time"
 
 	"github.com/breakwater-iot/breakwater/daemon/internal/runtime"
 )
 
-// StopAll stops all modules at the same time, within StopAllTimeout. It returns
-// the joined failures.
+// StopAll stops all modules within StopAllTimeout: the agent, which would start them
+// again, and then the one that was started last, so that what others need ends after
+// them. The next one has its turn when the one before has ended, or has taken its share
+// of half the time. It returns the joined failures.
 func (m *Manager) StopAll(ctx context.Context) error {
-	return m.each(ctx, func(ctx context.Context, s Steps) error { return s.Stop(ctx, StopAllTimeout) })
-}
-
-// RemoveAll removes all modules and their sockets.
-func (m *Manager) RemoveAll(ctx context.Context) error {
-	return m.each(ctx, func(ctx context.Context, s Steps) error { return s.Remove(ctx) })
-}
-
-func (m *Manager) each(ctx context.Context, f func(context.Context, Steps) error) error {
 	all, err := m.opt.Runtime.List(ctx)
 	if err != nil {
 		return err
 	}
-	var g errgroup.Group
+	now := time.Now()
+	started := func(s runtime.State) time.Time {
+		if s.Name == Agent {
+			return now
+		}
+		return s.Started
+	}
+	slices.SortStableFunc(all, func(a, b runtime.State) int { return started(b).Compare(started(a)) })
+	deadline := now.Add(StopAllTimeout)
+	share := StopAllTimeout / 2 / time.Duration(max(1, len(all)))
+	var stopping sync.WaitGroup
 	errs := make([]error, len(all))
 	for i, s := range all {
-		g.Go(func() error {
-			errs[i] = m.Exclusive(ctx, s.Name, func(st Steps) error { return f(ctx, st) })
+		ended := make(chan struct{})
+		stopping.Go(func() {
+			defer close(ended)
+			errs[i] = m.Exclusive(ctx, s.Name, func(st Steps) error { return st.Stop(ctx, max(0, time.Until(deadline))) })
 			if errs[i] != nil {
 				errs[i] = fmt.Errorf("%s: %w", s.Name, errs[i])
 			}
-			return nil
 		})
+		turn := time.NewTimer(share)
+		select {
+		case <-ended:
+		case <-turn.C:
+		case <-ctx.Done():
+		}
+		turn.Stop()
 	}
-	if err := g.Wait(); err != nil {
+	stopping.Wait()
+	return errors.Join(errs...)
+}
+
+// RemoveAll removes all modules and their sockets, at the same time.
+func (m *Manager) RemoveAll(ctx context.Context) error {
+	all, err := m.opt.Runtime.List(ctx)
+	if err != nil {
 		return err
 	}
+	var removing sync.WaitGroup
+	errs := make([]error, len(all))
+	for i, s := range all {
+		removing.Go(func() {
+			if err := m.Exclusive(ctx, s.Name, func(st Steps) error { return st.Remove(ctx) }); err != nil {
+				errs[i] = fmt.Errorf("%s: %w", s.Name, err)
+			}
+		})
+	}
+	removing.Wait()
 	return errors.Join(errs...)
 }
 
@@ -77,8 +106,10 @@ func (m *Manager) RestartRunning(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// OpenSockets serves the sockets of all modules there are.
-func (m *Manager) OpenSockets(ctx context.Context) error {
+// TakeOver serves the sockets of all modules. paths are those of all sockets that a module
+// may have bound: modules that run on from an earlier daemon are given the new ones. One
+// that cannot be is stopped, for the agent to start it again.
+func (m *Manager) TakeOver(ctx context.Context, paths func(module string) []string) error {
 	all, err := m.opt.Runtime.List(ctx)
 	if err != nil {
 		return err
@@ -86,6 +117,18 @@ func (m *Manager) OpenSockets(ctx context.Context) error {
 	for _, s := range all {
 		if err := m.opt.Sockets.Open(s.Name); err != nil {
 			return fmt.Errorf("socket of %s: %w", s.Name, err)
+		}
+		if s.Status != runtime.StatusRunning {
+			continue
+		}
+		err := m.opt.Runtime.Rebind(ctx, s.Name, paths(s.Name)...)
+		if err == nil {
+			m.opt.Log.InfoContext(ctx, "module runs on", "module", s.Name)
+			continue
+		}
+		m.opt.Log.WarnContext(ctx, "a module that ran on is stopped", "module", s.Name, "error", err)
+		if err := m.Stop(ctx, s.Name); err != nil {
+			return fmt.Errorf("stop %s: %w", s.Name, err)
 		}
 	}
 	return nil

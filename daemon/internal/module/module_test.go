@@ -32,9 +32,11 @@ type journal struct {
 	file  map[string]bool
 	fail  error // of Sockets.Open
 	pause func()
-	// onStop runs when a stop begins; slowStop lasts until its context ends.
+	// onStop runs when a stop begins; slowStop lasts until its context ends; lasts is how
+	// long a module takes to end by itself.
 	onStop   func()
 	slowStop bool
+	lasts    map[string]time.Duration
 }
 
 func (j *journal) note(format string, args ...any) {
@@ -76,6 +78,10 @@ func (j *journal) Stop(ctx context.Context, name string, d time.Duration) error 
 	}
 	if j.slowStop {
 		<-ctx.Done()
+	}
+	if need := j.lasts[name]; need > 0 {
+		time.Sleep(min(need, d))
+		j.note("ended %s after %v", name, min(need, d))
 	}
 	return j.Fake.Stop(ctx, name, d)
 }
@@ -427,10 +433,6 @@ func TestStopAllAndRemoveAll(t *testing.T) {
 			t.Errorf("%s: %s, socket open %v", s.Name, s.Status, j.open[s.Name])
 		}
 	}
-	must(t, m.OpenSockets(ctx))
-	if len(j.open) != 3 {
-		t.Errorf("open sockets %v", j.open)
-	}
 	must(t, m.RemoveAll(ctx))
 	if all, err = m.List(ctx); err != nil || len(all) != 0 || len(j.file) != 0 {
 		t.Errorf("%v, %v, sockets %v", all, err, j.file)
@@ -438,6 +440,84 @@ func TestStopAllAndRemoveAll(t *testing.T) {
 	must(t, m.Create(ctx, spec("d", "reg/a:1")))
 	j.Fail("Stop", errors.New("stuck"))
 	if err := m.StopAll(ctx); err == nil || !strings.Contains(err.Error(), "d: stuck") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestStopAllGoesInReverseOrderOfStart(t *testing.T) {
+	for name, tc := range map[string]struct {
+		lasts map[string]time.Duration
+		want  []string
+	}{
+		"the next when the one before has ended": {
+			map[string]time.Duration{"late": time.Second, "early": 2 * time.Second, "hub": time.Second},
+			[]string{
+				"stop edgeAgent", "close edgeAgent", "stop late", "ended late after 1s", "close late",
+				"stop early", "ended early after 2s", "close early", "stop hub", "ended hub after 1s", "close hub",
+			},
+		},
+		"one that hangs holds the others up for its share of half the time": {
+			map[string]time.Duration{"late": time.Hour, "early": time.Second, "hub": time.Second},
+			[]string{
+				"stop edgeAgent", "close edgeAgent", "stop late",
+				"stop early", "ended early after 1s", "close early", "stop hub", "ended hub after 1s", "close hub",
+				"ended late after 30s", "close late",
+			},
+		},
+		"all hang": {
+			map[string]time.Duration{"edgeAgent": time.Hour, "late": time.Hour, "early": time.Hour, "hub": time.Hour},
+			[]string{"stop edgeAgent", "stop late", "stop early", "stop hub"},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				m, j := newManager(t, true)
+				ctx := t.Context()
+				for _, n := range []string{module.Agent, "hub", "early", "late"} { // not by name
+					must(t, m.Create(ctx, spec(n, "reg/a:1")))
+					must(t, m.Start(ctx, n))
+					time.Sleep(time.Second)
+				}
+				j.take()
+				j.lasts = tc.lasts
+				began := time.Now()
+				must(t, m.StopAll(ctx))
+				if took := time.Since(began); took > module.StopAllTimeout {
+					t.Errorf("took %v", took)
+				}
+				got := j.take()
+				if len(tc.want) < len(got) {
+					got = got[:len(tc.want)]
+				}
+				if !slices.Equal(got, tc.want) {
+					t.Errorf("got  %q\nwant %q", got, tc.want)
+				}
+			})
+		})
+	}
+}
+
+func TestTakeOver(t *testing.T) {
+	m, j := newManager(t, true)
+	ctx := t.Context()
+	for _, n := range []string{"runs", "stopped"} {
+		must(t, m.Create(ctx, spec(n, "reg/a:1")))
+	}
+	must(t, m.Start(ctx, "runs"))
+	j.take()
+	paths := func(name string) []string { return []string{"/run/shared.sock", "/mnt/" + name + ".sock"} }
+	must(t, m.TakeOver(ctx, paths))
+	j.expect(t, "open runs", "open stopped")
+	if got, want := j.Rebound("runs"), paths("runs"); !slices.Equal(got, want) {
+		t.Errorf("bound anew: %q, want %q", got, want)
+	}
+	// One that cannot have its socket is of no use as it is.
+	j.Fail("Rebind", errors.New("no such call"))
+	must(t, m.TakeOver(ctx, paths))
+	j.expect(t, "open runs", "stop runs", "close runs", "open stopped")
+	must(t, m.TakeOver(ctx, paths)) // nothing runs, and nothing is bound anew
+	j.fail = errors.New("no room")
+	if err := m.TakeOver(ctx, paths); err == nil || !strings.Contains(err.Error(), "runs: no room") {
 		t.Errorf("got %v", err)
 	}
 }
