@@ -239,7 +239,7 @@ func (p *path) takenBack(t *testing.T) {
 func (p *path) accepted(t *testing.T) {
 	ctx := p.within(t, 90*time.Second)
 	before := p.pids(t)
-	// The old agent stops the modules when it ends; they need their time to come back.
+	// The new agent needs its time to come up.
 	user := map[string]any{
 		"EDGEAGENTUSER_ID":          map[string]any{"value": "13622"},
 		"SafeDeploymentTimeoutSecs": map[string]any{"value": "60"},

@@ -156,6 +156,18 @@ func (p *path) orderlyStop(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Logf("stopped in %.1f s", time.Since(begin).Seconds())
+	report, _, err := p.AgentReport(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if report.LastDesiredStatus.Code != 406 {
+		t.Errorf("last report: status %+v", report.LastDesiredStatus)
+	}
+	for name, m := range report.All() {
+		if m.RuntimeStatus != "unknown" {
+			t.Errorf("last report: %s is %s", name, m.RuntimeStatus)
+		}
+	}
 	eventually(t, ctx, "the device's processes end", func() error {
 		running, err := p.DeviceProcesses()
 		if err == nil && len(running) > 0 {

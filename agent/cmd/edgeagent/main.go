@@ -8,8 +8,8 @@
 // series a line. FOLDER is the agent's storage folder, StorageFolder/edgeAgent by
 // default.
 //
-// It ends with code 0 when it is asked to end, after stopping the other modules,
-// and with code 1 when it cannot go on; the daemon then starts it again.
+// It ends with code 0 when it is asked to end, and leaves the other modules to the
+// daemon; and with code 1 when it cannot go on; the daemon then starts it again.
 package main
 
 import (

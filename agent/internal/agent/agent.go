@@ -141,7 +141,8 @@ type parts struct {
 	refused <-chan struct{} // receives after the hub has refused the agent
 }
 
-// serve runs the parts. When ctx ends the loop goes first, then the rest.
+// serve runs the parts. When ctx ends the loop goes first, then the rest. From then on the
+// daemon may be gone.
 func serve(ctx context.Context, s settings.Settings, p parts, log *slog.Logger) error {
 	outer, endOuter := context.WithCancel(context.WithoutCancel(ctx))
 	defer endOuter()
@@ -185,8 +186,8 @@ func serve(ctx context.Context, s settings.Settings, p parts, log *slog.Logger) 
 	g.Go(func() error {
 		select {
 		case <-p.daemon.Gone():
-			return edged.ErrGone
-		case <-outer.Done():
+			return expected(inner, edged.ErrGone)
+		case <-inner.Done():
 			return nil
 		}
 	})

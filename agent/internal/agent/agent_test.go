@@ -144,8 +144,23 @@ func TestDeploysAnswersAndEndsInOrder(t *testing.T) {
 	if err := <-p.done; err != nil {
 		t.Fatal(err)
 	}
-	if p.status() != 406 || p.server.Daemon.State("edgeHub") != plan.Stopped || p.server.Daemon.State("edgeAgent") != plan.Running {
+	if p.status() != 406 || p.server.Daemon.State("edgeHub") != plan.Running {
 		t.Errorf("status %d, hub %s", p.status(), p.server.Daemon.State("edgeHub"))
+	}
+}
+
+// The daemon closes its socket before it ends the agent.
+func TestEndsInOrderWithTheDevice(t *testing.T) {
+	p := start(t)
+	p.server.Daemon.Silence()
+	p.stop()
+	p.server.Stop()
+	if err := <-p.done; err != nil {
+		t.Fatal(err)
+	}
+	reported := string(p.cloud.Reported())
+	if p.status() != 406 || strings.Contains(reported, `"runtimeStatus":"running"`) || !strings.Contains(reported, `"runtimeStatus":"unknown"`) {
+		t.Errorf("reported %s", reported)
 	}
 }
 

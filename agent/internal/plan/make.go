@@ -233,15 +233,3 @@ func pullsFirst(list []Command) []Command {
 	}
 	return append(pulls, rest...)
 }
-
-// Shutdown returns the commands that end the runtime: stop everything that runs
-// but the agent. They may run in parallel.
-func Shutdown(current []Engine) []Command {
-	var list []Command
-	for _, e := range current {
-		if e.Name != manifest.AgentName && e.Runs() {
-			list = append(list, Command{Op: Stop, Module: e.Name})
-		}
-	}
-	return list
-}

@@ -262,12 +262,3 @@ func TestCommandIDs(t *testing.T) {
 		t.Error("saved state is part of the id")
 	}
 }
-
-func TestShutdownStopsAllThatRunsButTheAgent(t *testing.T) {
-	got := fmt.Sprint(plan.Shutdown([]plan.Engine{
-		{Name: "edgeAgent", State: plan.Running}, {Name: "edgeHub", State: plan.Running}, {Name: "a", State: plan.Stopped}, {Name: "b", State: plan.Running},
-	}))
-	if got != "[stop edgeHub stop b]" {
-		t.Error(got)
-	}
-}

@@ -106,43 +106,72 @@ func TestReportsAreDifferences(t *testing.T) {
 	})
 }
 
-func TestShutdownWithoutAListOfModulesReports406(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t, desired(1, mod{name: "a"}))
-		r.start(true)
-		r.expectStatus(1, 200)
-		r.daemon.FailWith(func(call string) error {
-			if call == "list" {
-				return errors.New("engine does not answer")
-			}
-			return nil
-		})
-		r.end()
-		r.expectStatus(1, 406)
-		if text := r.reported().LastDesiredStatus.Description; text != "Agent is not running" {
-			t.Errorf("%q", text)
-		}
-	})
-}
-
-func TestShutdownStopsModulesAndReports406(t *testing.T) {
+func TestAnAgentThatIsReplacedLeavesTheModulesAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, desired(1, mod{name: "edgeHub"}, mod{name: "a"}))
 		r.start(true)
-		r.pass(time.Second)
+		r.expectStatus(1, 200)
+		r.daemon.Calls()
 		r.end()
-		if r.daemon.State("a") != plan.Stopped || r.daemon.State("edgeHub") != plan.Stopped || r.daemon.State("edgeAgent") != plan.Running {
-			t.Errorf("states %s %s %s", r.daemon.State("a"), r.daemon.State("edgeHub"), r.daemon.State("edgeAgent"))
+		r.expect()
+		r.expectStatus(1, 406)
+		r.expectRuntimeStatus("running") // as the next agent finds them
+		if text := r.reported().LastDesiredStatus.Description; text != "Agent is not running" {
+			t.Errorf("%q", text)
 		}
-		v := r.reported()
-		if v.LastDesiredStatus.Code != 406 || v.LastDesiredStatus.Description != "Agent is not running" || v.LastDesiredVersion != 1 {
-			t.Errorf("%+v", v.LastDesiredStatus)
+		r.start(true)
+		r.pass(time.Second)
+		r.expect()
+		r.expectStatus(1, 200)
+		r.end()
+	})
+}
+
+func TestWhenTheDaemonIsGoneModulesAreUnknown(t *testing.T) {
+	for name, leave := range map[string]func(*rig){
+		"it refuses":         refuseList,
+		"it does not answer": func(r *rig) { r.daemon.Silence() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := newRig(t, desired(1, mod{name: "edgeHub"}, mod{name: "a"}))
+				r.start(true)
+				r.expectStatus(1, 200)
+				r.daemon.Calls()
+				leave(r)
+				begin := time.Now()
+				r.end()
+				if took := time.Since(begin); took > 6*time.Second {
+					t.Errorf("took %v", took)
+				}
+				r.expect()
+				r.expectStatus(1, 406)
+				r.expectRuntimeStatus("unknown")
+			})
+		})
+	}
+}
+
+func refuseList(r *rig) {
+	r.daemon.FailWith(func(call string) error {
+		if call == "list" {
+			return errors.New("connection refused")
 		}
-		for _, m := range []map[string]any{v.Modules["a"], v.SystemModules["edgeAgent"], v.SystemModules["edgeHub"]} {
-			if m["runtimeStatus"] != "unknown" {
-				t.Errorf("runtimeStatus %v", m["runtimeStatus"])
-			}
-		}
+		return nil
+	})
+}
+
+func TestAnAgentThatEndsBeforeItsFirstLookReportsNoModules(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, desired(1, mod{name: "edgeHub"}, mod{name: "a"}))
+		r.start(true)
+		r.expectStatus(1, 200)
+		r.end()
+		refuseList(r)
+		r.start(true)
+		r.end()
+		r.expectStatus(1, 406)
+		r.expectRuntimeStatus("running")
 	})
 }
 

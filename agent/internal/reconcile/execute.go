@@ -3,7 +3,6 @@ package reconcile
 import (
 	"context"
 	"fmt"
-	"sync"
 	"time"
 
 	"encoding/json"
@@ -112,31 +111,25 @@ func (l *Loop) reportStatus(ctx context.Context) {
 	}
 }
 
-// Shutdown stops all modules but the agent, side by side, and reports meanwhile
-// that the agent is not running: whoever ends the agent may not grant the time to
-// do one after the other. It is called after Run returned.
+// askTimeout is how long the daemon has to show, at the end of this process, that it goes
+// on.
+const askTimeout = 5 * time.Second
+
+// Shutdown reports that the agent is not running. It is called after Run returned, and
+// leaves the modules alone. When the device ends, the daemon stops them itself, and answers
+// no more before it ends the agent: then nobody knows how they are, and they are reported
+// as unknown. While the daemon answers, only this process ends, because the agent is
+// replaced or restarted: the modules run on, and the next agent tells how they are.
 func (l *Loop) Shutdown(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, l.opts.ShutdownTimeout)
 	defer cancel()
-	begin := time.Now()
-	engines, err := l.daemon.Modules(ctx)
-	if err != nil {
-		l.log.Error("modules not listed: none is stopped", "error", err)
+	asking, done := context.WithTimeout(ctx, askTimeout)
+	defer done()
+	if _, err := l.daemon.Modules(asking); err != nil && l.seen != nil {
+		l.log.Info("the daemon is gone: modules are reported as unknown", "error", err)
+		l.report(ctx, l.seen, report.NotRunning, true)
+		return
 	}
-	var stops sync.WaitGroup
-	for _, c := range plan.Shutdown(engines) {
-		stops.Go(func() {
-			if err := l.daemon.Stop(ctx, c.Module); err != nil {
-				l.log.Error("module not stopped", "module", c.Module, "error", err)
-			}
-		})
-	}
-	if err == nil {
-		l.report(ctx, engines, report.NotRunning, true)
-	} else {
-		l.setStatus(report.NotRunning)
-		l.reportStatus(ctx)
-	}
-	stops.Wait()
-	l.log.Info("stopped", "took", time.Since(begin))
+	l.setStatus(report.NotRunning)
+	l.reportStatus(ctx)
 }

@@ -70,7 +70,8 @@ type Loop struct {
 	source   source
 	status   report.Status
 	platform *report.Platform
-	work     work // of the plan that runs
+	seen     []plan.Engine // of the last cycle, for Shutdown
+	work     work          // of the plan that runs
 	pulls    *pulls
 	safe     safe
 }
@@ -209,6 +210,7 @@ func (l *Loop) cycle(ctx context.Context) time.Time {
 	if e, ok := manifest.AsError(configErr); ok {
 		l.setStatus(report.Status{Code: e.Code, Description: e.Description()})
 	}
+	l.seen = engines
 	l.save(ctx)
 	l.report(ctx, engines, l.status, false)
 	l.observed(engines, worked)

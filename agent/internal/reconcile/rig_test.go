@@ -143,6 +143,17 @@ func (r *rig) expectStatus(version int64, code int) {
 	}
 }
 
+// expectRuntimeStatus looks at what is reported of edgeHub, a and the agent.
+func (r *rig) expectRuntimeStatus(want string) {
+	r.t.Helper()
+	v := r.reported()
+	for _, m := range []map[string]any{v.Modules["a"], v.SystemModules["edgeAgent"], v.SystemModules["edgeHub"]} {
+		if m["runtimeStatus"] != want {
+			r.t.Errorf("%v: runtimeStatus %v, want %s", m["settings"], m["runtimeStatus"], want)
+		}
+	}
+}
+
 // in runs f in virtual time, on a rig that has deployed desired and is quiet.
 func in(t *testing.T, desired string, f func(r *rig)) {
 	t.Helper()

@@ -32,6 +32,7 @@ type Daemon struct {
 	watchers   map[chan struct{}]bool
 	broken     func(image string) bool
 	held       map[string]chan struct{} // pulls of these modules wait
+	silent     bool
 }
 
 type container struct {
@@ -166,8 +167,22 @@ func (d *Daemon) failLocked(call string) error {
 	return d.fail(call)
 }
 
+// Silence leaves calls for the modules without an answer from now on.
+func (d *Daemon) Silence() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.silent = true
+}
+
 // Modules lists the containers, sorted by name.
-func (d *Daemon) Modules(context.Context) ([]plan.Engine, error) {
+func (d *Daemon) Modules(ctx context.Context) ([]plan.Engine, error) {
+	d.mu.Lock()
+	silent := d.silent
+	d.mu.Unlock()
+	if silent {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if err := d.failLocked("list"); err != nil {
