@@ -18,7 +18,7 @@ import (
 // TestAgentUpdate deploys agents that are no good, one after the other. The device has
 // to come back by itself each time, and no other module is touched by it.
 func TestAgentUpdate(t *testing.T) {
-	p := newPath(t, rig.Options{}, 10*time.Minute)
+	p := newPath(t, rig.Options{DeviceConfig: "[agent.trial]\nattempts = 2\nsettle = \"5s\"\nlimit = \"30s\"\n"}, 10*time.Minute)
 	if _, err := p.Bring(p.within(t, 3*time.Minute)); err != nil {
 		t.Fatal(err)
 	}
@@ -128,7 +128,7 @@ func (p *path) agentMissing(t *testing.T) {
 }
 
 func (p *path) agentSilent(t *testing.T) {
-	ctx := p.within(t, 4*time.Minute)
+	ctx := p.within(t, 2*time.Minute)
 	before := p.pids(t)
 	// Its calls go to a socket that is not there. The options win over the agent's own.
 	const silent = "IOTEDGE_MANAGEMENTURI=unix:///tmp/nobody.sock"

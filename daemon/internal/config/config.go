@@ -85,6 +85,20 @@ type Agent struct {
 	PullPolicy string            `toml:"imagePullPolicy"` // "on-create" or "never" after Load
 	Config     AgentConfig       `toml:"config"`
 	Env        map[string]string `toml:"env"`
+	Trial      AgentTrial        `toml:"trial"`
+}
+
+// AgentTrial says when an agent that replaces another is good, and when it is taken back.
+type AgentTrial struct {
+	// Attempts is how often it is started, 1 to 10.
+	Attempts int `toml:"attempts"`
+	// Settle is how long it must have run when it asks for work, as in "30s"; Limit is
+	// how long one run may take until then, as in "2m".
+	Settle string `toml:"settle"`
+	Limit  string `toml:"limit"`
+
+	// What the texts say, after Load.
+	SettleTime, LimitTime time.Duration `toml:"-"`
 }
 
 // AgentConfig is the image and how its container is made.
@@ -165,6 +179,7 @@ func Default() Config {
 		Agent: Agent{
 			Name: "edgeAgent", Type: "docker", PullPolicy: "on-create",
 			Config: AgentConfig{Image: "mcr.microsoft.com/azureiotedge-agent:1.6"},
+			Trial:  AgentTrial{Attempts: 3, Settle: "30s", Limit: "2m"},
 		},
 		Connect:  uris,
 		Listen:   uris,

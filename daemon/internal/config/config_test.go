@@ -61,6 +61,11 @@ password = "hunter2"
 RuntimeLogLevel = "debug"
 "storageFolder" = "/data"
 
+[agent.trial]
+attempts = 5
+settle = "1 min"
+limit = "5m"
+
 [connect]
 workload_uri = "unix:///run/w.sock"
 management_uri = "unix:///run/m.sock"
@@ -116,7 +121,8 @@ func TestMinimalFileGetsDefaults(t *testing.T) {
 		c.CloudTimeoutSec != 70 || c.CloudRetries != 1 || c.MaxRequests.Management != 50 || c.MaxRequests.Workload != 10 {
 		t.Errorf("general: %+v", c)
 	}
-	if c.Watchdog.MaxRetries != -1 || c.EdgeCA.Days != 90 || c.Agent.PullPolicy != "on-create" || c.Agent.Name != "edgeAgent" {
+	if c.Watchdog.MaxRetries != -1 || c.EdgeCA.Days != 90 || c.Agent.PullPolicy != "on-create" || c.Agent.Name != "edgeAgent" ||
+		c.Agent.Trial.Attempts != 3 || c.Agent.Trial.SettleTime != 30*time.Second || c.Agent.Trial.LimitTime != 2*time.Minute {
 		t.Errorf("watchdog %+v, CA %+v, agent %+v", c.Watchdog, c.EdgeCA, c.Agent)
 	}
 	if c.Connect != c.Listen || c.Listen.Management != "unix:///var/run/iotedge/mgmt.sock" {
@@ -146,6 +152,9 @@ func TestFullFile(t *testing.T) {
 	if a.PullPolicy != "never" || a.Config.Image != "registry.local:5000/agent:1" || a.Config.Auth.Password != "hunter2" ||
 		a.Env["RuntimeLogLevel"] != "debug" || fmt.Sprint(a.Config.CreateOptions) != "map[HostConfig:map[Binds:[/srv/agent:/data]]]" {
 		t.Errorf("agent: %+v", a)
+	}
+	if a.Trial.Attempts != 5 || a.Trial.SettleTime != time.Minute || a.Trial.LimitTime != 5*time.Minute {
+		t.Errorf("trial: %+v", a.Trial)
 	}
 	if c.Watchdog.MaxRetries != 3 || c.EdgeCA.Days != 30 || c.Listen.Workload != "unix:///srv/w.sock" || c.Connect.Management != "unix:///run/m.sock" {
 		t.Errorf("watchdog %+v, CA %+v", c.Watchdog, c.EdgeCA)
@@ -262,6 +271,14 @@ func TestErrorsNameLineAndKey(t *testing.T) {
 		{"agent name", minimal + "[agent]\nname = \"agent\"", "line 5: agent.name: "},
 		{"agent type", minimal + "[agent]\ntype = \"wasm\"", "line 5: agent.type: "},
 		{"agent env", minimal + "[agent.env]\n\"A=B\" = \"x\"", "line 4: agent.env: \"A=B\" is not the name"},
+		{"no attempts", minimal + "[agent.trial]\nattempts = 0", "line 5: agent.trial.attempts: must be from 1 to 10"},
+		{"many attempts", minimal + "[agent.trial]\nattempts = 11", "line 5: agent.trial.attempts: "},
+		{"no settle time", minimal + "[agent.trial]\nsettle = \"\"", "line 5: agent.trial.settle: must be from 1 second to 10 minutes"},
+		{"long settle time", minimal + "[agent.trial]\nsettle = \"11m\"", "line 5: agent.trial.settle: "},
+		{"settle time of another kind", minimal + "[agent.trial]\nsettle = \"soon\"", "line 5: agent.trial.settle: "},
+		{"limit too near", minimal + "[agent.trial]\nlimit = \"44s\"", "line 5: agent.trial.limit: must be at most 1 hour, and at least 15s more"},
+		{"limit too near to a settle time", minimal + "[agent.trial]\nsettle = \"2m\"", "line 4: agent.trial.limit: "},
+		{"long limit", minimal + "[agent.trial]\nlimit = \"61m\"", "line 5: agent.trial.limit: "},
 		{"retries", minimal + "[watchdog]\nmax_retries = \"some\"", "line 5: watchdog.max_retries: "},
 		{"negative retries", minimal + "[watchdog]\nmax_retries = -1", "line 5: watchdog.max_retries: "},
 		{"retries of another type", minimal + "[watchdog]\nmax_retries = 1.5", "line 5: watchdog.max_retries: "},

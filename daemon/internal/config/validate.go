@@ -150,6 +150,26 @@ func (v *validator) agent() {
 			v.bad("agent.env", "%q is not the name of a variable", k)
 		}
 	}
+	v.agentTrial()
+}
+
+// judgeTime is the least that the limit of a trial exceeds the settle time: an agent asks
+// for work every 5 s, and the watchdog looks every 10 s.
+const judgeTime = 15 * time.Second
+
+func (v *validator) agentTrial() {
+	t, table := &v.c.Agent.Trial, "agent.trial."
+	if t.Attempts < 1 || t.Attempts > 10 {
+		v.bad(table+"attempts", "must be from 1 to 10")
+	}
+	var err error
+	if t.SettleTime, err = humantime.Parse(t.Settle); err != nil || t.SettleTime < time.Second || t.SettleTime > 10*time.Minute {
+		v.bad(table+"settle", "must be from 1 second to 10 minutes, such as \"30s\"")
+		return
+	}
+	if t.LimitTime, err = humantime.Parse(t.Limit); err != nil || t.LimitTime < t.SettleTime+judgeTime || t.LimitTime > time.Hour {
+		v.bad(table+"limit", "must be at most 1 hour, and at least %v more than settle, such as \"2m\"", judgeTime)
+	}
 }
 
 // upstream puts the parent in place of $upstream at the beginning of an image or a

@@ -206,9 +206,11 @@ func (d *daemon) assemble(ctx context.Context) error {
 		AllowElevated: cfg.AllowElevated, Log: part(d.Log, "module"),
 	})
 	svc.Modules = d.manager
+	trial := cfg.Agent.Trial
 	d.handover = handover.Open(handover.Options{
 		Modules: d.manager, File: filepath.Join(d.home, "cache", "agent.json"), Bootstrap: d.agentSpec,
 		LastWords: d.agentLastWords, Log: part(d.Log, "handover"),
+		Trial: handover.Trial{Attempts: trial.Attempts, Settle: trial.SettleTime, Limit: trial.LimitTime},
 	})
 	d.management, err = d.server("management", management.Policy(), cfg.MaxRequests.Management, api.ManagementREST, d.manage(ctx),
 		func(caller string) {

@@ -14,15 +14,15 @@ import (
 	"github.com/breakwater-iot/breakwater/daemon/internal/runtime"
 )
 
-const (
-	// MaxAttempts is how often a new agent is started. When it ends once more, it is
-	// taken back.
-	MaxAttempts = 3
-	// Settle is how long a new agent must have run when it asks for work, to be good.
-	Settle = 30 * time.Second
-	// Limit is how long one run of a new agent may take until then.
-	Limit = 2 * time.Minute
-)
+// Trial says when a new agent is good.
+type Trial struct {
+	// Attempts is how often it is started. When it ends once more, it is taken back.
+	Attempts int
+	// Settle is how long it must have run when it asks for work, to be good.
+	Settle time.Duration
+	// Limit is how long one run may take until then.
+	Limit time.Duration
+}
 
 // ErrTakenBack says that this agent was tried and taken back.
 var ErrTakenBack = errors.New("taken back")
@@ -42,6 +42,7 @@ type Options struct {
 	Bootstrap func(ctx context.Context) (module.Spec, error)
 	// LastWords returns the end of the agent's log, "" if there is none.
 	LastWords func(ctx context.Context) string
+	Trial     Trial
 	Log       *slog.Logger
 }
 
@@ -206,7 +207,7 @@ func (h *Handover) begin(at time.Time, trouble string) {
 func (h *Handover) Asked() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.record.Phase == trial && !h.started.IsZero() && time.Since(h.started) >= Settle {
+	if h.record.Phase == trial && !h.started.IsZero() && time.Since(h.started) >= h.opt.Trial.Settle {
 		h.proved = true
 	}
 }
@@ -230,7 +231,7 @@ func (h *Handover) Look(ctx context.Context, s module.Steps, st runtime.State, m
 		}
 	}
 	again := h.state()
-	if again.Attempts >= MaxAttempts {
+	if again.Attempts >= h.opt.Trial.Attempts {
 		return true, h.giveUp(ctx, s, h.ended(again.Attempts, st, missing))
 	}
 	h.attempt(ctx, s, again.Phase == switching || missing || st.Status == runtime.StatusUnknown)
@@ -265,12 +266,12 @@ func (h *Handover) judge(ctx context.Context, s module.Steps, st runtime.State) 
 		h.opt.Log.InfoContext(ctx, "the new agent is good", "image", st.Image)
 		h.force(func(r *record) { r.Phase, r.Good, r.Attempts, r.Refused = settled, r.Current, 0, nil })
 		return nil
-	case runs < Limit:
+	case runs < h.opt.Trial.Limit:
 		return nil
 	case !well:
-		return h.giveUp(ctx, s, fmt.Sprintf("its health check says %q after %v", st.Health, Limit))
+		return h.giveUp(ctx, s, fmt.Sprintf("its health check says %q after %v", st.Health, h.opt.Trial.Limit))
 	}
-	return h.giveUp(ctx, s, fmt.Sprintf("it runs, but has not asked the daemon for work between %v and %v after its start", Settle, Limit))
+	return h.giveUp(ctx, s, fmt.Sprintf("it runs, but has not asked the daemon for work between %v and %v after its start", h.opt.Trial.Settle, h.opt.Trial.Limit))
 }
 
 // giveUp refuses the new agent and goes back to the old one.
@@ -323,7 +324,7 @@ func (h *Handover) Note() string {
 	defer h.mu.Unlock()
 	switch {
 	case h.record.Phase == trial || h.record.Phase == switching:
-		return fmt.Sprintf("on trial since its replacement, attempt %d of %d", h.record.Attempts, MaxAttempts)
+		return fmt.Sprintf("on trial since its replacement, attempt %d of %d", h.record.Attempts, h.opt.Trial.Attempts)
 	case h.failed != "":
 		return h.failed
 	case len(h.record.Refused) > 0:

@@ -33,6 +33,9 @@ const (
 	third      = "reg/agent:3"
 )
 
+// usual is the trial of the tests.
+var usual = handover.Trial{Attempts: 3, Settle: 30 * time.Second, Limit: 2 * time.Minute}
+
 // engine is one whose containers of some images cannot be made or started, and whose
 // registry may be away. It notes what stops and starts.
 type engine struct {
@@ -135,7 +138,7 @@ func (d *device) run() {
 	d.manager = module.New(module.Options{Runtime: d.engine, Sockets: noSockets{}, AllowElevated: true, Log: log})
 	spec := func(context.Context) (module.Spec, error) { return agent(configured), nil }
 	d.handover = handover.Open(handover.Options{
-		Modules: d.manager, File: d.file, Bootstrap: spec, Log: log,
+		Modules: d.manager, File: d.file, Bootstrap: spec, Trial: usual, Log: log,
 		LastWords: func(context.Context) string { return "segmentation fault" },
 	})
 	if err := d.manager.StopAll(d.t.Context()); err != nil {
@@ -250,11 +253,11 @@ func TestAgentThatIsNoGoodIsTakenBackWithoutARegistry(t *testing.T) {
 		{"ends at once with code 0", "started 3 times, and ended the last time with exit code 0", []string{"exit=0"}, nil, nil, 30 * time.Second},
 		{"cannot be made", "with the error: exec format error", nil, func(e *engine) { e.noCreate[next] = true }, nil, 40 * time.Second},
 		{"cannot be started", "with the error: no such file: /app/agent", nil, func(e *engine) { e.noStart[next] = true }, nil, 40 * time.Second},
-		{"runs and never asks for work", "it runs, but has not asked", nil, nil, nil, handover.Limit + watchdog.TrialInterval},
+		{"runs and never asks for work", "it runs, but has not asked", nil, nil, nil, usual.Limit + watchdog.TrialInterval},
 		{"asks for work in the beginning only", "it runs, but has not asked", nil, nil,
-			func(d *device) { d.ask(handover.Settle - 10*time.Second) }, handover.Limit + watchdog.TrialInterval},
+			func(d *device) { d.ask(usual.Settle - 10*time.Second) }, usual.Limit + watchdog.TrialInterval},
 		{"ends after it has asked", "ended the last time with exit code 1", nil, nil, func(d *device) {
-			for range handover.MaxAttempts {
+			for range usual.Attempts {
 				d.ask(10 * time.Second)
 				d.Exit(module.Agent, 1)
 				d.pass(5 * time.Second)
@@ -262,8 +265,8 @@ func TestAgentThatIsNoGoodIsTakenBackWithoutARegistry(t *testing.T) {
 		}, time.Minute},
 		{"does not pass its health check", `its health check says "unhealthy"`, nil, nil, func(d *device) {
 			d.SetHealth(module.Agent, runtime.Unhealthy, "")
-			d.ask(handover.Limit)
-		}, handover.Limit + watchdog.TrialInterval},
+			d.ask(usual.Limit)
+		}, usual.Limit + watchdog.TrialInterval},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			on(t, func(d *device) {
@@ -315,8 +318,8 @@ func TestImageComesBeforeTheOldAgentGoes(t *testing.T) {
 func TestGoodAgentIsNotTakenBackLater(t *testing.T) {
 	on(t, func(d *device) {
 		d.update(agent(next))
-		d.ask(handover.Settle)
-		for range 3 * handover.MaxAttempts {
+		d.ask(usual.Settle)
+		for range 3 * usual.Attempts {
 			d.pass(10 * time.Second)
 			d.Exit(module.Agent, 1)
 		}
@@ -408,7 +411,7 @@ func TestImageToGoBackToThatIsGoneIsPulled(t *testing.T) {
 func TestThereIsNoWayBackFromTheOnlyAgent(t *testing.T) {
 	on(t, func(d *device) {
 		d.update(agent(old)) // the same again
-		for range 2 * handover.MaxAttempts {
+		for range 2 * usual.Attempts {
 			d.Exit(module.Agent, 1)
 			d.pass(watchdog.TrialInterval)
 		}
@@ -433,8 +436,8 @@ func TestEndOfTheDaemonAtAnyTime(t *testing.T) {
 		{"in a trial of a bad one", func(d *device) { d.update(agent(next)); d.pass(time.Minute); again(d) }, false, old},
 		{"again and again", func(d *device) {
 			d.update(agent(next))
-			for range handover.MaxAttempts {
-				d.ask(handover.Settle - 10*time.Second)
+			for range usual.Attempts {
+				d.ask(usual.Settle - 10*time.Second)
 				again(d)
 			}
 		}, true, old},
@@ -464,7 +467,7 @@ func TestEndOfTheDaemonAtAnyTime(t *testing.T) {
 				if c.good {
 					d.ask(2 * time.Minute)
 				} else {
-					d.pass(handover.Limit + 2*watchdog.Interval)
+					d.pass(usual.Limit + 2*watchdog.Interval)
 				}
 				d.expect(c.want)
 				if d.handover.OnTrial() {
