@@ -3,6 +3,10 @@
 // the provisioning service wraps the identity key for it; signatures are made inside.
 // The key is in the TPM's persistent memory and nowhere else.
 //
+// It also uses private keys that an operator has put there, named by "tpm:" URIs, and
+// makes keys and seals secrets of its own. Those are wrapped by the TPM and kept in
+// files, since a TPM has place for a handful only: it loads them when they are needed.
+//
 // Handles, all of the owner's hierarchy but the first:
 //
 //	0x81010001                  endorsement key, RSA-2048 (TCG EK credential profile)
@@ -74,6 +78,14 @@ func (t *TPM) with(f func(transport.TPM) error) (err error) {
 	}
 	defer func() { err = errors.Join(err, conn.Close()) }()
 	return f(conn)
+}
+
+// Answers fails if the TPM cannot be opened or asked. It changes nothing.
+func (t *TPM) Answers() error {
+	return t.with(func(c transport.TPM) error {
+		_, err := tpm2.GetCapability{Capability: tpm2.TPMCapTPMProperties, Property: uint32(tpm2.TPMPTManufacturer), PropertyCount: 1}.Execute(c)
+		return err
+	})
 }
 
 // PublicKeys returns the endorsement key and the storage root key, each as a
@@ -209,22 +221,14 @@ var ErrNoKey = errors.New("tpm: no identity key has been imported")
 
 // Sign returns the HMAC-SHA256 of data with the identity key.
 func (t *TPM) Sign(data []byte) ([]byte, error) {
-	var out []byte
-	err := t.with(func(c transport.TPM) error {
-		pub, err := tpm2.ReadPublic{ObjectHandle: t.key}.Execute(c)
-		if err != nil && missing(err) {
-			return ErrNoKey
-		}
-		if err != nil {
-			return fmt.Errorf("identity key: %w", err)
-		}
-		key := tpm2.AuthHandle{Handle: t.key, Name: pub.Name, Auth: tpm2.PasswordAuth(nil)}
-		if out, err = hmac(c, key, data); err != nil {
-			return fmt.Errorf("sign: %w", err)
-		}
-		return nil
-	})
-	return out, err
+	out, err := t.hmacAt(t.key, data)
+	switch {
+	case errors.Is(err, errFree):
+		return nil, ErrNoKey
+	case err != nil:
+		return nil, fmt.Errorf("identity key: %w", err)
+	}
+	return out, nil
 }
 
 func hmac(c transport.TPM, key tpm2.AuthHandle, data []byte) ([]byte, error) {

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/google/go-tpm/tpm2"
 	"github.com/google/go-tpm/tpm2/transport"
 	"github.com/google/go-tpm/tpm2/transport/linuxtpm"
 )
@@ -81,8 +82,22 @@ func softwareDialer(params string) (func() (transport.TPMCloser, error), error) 
 // socket carries commands over a stream, where an answer may come in pieces.
 type socket struct{ net.Conn }
 
-// Send sends a command and returns its answer.
-func (s *socket) Send(command []byte) ([]byte, error) {
+// attempts bounds how often a command is sent that the TPM has asked for again.
+const attempts = 10
+
+// Send sends a command and returns its answer. A TPM may want a command a second time,
+// which the kernel does for those that it drives.
+func (s *socket) Send(command []byte) (answer []byte, err error) {
+	for range attempts {
+		answer, err = s.send(command)
+		if err != nil || binary.BigEndian.Uint32(answer[6:]) != uint32(tpm2.TPMRCRetry) {
+			break
+		}
+	}
+	return answer, err
+}
+
+func (s *socket) send(command []byte) ([]byte, error) {
 	if err := s.SetDeadline(time.Now().Add(commandLimit)); err != nil {
 		return nil, err
 	}
