@@ -107,7 +107,7 @@ func start(ctx context.Context, file string, cfg config.Config, log *slog.Logger
 			return g.Wait()
 		},
 	}
-	if cfg.Identity.Method == config.TPMKey {
+	if cfg.TPM.Needed {
 		if opt.TPM, err = openTPM(cfg.TPM); err != nil {
 			return err
 		}

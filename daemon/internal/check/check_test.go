@@ -343,10 +343,10 @@ func TestFaultsAreFound(t *testing.T) {
 		{"daemon without a device", func(o *check.Options) {
 			o.Info = func(context.Context, config.Config) (check.Info, error) { return check.Info{Version: "1.0"}, nil }
 		}, map[string]check.Result{"identityd-running": check.Error}, "does not know its device"},
-		{"TPM answers", with(func(c *config.Config) { c.Identity = config.Identity{Method: config.TPMKey} }),
+		{"TPM answers", with(func(c *config.Config) { c.Identity, c.TPM.Needed = config.Identity{Method: config.TPMKey}, true }),
 			map[string]check.Result{"tpmd-running": check.OK, "identity-certificate-expiry": check.Skipped}, ""},
 		{"TPM is silent", func(o *check.Options) {
-			with(func(c *config.Config) { c.Identity = config.Identity{Method: config.TPMKey} })(o)
+			with(func(c *config.Config) { c.Identity, c.TPM.Needed = config.Identity{Method: config.TPMKey}, true })(o)
 			o.TPM = func(context.Context, config.Config) error { return down }
 		}, map[string]check.Result{"tpmd-running": check.Error, "identity-certificate-expiry": check.Skipped}, "device: connection refused"},
 		{"certificate file is missing", func(o *check.Options) {

@@ -193,15 +193,29 @@ func configured(cfg config.Config) (out []config.KeyPair) {
 	return out
 }
 
-// matchingPairs compares certificates in files with their keys, as far as those are
-// in files too.
+// keysOf finds the keys that the configuration names, but those on a PKCS#11 token, which
+// the daemon has in hand.
+func keysOf(cfg config.Config) (credential.Keys, error) {
+	if !cfg.TPM.Needed {
+		return credential.Keys{}, nil
+	}
+	chip, err := openTPM(cfg)
+	return credential.Keys{TPM: chip}, err
+}
+
+// matchingPairs compares certificates in files with their keys, as far as those can be
+// reached.
 func matchingPairs(ctx context.Context, cfg config.Config) error {
+	keys, err := keysOf(cfg)
+	if err != nil {
+		return err
+	}
 	var errs []error
 	for _, p := range configured(cfg) {
 		if p.Key.OnToken() {
 			continue
 		}
-		if _, err := (credential.Keys{}).Certificate(ctx, p.Cert, p.Key); err != nil {
+		if _, err := keys.Certificate(ctx, p.Cert, p.Key); err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", p.Cert, err))
 		}
 	}
@@ -228,12 +242,22 @@ func preloadedFiles(_ context.Context, cfg config.Config) error {
 }
 
 func readableKeys(ctx context.Context, cfg config.Config) error {
+	keys, err := keysOf(cfg)
+	if err != nil {
+		return err
+	}
 	var errs []error
+	if uri := cfg.Identity.KeyURI; uri.InTPM() {
+		// The text is no token for anything.
+		if _, err := keys.TPM.HMAC(ctx, string(uri), []byte("edgectl check")); err != nil {
+			errs = append(errs, fmt.Errorf("key of the device: %w", err))
+		}
+	}
 	for _, p := range configured(cfg) {
 		if p.Key.OnToken() {
 			continue
 		}
-		if _, err := (credential.Keys{}).Signer(ctx, p.Key); err != nil {
+		if _, err := keys.Signer(ctx, p.Key); err != nil {
 			errs = append(errs, fmt.Errorf("key of %s: %w", p.Cert, err))
 		}
 	}

@@ -8,8 +8,6 @@ import (
 	"maps"
 	"slices"
 	"strings"
-
-	"github.com/breakwater-iot/breakwater/daemon/internal/config"
 )
 
 // In the original keys, certificates, TPM and identities are services of their own;
@@ -30,8 +28,8 @@ func certsRunning(ctx context.Context, s *state) Outcome {
 }
 
 func tpmRunning(ctx context.Context, s *state) Outcome {
-	if s.cfg.Identity.Method != config.TPMKey {
-		return skipped("the device's identity is not in a TPM")
+	if !s.cfg.TPM.Needed {
+		return skipped("nothing is in a TPM")
 	}
 	if err := s.TPM(ctx, *s.cfg); err != nil {
 		return failed("%s: %v", s.cfg.TPM.TCTI, err)

@@ -239,6 +239,10 @@ func TestErrorsNameLineAndKey(t *testing.T) {
 		{"edge CA both", minimal + "[edge_ca]\ncert = \"/a\"\npk = \"/b\"\nmethod = \"self_signed\"", "line 7: edge_ca.method: excludes cert"},
 		{"edge CA subject", minimal + "[edge_ca]\nsubject = { X = \"y\" }", "line 5: edge_ca.subject: \"X\" is none"},
 		{"pkcs11 library missing", minimal + "[edge_ca]\ncert = \"/a\"\npk = \"pkcs11:object=a?pin-value=1234\"", "line 6: edge_ca.pk: a pkcs11: URI needs"},
+		{"tpm handle", minimal + "[edge_ca]\ncert = \"/a\"\npk = \"tpm:handle=7\"", "line 6: edge_ca.pk: tpm URI: must be"},
+		{"tpm storage root key", minimal + "[edge_ca]\ncert = \"/a\"\npk = \"tpm:handle=0x81000001\"", "line 6: edge_ca.pk: tpm URI: 0x81000001 is the TPM's own"},
+		{"tpm identity key", minimal + "[edge_ca]\ncert = \"/a\"\npk = \"tpm:handle=0x81000100\"", "line 6: edge_ca.pk: is the place for the key of the provisioning service"},
+		{"new keys in two places", minimal + "[aziot_keys]\npkcs11_lib_path = \"/a\"\npkcs11_base_slot = \"pkcs11:token=a\"\ntpm_new_keys = true", "line 7: aziot_keys.tpm_new_keys: excludes pkcs11_base_slot"},
 		{"pkcs11 slot", minimal + "[aziot_keys]\npkcs11_base_slot = \"/a\"", "line 5: aziot_keys.pkcs11_base_slot: must be a pkcs11: URI"},
 		{"named certificates", minimal + "[cert_issuance.certs]\nx = \"y\"", "line 4: cert_issuance.certs: not supported"},
 		{"no provisioning", "hostname = \"x\"", "provisioning.source: missing"},
@@ -433,7 +437,7 @@ func provisioned(c config.Config) bool {
 	}
 	switch id := c.Identity; id.Method {
 	case config.SAS:
-		return len(id.Key) > 0 || id.KeyURI.OnToken()
+		return len(id.Key) > 0 || id.KeyURI.OnToken() || id.KeyURI.InTPM()
 	case config.X509:
 		return (id.Cert != "" && id.CertPK != "") || id.Issue.Method != ""
 	case config.TPMKey:

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/breakwater-iot/breakwater/daemon/internal/renewal"
+	"github.com/breakwater-iot/breakwater/daemon/internal/tpm"
 	"github.com/breakwater-iot/breakwater/proto/iothub/sas"
 )
 
@@ -32,13 +33,19 @@ const (
 	SelfSigned = "self_signed"
 )
 
-// KeyURI names a key: after Load the absolute path of a file, or a "pkcs11:" URI,
-// which may hold a PIN. Printing it leaves the PIN out; convert with string() to
-// use it.
+// KeyURI names a key: after Load the absolute path of a file, a "tpm:" URI, or a
+// "pkcs11:" URI, which may hold a PIN. Printing it leaves the PIN out; convert with
+// string() to use it.
 type KeyURI string
 
 // OnToken tells whether the key is on a PKCS#11 token.
 func (k KeyURI) OnToken() bool { return strings.HasPrefix(string(k), "pkcs11:") }
+
+// InTPM tells whether the key is in the TPM.
+func (k KeyURI) InTPM() bool { return strings.HasPrefix(string(k), tpm.Scheme) }
+
+// InFile tells whether the key is in a file.
+func (k KeyURI) InFile() bool { return k != "" && !k.OnToken() && !k.InTPM() }
 
 // String returns the URI without its query, where the PIN is.
 func (k KeyURI) String() string {
@@ -94,8 +101,8 @@ type Attestation struct {
 	CertPK         KeyURI       `toml:"identity_pk"`
 }
 
-// SymmetricKey is base64 text, or the URI of a file of raw bytes or of a key on a
-// token.
+// SymmetricKey is base64 text, or the URI of a file of raw bytes, or of a key on a
+// token or in the TPM.
 type SymmetricKey struct {
 	Value Secret `toml:"value"`
 	URI   KeyURI `toml:"uri"`
@@ -123,7 +130,8 @@ type Identity struct {
 	Method string
 	// RegistrationID is that of DPS; empty means the certificate's common name.
 	RegistrationID string
-	// Key is the symmetric key unless it is on a token, which KeyURI names then.
+	// Key is the symmetric key unless it is on a token or in the TPM, where KeyURI names
+	// it.
 	Key    sas.Key // prints as stars
 	KeyURI KeyURI
 	// Cert and CertPK are the files of a certificate that is made elsewhere, unless
@@ -200,16 +208,22 @@ type EdgeCA struct {
 	Issue
 }
 
-// Keys says where PKCS#11 keys are.
+// Keys says where keys are that the daemon makes: in files, unless something else is set.
 type Keys struct {
+	// LibPath is the PKCS#11 library.
 	LibPath string `toml:"pkcs11_lib_path"`
-	// BaseSlot is the URI of the token for new keys; empty means that new keys are
-	// files.
+	// BaseSlot is the URI of the token for keys of issued certificates.
 	BaseSlot KeyURI `toml:"pkcs11_base_slot"`
+	// TPMNewKeys has keys of issued certificates made in the TPM.
+	TPMNewKeys bool `toml:"tpm_new_keys"`
+	// TPMMasterKeys has the master keys sealed by the TPM.
+	TPMMasterKeys bool `toml:"tpm_master_keys"`
 }
 
 // TPM says where the TPM is and which of its handles the daemon uses.
 type TPM struct {
+	// Needed tells whether anything in the configuration is in the TPM, after Load.
+	Needed bool `toml:"-"`
 	// TCTI is "device", "device:/dev/tpmrm0", "swtpm:path=/socket" or
 	// "swtpm:host=127.0.0.1,port=2321".
 	TCTI string `toml:"tcti"`

@@ -11,6 +11,7 @@ import (
 
 	"github.com/breakwater-iot/breakwater/daemon/internal/humantime"
 	"github.com/breakwater-iot/breakwater/daemon/internal/renewal"
+	"github.com/breakwater-iot/breakwater/daemon/internal/tpm"
 )
 
 // Names of certificates in [cert_issuance.est.urls].
@@ -48,6 +49,16 @@ func (v *validator) key(key string, k KeyURI) KeyURI {
 	if k == "" {
 		return ""
 	}
+	if k.InTPM() {
+		v.c.TPM.Needed = true
+		switch handle, err := tpm.ParseURI(string(k)); {
+		case err != nil:
+			v.bad(key, "%v", err)
+		case int64(handle) == int64(tpm.AuthKeyHandle(0))+v.c.TPM.AuthKeyIndex:
+			v.bad(key, "is the place for the key of the provisioning service: see tpm.auth_key_index")
+		}
+		return k
+	}
 	if !k.OnToken() {
 		return KeyURI(v.file(key, string(k)))
 	}
@@ -67,6 +78,10 @@ func (v *validator) issuance() {
 	if c.Keys.BaseSlot != "" && c.Keys.LibPath == "" {
 		v.bad("aziot_keys.pkcs11_base_slot", "needs pkcs11_lib_path")
 	}
+	if c.Keys.BaseSlot != "" && c.Keys.TPMNewKeys {
+		v.bad("aziot_keys.tpm_new_keys", "excludes pkcs11_base_slot")
+	}
+	c.TPM.Needed = c.Keys.TPMNewKeys || c.Keys.TPMMasterKeys
 	v.tpm()
 
 	const est = "cert_issuance.est"

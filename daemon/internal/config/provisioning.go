@@ -135,7 +135,7 @@ func (v *validator) dps() {
 		a.Cert = nil // a table may hold a password as plain text
 	case TPMKey:
 		v.excluded(table, "symmetric_key", "identity_cert", "identity_pk")
-		v.c.Identity = Identity{Method: TPMKey}
+		v.c.Identity, v.c.TPM.Needed = Identity{Method: TPMKey}, true
 	default:
 		v.bad(table+".method", "must be \"symmetric_key\", \"x509\" or \"tpm\"")
 		return
@@ -173,7 +173,7 @@ func (v *validator) deviceID(key string) {
 	}
 }
 
-// symmetric reads the device's symmetric key, unless it is on a token.
+// symmetric reads the device's symmetric key, unless it is on a token or in the TPM.
 func (v *validator) symmetric(key string, pk SymmetricKey) {
 	id := Identity{Method: SAS}
 	switch {
@@ -187,10 +187,10 @@ func (v *validator) symmetric(key string, pk SymmetricKey) {
 		id.Key = b
 	default:
 		uri := v.key(key+".uri", pk.URI)
-		if uri.OnToken() {
-			id.KeyURI = uri
-		} else if uri != "" {
+		if uri.InFile() {
 			id.Key = v.keyFile(key+".uri", string(uri))
+		} else {
+			id.KeyURI = uri
 		}
 	}
 	v.c.Identity = id

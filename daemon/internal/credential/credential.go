@@ -20,7 +20,8 @@ import (
 // signLimit bounds one operation of a token that has no context of its caller.
 const signLimit = 30 * time.Second
 
-// Token is a PKCS#11 token; *pkcs11.Token is one. Keys are named by their URI.
+// Token holds keys that do not leave it: *pkcs11.Token and *tpm.TPM do. Keys are named by
+// their URI.
 type Token interface {
 	// Signer returns the private key.
 	Signer(ctx context.Context, uri string) (crypto.Signer, error)
@@ -30,17 +31,34 @@ type Token interface {
 
 // Keys finds private keys by the URIs of the config.
 type Keys struct {
-	Token Token // nil if none is configured
+	Token Token // with PKCS#11; nil if none is configured
+	TPM   Token // nil if none is configured
 }
 
-// Signer returns the private key of a URI: that of a PEM file, or one on the token.
-// A file that others can read is refused.
+// holder returns what holds the key of a URI; nil for a file.
+func (k Keys) holder(uri config.KeyURI) (Token, error) {
+	switch {
+	case uri.OnToken() && k.Token == nil:
+		return nil, errors.New("no PKCS#11 library is configured")
+	case uri.OnToken():
+		return k.Token, nil
+	case uri.InTPM() && k.TPM == nil:
+		return nil, errors.New("no TPM is open")
+	case uri.InTPM():
+		return k.TPM, nil
+	}
+	return nil, nil
+}
+
+// Signer returns the private key of a URI: that of a PEM file, or one on the token or in
+// the TPM. A file that others can read is refused.
 func (k Keys) Signer(ctx context.Context, uri config.KeyURI) (crypto.Signer, error) {
-	if uri.OnToken() {
-		if k.Token == nil {
-			return nil, errors.New("no PKCS#11 library is configured")
-		}
-		return k.Token.Signer(ctx, string(uri))
+	holder, err := k.holder(uri)
+	if err != nil {
+		return nil, err
+	}
+	if holder != nil {
+		return holder.Signer(ctx, string(uri))
 	}
 	st, err := os.Stat(string(uri))
 	if err != nil {
@@ -104,14 +122,15 @@ func Open(ctx context.Context, id config.Identity, keys Keys, held *pki.Holder, 
 	switch {
 	case id.Method == config.TPMKey:
 		return Credential{Sign: chip.Sign}, nil
-	case id.Method == config.SAS && id.KeyURI.OnToken():
-		if keys.Token == nil {
-			return Credential{}, errors.New("no PKCS#11 library is configured")
+	case id.Method == config.SAS && id.KeyURI != "":
+		holder, err := keys.holder(id.KeyURI)
+		if err != nil {
+			return Credential{}, err
 		}
 		return Credential{Sign: func(data []byte) ([]byte, error) {
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), signLimit)
 			defer cancel()
-			return keys.Token.HMAC(ctx, string(id.KeyURI), data)
+			return holder.HMAC(ctx, string(id.KeyURI), data)
 		}}, nil
 	case id.Method == config.SAS:
 		return Credential{Sign: id.Key.Sign}, nil

@@ -10,12 +10,15 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/breakwater-iot/breakwater/daemon/internal/config"
 	"github.com/breakwater-iot/breakwater/daemon/internal/credential"
 	"github.com/breakwater-iot/breakwater/daemon/internal/est"
+	"github.com/breakwater-iot/breakwater/daemon/internal/keys"
 	"github.com/breakwater-iot/breakwater/daemon/internal/pki"
+	"github.com/breakwater-iot/breakwater/daemon/internal/tpm"
 )
 
 // Names of certificates that are issued to the device: of their files, and of keys
@@ -33,7 +36,10 @@ const firstDays = 30
 // may be missing afterwards.
 func (d *daemon) openCredential(ctx context.Context) (err error) {
 	cfg := d.Config
-	d.keys = credential.Keys{Token: d.Token}
+	if cfg.TPM.Needed && d.TPM == nil {
+		return errors.New("the configuration needs a TPM, and none is open")
+	}
+	d.keys = credential.Keys{Token: d.Token, TPM: d.TPM}
 	if d.roots, d.userBundle, err = Trust(cfg); err != nil {
 		return err
 	}
@@ -45,9 +51,6 @@ func (d *daemon) openCredential(ctx context.Context) (err error) {
 		d.manifestTrust = string(text)
 	}
 	id := cfg.Identity
-	if id.Method == config.TPMKey && d.TPM == nil {
-		return errors.New("the identity is in a TPM, and none is open")
-	}
 	if id.Issue.Method != "" {
 		if d.identityCert, err = d.hold(ctx, identityName, id.Issue, id.CertPK); err != nil {
 			return fmt.Errorf("identity certificate: %w", err)
@@ -63,18 +66,75 @@ func (d *daemon) hold(ctx context.Context, name string, issue config.Issue, key 
 	if err != nil {
 		return nil, err
 	}
-	return pki.OpenHolder(ctx, pki.HolderOptions{
-		Name: name, Dir: d.home, Issuer: issuer, Policy: issue.AutoRenew.Policy, TokenKey: d.tokenKey(name, key),
+	return d.openHolder(ctx, pki.HolderOptions{
+		Name: name, Issuer: issuer, Policy: issue.AutoRenew.Policy, TokenKey: d.tokenKey(name, key),
 		Template: pki.Template{Subject: subject(issue), Days: cmp.Or(issue.ExpiryDays, firstDays)},
 	})
 }
 
+// openHolder completes the options, and says why a certificate is not used.
+func (d *daemon) openHolder(ctx context.Context, o pki.HolderOptions) (*pki.Holder, error) {
+	o.Dir, o.Vault = d.home, d.vault()
+	h, err := pki.OpenHolder(ctx, o)
+	if err == nil {
+		d.dropped(ctx, o.Name, h.Dropped())
+	}
+	return h, err
+}
+
+func (d *daemon) dropped(ctx context.Context, name string, err error) {
+	if err != nil {
+		d.Log.ErrorContext(ctx, "certificate is made anew", "certificate", name, "error", err)
+	}
+}
+
+// vault makes keys of issued certificates; nil means that they lie open in their files.
+func (d *daemon) vault() pki.Vault {
+	if !d.Config.Keys.TPMNewKeys {
+		return nil
+	}
+	return chipVault{d.TPM}
+}
+
+// chipVault is a TPM.
+type chipVault struct{ TPM }
+
+// OpenKey tells apart what is lost.
+func (v chipVault) OpenKey(ctx context.Context, block []byte) (crypto.Signer, error) {
+	key, err := v.TPM.OpenKey(ctx, block)
+	if errors.Is(err, tpm.ErrForeign) || errors.Is(err, tpm.ErrText) {
+		err = fmt.Errorf("%w: %w", pki.ErrKeyLost, err)
+	}
+	return key, err
+}
+
+// openRing opens the master keys.
+func (d *daemon) openRing() (*keys.Ring, error) {
+	var sealer keys.Sealer
+	if d.Config.Keys.TPMMasterKeys {
+		sealer = d.TPM
+	}
+	dir := filepath.Join(d.home, "keys")
+	ring, err := keys.Open(dir, sealer)
+	switch {
+	case errors.Is(err, tpm.ErrForeign):
+		// Not made anew by itself: it could be the wrong disk in the wrong device.
+		return nil, fmt.Errorf("key ring: %w; to begin with new ones, remove %s/*-master and %s/cache: all modules are made anew, and what they have sealed is lost", err, dir, d.home)
+	case err != nil:
+		return nil, fmt.Errorf("key ring: %w", err)
+	}
+	return ring, nil
+}
+
 // tokenKey returns where the key of an issued certificate is, if not in its file:
 // the key that the config names, else one of its own on the token for new keys.
+// Keys that the TPM makes are in the file, wrapped.
 func (d *daemon) tokenKey(name string, key config.KeyURI) func(context.Context) (crypto.Signer, error) {
 	switch {
 	case key.OnToken() && d.Token != nil:
 		return func(ctx context.Context) (crypto.Signer, error) { return d.Token.Generate(ctx, string(key), "") }
+	case key.InTPM():
+		return func(ctx context.Context) (crypto.Signer, error) { return d.TPM.Generate(ctx, string(key)) }
 	case key != "":
 		return func(ctx context.Context) (crypto.Signer, error) { return d.keys.Signer(ctx, key) }
 	case d.Config.Keys.BaseSlot != "" && d.Token != nil:
@@ -164,8 +224,8 @@ func (d *daemon) estIdentity(ctx context.Context, name string, i config.Issue, o
 		return nil, err
 	}
 	cn := cmp.Or(d.Config.Identity.RegistrationID, d.Config.Device.DeviceID, i.CommonName)
-	h, err := pki.OpenHolder(ctx, pki.HolderOptions{
-		Name: name, Dir: d.home, Issuer: client, Policy: d.Config.Issuance.EST.IdentityAutoRenew.Policy,
+	h, err := d.openHolder(ctx, pki.HolderOptions{
+		Name: name, Issuer: client, Policy: d.Config.Issuance.EST.IdentityAutoRenew.Policy,
 		Template: pki.Template{Subject: pkix.Name{CommonName: cn}},
 	})
 	if err == nil {
@@ -200,7 +260,7 @@ func (d *daemon) openAuthority(ctx context.Context) error {
 			return d.keys.Pair(ctx, ca.KeyPair.Cert, ca.Key)
 		}
 	} else {
-		o.TokenKey = d.tokenKey(edgeCAName, "")
+		o.TokenKey, o.Vault = d.tokenKey(edgeCAName, ""), d.vault()
 		if ca.Method != config.SelfSigned {
 			if o.Issuer, err = d.issuer(ctx, edgeCAName, ca.Issue); err != nil {
 				return fmt.Errorf("edge CA: %w", err)
@@ -210,6 +270,7 @@ func (d *daemon) openAuthority(ctx context.Context) error {
 	if d.authority, err = pki.Open(ctx, o); err != nil {
 		return err
 	}
+	d.dropped(ctx, edgeCAName, d.authority.Dropped())
 	cert := d.authority.Certificate()
 	switch {
 	case cert == nil:

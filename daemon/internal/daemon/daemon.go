@@ -51,8 +51,8 @@ type Options struct {
 	Resolver peer.Resolver
 	// Token is the PKCS#11 token of the config; nil if it names none.
 	Token Token
-	// TPM is needed if the config's identity is in one.
-	TPM dps.Endorser
+	// TPM is needed if the config has anything in one.
+	TPM TPM
 	// Inherited are sockets that the service manager has opened; may be nil.
 	Inherited *systemd.Sockets
 	// BundleExtras adds to support bundles what the machine tells; may be nil.
@@ -72,6 +72,19 @@ type Token interface {
 	// Generate returns the RSA key of that name on the token of the URI, or without a
 	// name the URI's own, and makes it if there is none.
 	Generate(ctx context.Context, uri, name string) (crypto.Signer, error)
+}
+
+// TPM is the device's; *tpm.TPM is one.
+type TPM interface {
+	dps.Endorser
+	credential.Token
+	keys.Sealer
+	// Generate returns the private key at the URI's handle, and makes it if there is none.
+	Generate(ctx context.Context, uri string) (crypto.Signer, error)
+	// NewKey and OpenKey are those of pki.Vault; their errors wrap tpm.ErrForeign or
+	// tpm.ErrText for what is lost.
+	NewKey(ctx context.Context) (key crypto.Signer, block []byte, err error)
+	OpenKey(ctx context.Context, block []byte) (crypto.Signer, error)
 }
 
 // ErrReprovision ends the daemon when reprovisioning was asked for: it is to be
@@ -171,9 +184,9 @@ func newDaemon(opt Options, reprovision func()) *daemon {
 // assemble makes the parts, once the device is known.
 func (d *daemon) assemble(ctx context.Context) error {
 	cfg := d.Config
-	ring, err := keys.Open(filepath.Join(d.home, "keys"))
+	ring, err := d.openRing()
 	if err != nil {
-		return fmt.Errorf("key ring: %w", err)
+		return err
 	}
 	if err := d.openAuthority(ctx); err != nil {
 		return err

@@ -25,7 +25,6 @@ import (
 
 	"github.com/breakwater-iot/breakwater/daemon/internal/config"
 	"github.com/breakwater-iot/breakwater/daemon/internal/daemon"
-	"github.com/breakwater-iot/breakwater/daemon/internal/dps"
 	"github.com/breakwater-iot/breakwater/daemon/internal/keys"
 	"github.com/breakwater-iot/breakwater/daemon/internal/runtime"
 	"github.com/breakwater-iot/breakwater/daemon/internal/runtime/runtimetest"
@@ -116,7 +115,7 @@ type device struct {
 	log      syncBuffer
 	done     chan error
 	leave    func() // ends the daemon without its modules
-	chip     dps.Endorser
+	chip     daemon.TPM
 	token    daemon.Token
 }
 
@@ -308,7 +307,7 @@ func TestBootstrapAgent(t *testing.T) {
 	d.registry.mu.Lock()
 	auth := d.registry.modules["$edgeAgent"].Authentication
 	d.registry.mu.Unlock()
-	ring, err := keys.Open(filepath.Join(d.dir, "home", "keys"))
+	ring, err := keys.Open(filepath.Join(d.dir, "home", "keys"), nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -25,12 +25,14 @@ func (d *device) write(t *testing.T, name, kind string, der []byte) string {
 	return path
 }
 
-func TestCertificatesFromAnESTServer(t *testing.T) {
+// estDevice is a device whose certificates come from an EST server.
+func estDevice(t *testing.T) (*device, *esttest.Server, *cloudDPS) {
+	t.Helper()
 	e := &esttest.Server{T: t, CA: esttest.NewCA(t)}
 	server := httptest.NewUnstartedServer(e)
 	server.TLS = requestClientCert()
 	server.StartTLS()
-	defer server.Close()
+	t.Cleanup(server.Close)
 	c := newDPS(t)
 	d := dpsDevice(t, c)
 	bootstrap := e.CA.Client(t, "bootstrap")
@@ -59,6 +61,11 @@ common_name = "plant edge CA"
 username = "operator"
 password = "hunter3"`, c.URL, d.write(t, "est-root.pem", "CERTIFICATE", server.Certificate().Raw),
 		d.write(t, "bootstrap.pem", "CERTIFICATE", bootstrap.Leaf.Raw), d.write(t, "bootstrap.key", "PRIVATE KEY", key), server.URL)
+	return d, e, c
+}
+
+func TestCertificatesFromAnESTServer(t *testing.T) {
+	d, e, c := estDevice(t)
 	stop := d.run(t)
 	if got := d.hubOf(t); got != "hub-a.test/dev-1" {
 		t.Errorf("agent belongs to %s", got)

@@ -3,17 +3,19 @@
 // ever gets a master key; derived module keys leave only as base64 text for the
 // cloud registry.
 //
-// Files below the key directory, mode 0600, 32 random bytes each:
+// Files below the key directory, mode 0600, 32 random bytes each, or what a sealer makes
+// of them:
 //
 //	identity-master     derives module keys (spec security-daemon 9.2)
 //	encryption-master   seals module data   (spec security-daemon 3.1, 10)
 //
 // Losing identity-master means that every module identity must be registered
 // again; losing encryption-master makes sealed data unreadable. Both are created
-// once and never rewritten.
+// once, and rewritten only to be sealed.
 package keys
 
 import (
+	"bytes"
 	"crypto/aes"
 	"crypto/cipher"
 	"crypto/hmac"
@@ -42,6 +44,13 @@ var ErrDecrypt = errors.New("decryption failed")
 // ErrVector says that an initialization vector cannot be used.
 var ErrVector = errors.New("initialization vector must not be empty")
 
+// Sealer wraps secrets so that it alone can unwrap them; *tpm.TPM is one. What it makes is
+// never as long as a master key.
+type Sealer interface {
+	Seal(secret []byte) ([]byte, error)
+	Unseal(sealed []byte) ([]byte, error)
+}
+
 // Ring is the device's key ring. It is immutable and safe for concurrent use.
 type Ring struct {
 	identity   []byte
@@ -49,18 +58,19 @@ type Ring struct {
 }
 
 // Open reads the master keys below dir, and creates the directory (0700) and the
-// keys that do not exist yet. A key file of another size or readable by others is
-// an error: it is not repaired, because a wrong key looks like a stolen device to
-// the cloud.
-func Open(dir string) (*Ring, error) {
+// keys that do not exist yet. With a sealer they are sealed on disk: those that are not
+// yet are replaced. Without one, nil, sealed keys are an error. A key file of another
+// size or readable by others is one too: it is not repaired, because a wrong key looks
+// like a stolen device to the cloud.
+func Open(dir string, sealer Sealer) (*Ring, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("create key directory: %w", err)
 	}
-	identity, err := master(filepath.Join(dir, identityFile))
+	identity, err := master(filepath.Join(dir, identityFile), sealer)
 	if err != nil {
 		return nil, fmt.Errorf("identity master key: %w", err)
 	}
-	encryption, err := master(filepath.Join(dir, encryptionFile))
+	encryption, err := master(filepath.Join(dir, encryptionFile), sealer)
 	if err != nil {
 		return nil, fmt.Errorf("encryption master key: %w", err)
 	}
@@ -79,8 +89,8 @@ func New(identity, encryption []byte) (*Ring, error) {
 	return &Ring{identity: append([]byte(nil), identity...), encryption: block}, nil
 }
 
-func master(path string) ([]byte, error) {
-	key, err := load(path)
+func master(path string, sealer Sealer) ([]byte, error) {
+	key, err := load(path, sealer)
 	if !errors.Is(err, fs.ErrNotExist) {
 		return key, err
 	}
@@ -88,14 +98,20 @@ func master(path string) ([]byte, error) {
 	if _, err := rand.Read(fresh); err != nil {
 		return nil, fmt.Errorf("random bytes: %w", err)
 	}
+	content := fresh
+	if sealer != nil {
+		if content, err = sealer.Seal(fresh); err != nil {
+			return nil, err
+		}
+	}
 	// Another process may have been faster: then its key counts.
-	if err := atomicfile.Create(path, fresh, 0o600); err != nil && !errors.Is(err, fs.ErrExist) {
+	if err := atomicfile.Create(path, content, 0o600); err != nil && !errors.Is(err, fs.ErrExist) {
 		return nil, err
 	}
-	return load(path)
+	return load(path, sealer)
 }
 
-func load(path string) ([]byte, error) {
+func load(path string, sealer Sealer) ([]byte, error) {
 	st, err := os.Stat(path)
 	if err != nil {
 		return nil, err
@@ -103,14 +119,45 @@ func load(path string) ([]byte, error) {
 	if st.Mode().Perm()&0o077 != 0 {
 		return nil, fmt.Errorf("%s is accessible to others (mode %04o, want 0600)", path, st.Mode().Perm())
 	}
-	key, err := os.ReadFile(path)
+	content, err := os.ReadFile(path)
 	if err != nil {
 		return nil, err
 	}
+	plain := len(content) == masterSize
+	switch {
+	case plain && sealer == nil:
+		return content, nil
+	case plain:
+		return content, seal(path, content, sealer)
+	case sealer == nil && bytes.HasPrefix(content, []byte("-----BEGIN ")):
+		return nil, fmt.Errorf("%s is sealed, and nothing is configured that opens it", path)
+	case sealer == nil:
+		return nil, fmt.Errorf("%s has %d bytes, want %d", path, len(content), masterSize)
+	}
+	key, err := sealer.Unseal(content)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
 	if len(key) != masterSize {
-		return nil, fmt.Errorf("%s has %d bytes, want %d", path, len(key), masterSize)
+		return nil, fmt.Errorf("%s holds a key of %d bytes, want %d", path, len(key), masterSize)
 	}
 	return key, nil
+}
+
+// seal replaces a key that lies open, once it is known that it can be unsealed.
+func seal(path string, key []byte, sealer Sealer) error {
+	sealed, err := sealer.Seal(key)
+	if err != nil {
+		return err
+	}
+	back, err := sealer.Unseal(sealed)
+	if err != nil {
+		return err
+	}
+	if !bytes.Equal(back, key) {
+		return errors.New("what was sealed is not what is unsealed")
+	}
+	return atomicfile.Write(path, sealed, 0o600)
 }
 
 // ModuleKeys returns the module's primary and secondary key in base64, as they

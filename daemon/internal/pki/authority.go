@@ -39,8 +39,9 @@ type Options struct {
 	Preloaded func(ctx context.Context) ([]*x509.Certificate, crypto.Signer, error)
 	// Issuer makes the CA; nil means that it signs itself.
 	Issuer Issuer
-	// TokenKey, Policy: see HolderOptions. The zero policy is the default one.
+	// TokenKey, Vault, Policy: see HolderOptions. The zero policy is the default one.
 	TokenKey func(ctx context.Context) (crypto.Signer, error)
+	Vault    Vault
 	Policy   renewal.Policy
 	// Dir is the daemon's home directory; keys/ and certs/ are below it.
 	Dir string
@@ -88,7 +89,7 @@ func Open(ctx context.Context, opt Options) (*Authority, error) {
 	}
 	var err error
 	a.holder, err = OpenHolder(ctx, HolderOptions{
-		Name: "edge_ca", Dir: opt.Dir, Issuer: a.opt.Issuer, Policy: opt.Policy, TokenKey: opt.TokenKey, Now: opt.Now,
+		Name: "edge_ca", Dir: opt.Dir, Issuer: a.opt.Issuer, Policy: opt.Policy, TokenKey: opt.TokenKey, Vault: opt.Vault, Now: opt.Now,
 		Template: Template{Subject: a.opt.Subject, CA: true, Days: opt.Days},
 	})
 	if err != nil {
@@ -120,9 +121,18 @@ func (a *Authority) Renewable() bool { return a.holder != nil }
 
 func (a *Authority) pair() ([]*x509.Certificate, crypto.Signer) {
 	if a.holder != nil {
-		return a.holder.pair()
+		chain, key := a.holder.pair()
+		return chain, key.Signer
 	}
 	return a.chain, a.key
+}
+
+// Dropped is Holder.Dropped of the edge CA.
+func (a *Authority) Dropped() error {
+	if a.holder == nil {
+		return nil
+	}
+	return a.holder.Dropped()
 }
 
 // Certificate returns the edge CA's certificate; nil while no issuer has made it.

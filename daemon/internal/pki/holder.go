@@ -13,6 +13,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -48,9 +49,24 @@ type HolderOptions struct {
 	// TokenKey finds the key on a token, or makes it there; nil means that the key is
 	// in the file. A key on a token is never rotated.
 	TokenKey func(ctx context.Context) (crypto.Signer, error)
+	// Vault makes the keys that are in the file; nil means that they are plain RSA keys.
+	// A plain key that is there already is used until the certificate is renewed.
+	Vault Vault
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
 }
+
+// Vault makes private keys that it alone can use, such as a TPM.
+type Vault interface {
+	// NewKey makes a key, and the PEM block that OpenKey finds it by.
+	NewKey(ctx context.Context) (key crypto.Signer, block []byte, err error)
+	// OpenKey finds the key of a block. The error wraps ErrKeyLost if that is in vain for
+	// ever.
+	OpenKey(ctx context.Context, block []byte) (crypto.Signer, error)
+}
+
+// ErrKeyLost says that the key of a certificate cannot be used any more.
+var ErrKeyLost = errors.New("key is lost")
 
 // Holder holds a certificate that an issuer makes for the daemon, with its key: on
 // disk, in memory, and fresh. It may hold none yet. It is safe for concurrent use.
@@ -61,7 +77,16 @@ type Holder struct {
 
 	mu    sync.RWMutex
 	chain []*x509.Certificate // empty: none yet
-	key   crypto.Signer
+	key   privateKey
+	// dropped is why what was on disk is not used; owned by OpenHolder.
+	dropped error
+}
+
+// privateKey is a key, and its PEM block unless it is on a token.
+type privateKey struct {
+	crypto.Signer
+	block []byte
+	plain bool // whoever reads the block has the key
 }
 
 // ErrNone says that there is no certificate yet.
@@ -78,8 +103,15 @@ func OpenHolder(ctx context.Context, opt HolderOptions) (*Holder, error) {
 	if err != nil && !errors.Is(err, errUnusable) && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("certificate %s: %w", opt.Name, err)
 	}
+	if errors.Is(err, errUnusable) {
+		h.dropped = err
+	}
 	return h, nil
 }
+
+// Dropped returns why the certificate that was on disk when the holder was opened is not
+// used; nil if it is, or if there was none.
+func (h *Holder) Dropped() error { return h.dropped }
 
 // errUnusable marks a file whose certificate is to be made anew.
 var errUnusable = errors.New("certificate unusable")
@@ -93,13 +125,9 @@ func (h *Holder) load(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("%w: %w", errUnusable, err)
 	}
-	var key crypto.Signer
-	if h.opt.TokenKey != nil {
-		if key, err = h.opt.TokenKey(ctx); err != nil {
-			return err
-		}
-	} else if key, err = ParseKey(data); err != nil {
-		return fmt.Errorf("%w: %w", errUnusable, err)
+	key, err := h.loadKey(ctx, data)
+	if err != nil {
+		return err
 	}
 	if err := h.fits(chain, key); err != nil {
 		return fmt.Errorf("%w: %w", errUnusable, err)
@@ -109,6 +137,31 @@ func (h *Holder) load(ctx context.Context) error {
 	}
 	h.chain, h.key = chain, key
 	return nil
+}
+
+func (h *Holder) loadKey(ctx context.Context, data []byte) (privateKey, error) {
+	if h.opt.TokenKey != nil {
+		key, err := h.opt.TokenKey(ctx)
+		return privateKey{Signer: key}, err
+	}
+	key, err := ParseKey(data)
+	if err == nil {
+		return plainKey(key)
+	}
+	if h.opt.Vault == nil {
+		return privateKey{}, fmt.Errorf("%w: %w", errUnusable, err)
+	}
+	block := keyBlock(data)
+	key, err = h.opt.Vault.OpenKey(ctx, block)
+	if errors.Is(err, ErrKeyLost) {
+		return privateKey{}, fmt.Errorf("%w: %w", errUnusable, err)
+	}
+	return privateKey{Signer: key, block: block}, err
+}
+
+func plainKey(key crypto.Signer) (privateKey, error) {
+	block, err := encodeKey(key)
+	return privateKey{Signer: key, block: block, plain: true}, err
 }
 
 // fits tells whether a certificate is one that was asked for.
@@ -140,10 +193,10 @@ func (h *Holder) Current() (*tls.Certificate, error) {
 	if end := chain[0].NotAfter; !h.opt.Now().Before(end) {
 		return nil, fmt.Errorf("certificate %s expired on %s", h.opt.Name, end.Format(time.RFC3339))
 	}
-	return tlsCertificate(chain, key), nil
+	return tlsCertificate(chain, key.Signer), nil
 }
 
-func (h *Holder) pair() ([]*x509.Certificate, crypto.Signer) {
+func (h *Holder) pair() ([]*x509.Certificate, privateKey) {
 	h.mu.RLock()
 	defer h.mu.RUnlock()
 	return h.chain, h.key
@@ -194,12 +247,12 @@ func (h *Holder) Renew(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	req, err := newRequest(h.opt.Template, key)
+	req, err := newRequest(h.opt.Template, key.Signer)
 	if err != nil {
 		return err
 	}
 	if len(chain) > 0 && h.opt.Now().Before(chain[0].NotAfter) {
-		req.Current = tlsCertificate(chain, old)
+		req.Current = tlsCertificate(chain, old.Signer)
 	}
 	req.Now = h.opt.Now().UTC().Truncate(time.Second)
 	fresh, err := h.opt.Issuer.Issue(ctx, req)
@@ -224,33 +277,35 @@ func (h *Holder) Renew(ctx context.Context) error {
 	return nil
 }
 
-func (h *Holder) nextKey(ctx context.Context, old crypto.Signer) (crypto.Signer, error) {
+func (h *Holder) nextKey(ctx context.Context, old privateKey) (privateKey, error) {
+	var next privateKey
+	var err error
 	switch {
 	case h.opt.TokenKey != nil:
-		return h.opt.TokenKey(ctx)
-	case old != nil && !h.opt.Policy.RotateKey:
+		next.Signer, err = h.opt.TokenKey(ctx)
+		return next, err
+	case old.Signer != nil && !h.opt.Policy.RotateKey && old.plain == (h.opt.Vault == nil):
 		return old, nil
+	case h.opt.Vault != nil:
+		next.Signer, next.block, err = h.opt.Vault.NewKey(ctx)
+	default:
+		var key crypto.Signer
+		if key, err = rsa.GenerateKey(rand.Reader, rsaBits); err == nil {
+			next, err = plainKey(key)
+		}
 	}
-	key, err := rsa.GenerateKey(rand.Reader, rsaBits)
 	if err != nil {
-		return nil, fmt.Errorf("key of certificate %s: %w", h.opt.Name, err)
+		return privateKey{}, fmt.Errorf("key of certificate %s: %w", h.opt.Name, err)
 	}
-	return key, nil
+	return next, nil
 }
 
 func (h *Holder) keyPath() string  { return filepath.Join(h.opt.Dir, "keys", h.opt.Name+".pem") }
 func (h *Holder) certPath() string { return filepath.Join(h.opt.Dir, "certs", h.opt.Name+".pem") }
 
-func (h *Holder) store(chain []*x509.Certificate, key crypto.Signer) error {
+func (h *Holder) store(chain []*x509.Certificate, key privateKey) error {
 	certs := encodeCerts(chain...)
-	secret := certs
-	if h.opt.TokenKey == nil {
-		keyPEM, err := encodeKey(key)
-		if err != nil {
-			return err
-		}
-		secret = append(keyPEM, certs...)
-	}
+	secret := slices.Concat(key.block, certs)
 	for path, mode := range map[string]fs.FileMode{h.keyPath(): 0o700, h.certPath(): 0o755} {
 		if err := makeDir(filepath.Dir(path), mode); err != nil {
 			return err

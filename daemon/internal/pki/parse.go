@@ -82,6 +82,16 @@ func ParseKey(data []byte) (crypto.Signer, error) {
 	return nil, errors.New("no PEM private key found")
 }
 
+// keyBlock returns the first PEM block that is not a certificate; nil if there is none.
+func keyBlock(data []byte) []byte {
+	for block, rest := pem.Decode(data); block != nil; block, rest = pem.Decode(rest) {
+		if block.Type != "CERTIFICATE" {
+			return pem.EncodeToMemory(block)
+		}
+	}
+	return nil
+}
+
 func newSerial() (*big.Int, error) {
 	b := make([]byte, 16)
 	if _, err := rand.Read(b); err != nil {
