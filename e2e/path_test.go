@@ -80,12 +80,31 @@ func (p *path) comesUp(t *testing.T) {
 			t.Errorf("%s is reported as %q", name, got)
 		}
 	}
+	p.countedByTheMetric(t, ctx)
 	list, err := p.EdgeCtl(ctx, "list")
 	if err != nil {
 		t.Fatal(err)
 	}
 	if !strings.Contains(list, "temperature-sensor") || !strings.HasPrefix(list, "NAME") {
 		t.Errorf("edgectl list printed\n%s", list)
+	}
+}
+
+// countedByTheMetric checks that the query that a deployment measures its success with
+// finds the device, and that of its failure does not. What it asks of configurations is
+// left out: the manifest was applied to the one device.
+func (p *path) countedByTheMetric(t *testing.T, ctx context.Context) {
+	t.Helper()
+	const metric = "select deviceId from devices.modules where moduleId = '$edgeAgent' and properties.desired.$version = properties.reported.lastDesiredVersion and properties.reported.lastDesiredStatus.code "
+	for condition, want := range map[string]int{"= 200": 1, "!= 200": 0} {
+		out, err := p.IoTHub(ctx, "query", metric+condition)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var rows []struct{ DeviceID string }
+		if err := json.Unmarshal([]byte(out), &rows); err != nil || len(rows) != want || want == 1 && rows[0].DeviceID != rig.EdgeID {
+			t.Errorf("%s counts %s, %v", condition, out, err)
+		}
 	}
 }
 

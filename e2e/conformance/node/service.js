@@ -60,6 +60,31 @@ function registryFeatures(s) {
       const after = body(await registry.updateTwin(id, { tags: { place: null } }, '*'));
       same(after.tags, {}, 'tags');
     },
+    async queries() {
+      const mark = crypto.randomUUID();
+      const ids = [1, 2, 3].map((i) => `query-${i}-${mark}`);
+      for (const [i, deviceId] of ids.entries()) {
+        await registry.create({ deviceId });
+        await registry.updateTwin(deviceId, { tags: { mark, place: { floor: i } } }, '*');
+      }
+      const where = `WHERE tags.mark = '${mark}'`;
+      const query = registry.createQuery(`SELECT * FROM devices ${where} AND tags.place.floor >= 0`, 2);
+      const pages = [];
+      while (query.hasMoreResults) {
+        pages.push(body(await query.nextAsTwin()));
+      }
+      same(pages.map((page) => page.map((t) => t.deviceId)), [ids.slice(0, 2), ids.slice(2)], 'pages');
+      const next = body(await pages[1][0].update({ properties: { desired: { speed: 7 } } })); // they are twins of the SDK
+      same([next.properties.desired.speed, next.tags.place.floor], [7, 2], 'twin');
+      const ask = async (text) => body(await registry.createQuery(text).next());
+      same(await ask(`SELECT deviceId AS id, tags.place.floor FROM devices ${where} AND tags.place.floor IN [1, 2]`),
+        [{ floor: 1, id: ids[1] }, { floor: 2, id: ids[2] }], 'columns');
+      same(await ask(`SELECT status, COUNT() AS n FROM devices ${where} GROUP BY status`), [{ n: 3, status: 'enabled' }], 'groups');
+      const err = await refused(ask('SELECT * FROM devices WHERE tags.place ='), 'half a query');
+      same(err.name, 'ArgumentError', 'error');
+      expect(err.responseBody.includes('column 41'), `no place in ${err.responseBody}`);
+      await Promise.all(ids.map((id) => registry.delete(id)));
+    },
     async 'delete a device'() {
       await registry.delete(id);
       same((await refused(registry.get(id), 'a deleted device')).name, 'DeviceNotFoundError', 'error');

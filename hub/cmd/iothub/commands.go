@@ -55,5 +55,6 @@ type commands struct {
 
 	Deploy  deployCommand  `cmd:"" help:"Apply a deployment manifest to an edge device."`
 	Method  methodCommand  `cmd:"" help:"Call a direct method and print the answer."`
+	Query   queryCommand   `cmd:"" help:"Print what a query of the twins gives."`
 	Monitor monitorCommand `cmd:"" help:"Print the telemetry that arrives."`
 }

@@ -184,6 +184,12 @@ func TestDeployTwinAndMethod(t *testing.T) {
 	if tw := h.must("twin", "patch", "e", "m", "--desired", "-", "--tags", `{"t":1}`); !strings.Contains(tw, `"from": "stdin"`) || !strings.Contains(tw, `"t": 1`) {
 		t.Error(tw)
 	}
+	if rows := h.must("query", "SELECT deviceId, tags.t FROM devices.modules WHERE moduleId = 'm' AND properties.desired.from = 'stdin'"); strings.Join(strings.Fields(rows), "") != `[{"deviceId":"e","t":1}]` {
+		t.Error(rows)
+	}
+	if _, errOut, code := h.do("query", "SELECT"); code != exitRefused || !strings.Contains(errOut, "line 1, column 7") {
+		t.Errorf("exit %d: %s", code, errOut)
+	}
 	_, errOut, code := h.do("method", "e", "m", "ping", "--payload", "{}")
 	if code != exitRefused || !strings.Contains(errOut, "404103") {
 		t.Errorf("exit %d: %s", code, errOut)

@@ -6,7 +6,7 @@ import (
 	"unicode/utf8"
 )
 
-// Error tells what is wrong with the text of a route or condition, and where.
+// Error tells what is wrong with the text of a route, condition or query, and where.
 type Error struct {
 	Offset int    // bytes from the start of the text
 	Line   int    // from 1
@@ -19,8 +19,8 @@ func (e *Error) Error() string {
 	return fmt.Sprintf("line %d, column %d: %s", e.Line, e.Col, e.Msg)
 }
 
-// errorAt builds the error for a byte offset in text.
-func errorAt(text string, offset int, format string, args ...any) *Error {
+// ErrorAt builds the error for a byte offset in text.
+func ErrorAt(text string, offset int, format string, args ...any) *Error {
 	line, col := position(text, offset)
 	return &Error{Offset: offset, Line: line, Col: col, Msg: fmt.Sprintf(format, args...)}
 }

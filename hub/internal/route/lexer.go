@@ -251,6 +251,16 @@ func stringLength(s string) (n int, closed bool) {
 	return len(s), false
 }
 
+// Quoted reads the string literal at the start of s, which begins with a quote. n is
+// its length in bytes; problem is empty, or says what is wrong behind those.
+func Quoted(s string) (value string, n int, problem string) {
+	n, closed := stringLength(s)
+	if !closed {
+		return "", n, openString(s, token{text: s[:n]})
+	}
+	return unescape(s[1 : n-1]), n, ""
+}
+
 // escapeLength measures \" \' \\ or \uXXXX at the start of s; 0 if it is neither.
 func escapeLength(s string) int {
 	if len(s) < 2 {

@@ -23,7 +23,7 @@ type parser struct {
 // parse runs a rule of the grammar on text.
 func parse[T any](text string, rule func(p *parser) T) (result T, err error) {
 	if len(text) > maxTextLength {
-		return result, errorAt(text, maxTextLength, "the text is longer than %d bytes", maxTextLength)
+		return result, ErrorAt(text, maxTextLength, "the text is longer than %d bytes", maxTextLength)
 	}
 	p := &parser{lex: lexer{text: text}}
 	defer func() {
@@ -51,7 +51,7 @@ func (p *parser) take(kind tokenKind) bool {
 }
 
 func (p *parser) fail(offset int, format string, args ...any) {
-	panic(errorAt(p.lex.text, offset, format, args...))
+	panic(ErrorAt(p.lex.text, offset, format, args...))
 }
 
 // unexpected fails at the next token.

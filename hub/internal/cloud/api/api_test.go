@@ -209,7 +209,7 @@ func TestPathsAndVerbs(t *testing.T) {
 		{"GET", "/devices//modules", 404},
 		{"PATCH", "/devices/D$1", 405},
 		{"POST", "/devices", 501},
-		{"POST", "/devices/query", 501},
+		{"POST", "/devices/query", 400},
 		{"GET", "/statistics/devices", 200},
 		{"GET", "/statistics/service", 200},
 		{"GET", "/devices/D$1/modules/none", 404},

@@ -55,7 +55,7 @@ func (a *API) table() []route {
 	}
 	const get, put, patch, post, del = http.MethodGet, http.MethodPut, http.MethodPatch, http.MethodPost, http.MethodDelete
 
-	add(post, "devices/query", policy(service|read), unsupported("queries"))
+	add(post, "devices/query", policy(service|read), (*API).query)
 	add(post, "devices", policy(write), unsupported("bulk registry operations"))
 	add(get, "devices", policy(read), (*API).listDevices)
 	add(get, "devices/{d}", policy(read), (*API).getDevice)

@@ -182,6 +182,13 @@ func (r *Registry) Module(id iothub.Identity) (rest.Module, error) {
 	return m, nil
 }
 
+// IDs returns the ids of all devices in their order.
+func (r *Registry) IDs() []string {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return slices.Sorted(maps.Keys(r.byID))
+}
+
 // Devices returns the first top devices by id.
 func (r *Registry) Devices(top int) []rest.Device {
 	r.mu.RLock()
