@@ -180,7 +180,8 @@ func coverMaterial(line []byte) []byte {
 // not searched anew for each.
 type finder struct {
 	text              []byte
-	lower             []byte // in lower case; nil until it is needed
+	lower             []byte          // in lower case; nil until it is needed
+	hints             [len(hints)]int // where each is found next in lower
 	named, url, begin []int
 }
 
@@ -198,17 +199,51 @@ func (f *finder) next(m *[]int, find func([]byte) []int, from int) []int {
 }
 
 // hints are in the names of secrets. Looking for them first is much faster.
-var hints = [][]byte{[]byte("key"), []byte("sig="), []byte("bearer"), []byte("basic"), []byte("pass"), []byte("pin-value"),
+var hints = [...][]byte{[]byte("key"), []byte("sig="), []byte("bearer"), []byte("basic"), []byte("pass"), []byte("pin-value"),
 	[]byte("secret"), []byte("credential"), []byte("token"), []byte("auth"), []byte("device_id_pk")}
 
-func (f *finder) findNamed(text []byte) []int {
+// beforeHint is the most that a name has before its first hint: "sharedaccess".
+const beforeHint = 12
+
+// hint is where the first hint stands from a place on; -1 if there is none.
+func (f *finder) hint(from int) int {
 	if f.lower == nil {
 		f.lower = bytes.ToLower(f.text)
+		for i := range f.hints {
+			f.hints[i] = -1
+		}
 	}
-	if len(f.lower) == len(f.text) && !slices.ContainsFunc(hints, func(h []byte) bool { return bytes.Contains(f.lower[len(f.text)-len(text):], h) }) {
+	if len(f.lower) != len(f.text) {
+		return from // places are not the same, so it may be anywhere
+	}
+	first := len(f.text)
+	for i := range f.hints {
+		if f.hints[i] < from {
+			f.hints[i] = len(f.text)
+			if n := bytes.Index(f.lower[from:], hints[i]); n >= 0 {
+				f.hints[i] = from + n
+			}
+		}
+		first = min(first, f.hints[i])
+	}
+	if first == len(f.text) {
+		return -1
+	}
+	return first
+}
+
+func (f *finder) findNamed(text []byte) []int {
+	from := len(f.text) - len(text)
+	hint := f.hint(from)
+	if hint < 0 {
 		return nil
 	}
-	return patterns().named.FindIndex(text)
+	skip := max(0, hint-from-beforeHint)
+	m := patterns().named.FindIndex(text[skip:])
+	for i := range m {
+		m[i] += skip
+	}
+	return m
 }
 
 func findKey(text []byte) []int {
