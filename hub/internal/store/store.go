@@ -23,6 +23,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"sync"
 	"time"
 
@@ -66,7 +67,8 @@ const (
 
 // Options configure Open. The zero value is right for a gateway with little memory.
 type Options struct {
-	// InMemory keeps everything in memory; dir is then ignored.
+	// InMemory keeps everything in memory; dir is then ignored. Tables are not merged
+	// by themselves: it is for tests, whose virtual hours would go into looking for some.
 	InMemory bool
 	// MaxPending bounds the batches that wait for the committer; Commit blocks
 	// above it. 0 means 4096.
@@ -137,7 +139,7 @@ func Open(dir string, o Options) (*Store, error) {
 	o.defaults()
 	bo := badgerOptions(dir, o.Logger)
 	if o.InMemory {
-		bo = bo.WithDir("").WithValueDir("").WithInMemory(true)
+		bo = bo.WithDir("").WithValueDir("").WithInMemory(true).WithNumCompactors(0).WithNumLevelZeroTablesStall(math.MaxInt)
 	} else if err := removeEmpty(dir); err != nil {
 		return nil, fmt.Errorf("open store %s: %w", dir, err)
 	}
