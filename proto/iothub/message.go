@@ -52,8 +52,9 @@ type Property struct {
 	Null  bool
 }
 
-// Properties is an ordered list of properties, short enough for linear search.
-// Names are unique if only Set changes it. Not safe for concurrent change.
+// Properties is an ordered list of properties, short enough for linear search. Names
+// are unique if only its methods and a Collector add to it. Not safe for concurrent
+// change.
 type Properties []Property
 
 // Get returns the value of the property with exactly this name; a null-valued one
@@ -85,12 +86,13 @@ func (p Properties) LookupFold(name string) (Property, bool) {
 }
 
 // Set adds a property or replaces the value of the one with this name.
-func (p *Properties) Set(name, value string) { p.set(Property{Name: name, Value: value}) }
+func (p *Properties) Set(name, value string) { p.Put(Property{Name: name, Value: value}) }
 
 // SetNull adds or replaces a property without a value.
-func (p *Properties) SetNull(name string) { p.set(Property{Name: name, Null: true}) }
+func (p *Properties) SetNull(name string) { p.Put(Property{Name: name, Null: true}) }
 
-func (p *Properties) set(v Property) {
+// Put adds a property or replaces the one with its name.
+func (p *Properties) Put(v Property) {
 	for i := range *p {
 		if (*p)[i].Name == v.Name {
 			(*p)[i] = v
@@ -98,6 +100,41 @@ func (p *Properties) set(v Property) {
 		}
 	}
 	*p = append(*p, v)
+}
+
+// linearLimit is the number of properties up to which equal names are found by linear
+// search.
+const linearLimit = 32
+
+// Collector adds to a list of properties that may become long, as a message of a client can
+// have ten thousands of them: a name is found as fast then. The list must not be changed
+// otherwise meanwhile. Not safe for concurrent use.
+type Collector struct {
+	list  *Properties
+	index map[string]int // places by name; nil while the list is short
+}
+
+// Collect begins to add to a list.
+func (p *Properties) Collect() Collector { return Collector{list: p} }
+
+// Set adds a property or replaces the one with this name.
+func (c *Collector) Set(v Property) {
+	if len(*c.list) < linearLimit {
+		c.list.Put(v)
+		return
+	}
+	if c.index == nil {
+		c.index = make(map[string]int, 2*len(*c.list))
+		for i := range *c.list {
+			c.index[(*c.list)[i].Name] = i
+		}
+	}
+	if i, have := c.index[v.Name]; have {
+		(*c.list)[i] = v
+		return
+	}
+	c.index[v.Name] = len(*c.list)
+	*c.list = append(*c.list, v)
 }
 
 // Delete removes the property with this name, if there is one; order is kept.

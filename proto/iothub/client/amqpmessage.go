@@ -153,9 +153,9 @@ func decodeMessage(in *amqp.Message) (m *iothub.Message, input string) {
 		switch {
 		case name == "iothub-ack" || reserved(name):
 		case v == nil:
-			m.Properties.SetNull(name)
+			m.Properties = append(m.Properties, iothub.Property{Name: name, Null: true})
 		default:
-			m.Properties.Set(name, text(v))
+			m.Properties = append(m.Properties, iothub.Property{Name: name, Value: text(v)})
 		}
 	}
 	return m, m.System.Get(iothub.InputName)

@@ -148,13 +148,7 @@ func DecodeBag(bag string, m *iothub.Message, dir Direction) error {
 		return nil
 	}
 	n := strings.Count(bag, "&") + 1
-	d := decoder{m: m, dir: dir}
-	if n > linearLimit {
-		d.index = make(map[string]int, n)
-		for i := range m.Properties {
-			d.index[m.Properties[i].Name] = i
-		}
-	}
+	d := decoder{m: m, dir: dir, properties: m.Properties.Collect()}
 	for bag != "" {
 		pair, rest, _ := strings.Cut(bag, "&")
 		bag = rest
@@ -168,14 +162,10 @@ func DecodeBag(bag string, m *iothub.Message, dir Direction) error {
 	return nil
 }
 
-// linearLimit is the number of pairs up to which equal names are found by linear
-// search; a bag can hold more than ten thousand.
-const linearLimit = 32
-
 type decoder struct {
-	m     *iothub.Message
-	dir   Direction
-	index map[string]int // position in m.Properties by name; nil for small bags
+	m          *iothub.Message
+	dir        Direction
+	properties iothub.Collector
 }
 
 func (d *decoder) pair(pair string, n int) error {
@@ -193,7 +183,7 @@ func (d *decoder) pair(pair string, n int) error {
 			// Room for what the hub stamps on every message.
 			d.m.System = make(iothub.Properties, 0, min(n, len(fields))+stamps)
 		}
-		put(&d.m.System, p)
+		d.m.System.Put(p)
 		return nil
 	}
 	p.Name = unescape(name)
@@ -204,16 +194,7 @@ func (d *decoder) pair(pair string, n int) error {
 	if d.m.Properties == nil {
 		d.m.Properties = make(iothub.Properties, 0, n)
 	}
-	if d.index == nil {
-		put(&d.m.Properties, p)
-		return nil
-	}
-	if i, ok := d.index[p.Name]; ok {
-		d.m.Properties[i] = p
-		return nil
-	}
-	d.index[p.Name] = len(d.m.Properties)
-	d.m.Properties = append(d.m.Properties, p)
+	d.properties.Set(p)
 	return nil
 }
 
@@ -228,13 +209,4 @@ func wireField(name string) *field {
 		return nil
 	}
 	return fieldOf(appendUnescaped(buf[:0], name))
-}
-
-// put adds p or replaces the property of its name.
-func put(list *iothub.Properties, p iothub.Property) {
-	if p.Null {
-		list.SetNull(p.Name)
-		return
-	}
-	list.Set(p.Name, p.Value)
 }

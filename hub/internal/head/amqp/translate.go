@@ -103,12 +103,9 @@ func decode(w *wire.Message, dir direction) (*iothub.Message, *wire.Error) {
 	if p := w.Properties; p != nil {
 		decodeProperties(p, m)
 	}
-	var index map[string]int
-	if len(w.ApplicationProperties) > linearLimit {
-		index = make(map[string]int, len(w.ApplicationProperties))
-	}
+	properties := m.Properties.Collect()
 	for _, pair := range w.ApplicationProperties {
-		decodeApplication(pair, dir, m, index)
+		decodeApplication(pair, dir, m, &properties)
 	}
 	for _, n := range annotationNames {
 		if n.dirs&dir == 0 {
@@ -140,13 +137,9 @@ func decodeProperties(p *wire.Properties, m *iothub.Message) {
 	}
 }
 
-// linearLimit is the number of application properties up to which equal names are found
-// by linear search; a message can have more than thirty thousand.
-const linearLimit = 32
-
-// decodeApplication adds an application property, or replaces one of the same name.
-// index has the places of those before, unless they are few.
-func decodeApplication(pair wire.Pair, dir direction, m *iothub.Message, index map[string]int) {
+// decodeApplication adds an application property to those of the message, or sets a system
+// property.
+func decodeApplication(pair wire.Pair, dir direction, m *iothub.Message, properties *iothub.Collector) {
 	name, ok := pair.Key.Text()
 	if !ok || name == "" || serviceName(name) {
 		return
@@ -159,18 +152,7 @@ func decodeApplication(pair wire.Pair, dir direction, m *iothub.Message, index m
 		}
 		return
 	}
-	p := iothub.Property{Name: name, Value: value, Null: isNull}
-	switch i, have := index[name]; {
-	case have:
-		m.Properties[i] = p
-	case index != nil:
-		index[name] = len(m.Properties)
-		m.Properties = append(m.Properties, p)
-	case isNull:
-		m.Properties.SetNull(name)
-	default:
-		m.Properties.Set(name, value)
-	}
+	properties.Set(iothub.Property{Name: name, Value: value, Null: isNull})
 }
 
 // propertyText is the text of a scalar; null and compound values have none.
