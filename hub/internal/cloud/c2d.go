@@ -101,7 +101,7 @@ func (s *session) deliver(m *iothub.Message, settled func(head.Outcome) bool) {
 		settled(head.Lost)
 		return
 	}
-	head.Deliver(s.client, "", m, settled)
+	s.client.Deliver("", m, settled)
 }
 
 // messageError translates errors of SendToDevice for heads.

@@ -26,12 +26,12 @@ type taker struct {
 
 type taken struct {
 	m       *iothub.Message
-	settled func(head.Outcome)
+	settled func(head.Outcome) bool
 }
 
 func newTaker() *taker { return &taker{newFake(), make(chan taken, 100)} }
 
-func (f *taker) Deliver(_ string, m *iothub.Message, settled func(head.Outcome)) {
+func (f *taker) Deliver(_ string, m *iothub.Message, settled func(head.Outcome) bool) {
 	f.got <- taken{m, settled}
 }
 

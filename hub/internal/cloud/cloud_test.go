@@ -134,7 +134,7 @@ type fake struct {
 
 func newFake() *fake { return &fake{patches: make(chan string, 16), ended: make(chan error, 1)} }
 
-func (f *fake) Deliver(string, *iothub.Message, func(head.Outcome)) {}
+func (f *fake) Deliver(string, *iothub.Message, func(head.Outcome) bool) {}
 
 func (f *fake) DesiredChanged(p json.RawMessage, version int64) {
 	f.patches <- fmt.Sprint(version, " ", string(p))

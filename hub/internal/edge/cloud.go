@@ -198,7 +198,7 @@ func (h *Hub) CloudMessage(ctx context.Context, id iothub.Identity, m *iothub.Me
 	defer s.letGo(lock)
 	result := make(chan head.Outcome, 1)
 	var decided atomic.Bool
-	head.Deliver(s.client, "", m, func(o head.Outcome) bool {
+	s.client.Deliver("", m, func(o head.Outcome) bool {
 		if decided.Swap(true) {
 			return false // too late
 		}

@@ -37,7 +37,7 @@ func (d *crediting) Window(head.Feature) int {
 func (d *device) settle(n int) {
 	d.mu.Lock()
 	list := d.open[:n]
-	d.open = append([]func(head.Outcome){}, d.open[n:]...)
+	d.open = append([]func(head.Outcome) bool{}, d.open[n:]...)
 	d.mu.Unlock()
 	for _, f := range list {
 		f(head.Complete)

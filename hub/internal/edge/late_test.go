@@ -17,7 +17,7 @@ type confirmed struct {
 	settle []func(head.Outcome) bool
 }
 
-func (d *confirmed) DeliverConfirmed(_ string, _ *iothub.Message, settled func(head.Outcome) bool) {
+func (d *confirmed) Deliver(_ string, _ *iothub.Message, settled func(head.Outcome) bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.settle = append(d.settle, settled)

@@ -459,7 +459,7 @@ type device struct {
 
 	mu      sync.Mutex
 	got     []string // "input:body"
-	open    []func(head.Outcome)
+	open    []func(head.Outcome) bool
 	outcome head.Outcome
 	patches []string
 	calls   []string
@@ -506,7 +506,7 @@ func (d *device) end(reason error) {
 	d.session.Close(reason)
 }
 
-func (d *device) Deliver(input string, m *iothub.Message, settled func(head.Outcome)) {
+func (d *device) Deliver(input string, m *iothub.Message, settled func(head.Outcome) bool) {
 	d.mu.Lock()
 	if d.closed {
 		d.mu.Unlock()

@@ -133,7 +133,7 @@ func (k *inputSink) Deliver(m *iothub.Message, info dispatch.Info, done func(err
 		return true
 	}
 	timer := time.AfterFunc(k.hub.o.AckTimeout, func() { once(errNotSettled) })
-	head.Deliver(s.client, k.input, toClient(m), func(o head.Outcome) bool {
+	s.client.Deliver(k.input, toClient(m), func(o head.Outcome) bool {
 		timer.Stop()
 		switch o {
 		case head.Complete:

@@ -192,8 +192,11 @@ const (
 // (settle functions are then called with Lost).
 type Client interface {
 	// Deliver sends a message to a module input (input not empty) or a
-	// cloud-to-device message (input empty). settled is called exactly once.
-	Deliver(input string, m *iothub.Message, settled func(Outcome))
+	// cloud-to-device message (input empty). settled is called exactly once. It says
+	// whether the outcome counts, which a client hears whose protocol has a word for it
+	// (AMQP): it does not when it comes too late, when the message is another's by now,
+	// or no more.
+	Deliver(input string, m *iothub.Message, settled func(Outcome) (counts bool))
 	// DesiredChanged sends a desired-properties patch; patch carries "$version".
 	DesiredChanged(patch json.RawMessage, version int64)
 	// InvokeMethod sends a direct-method request; answer is called at most once,
@@ -202,24 +205,6 @@ type Client interface {
 	InvokeMethod(name string, payload json.RawMessage, answer func(status int, payload json.RawMessage)) (cancel func())
 	// Disconnect ends the connection. It returns at once; Session.Close follows.
 	Disconnect(reason error)
-}
-
-// Confirming is implemented by a Client whose protocol tells the receiver whether its
-// outcome has counted (AMQP).
-type Confirming interface {
-	// DeliverConfirmed is Client.Deliver, but settled says whether the outcome counts.
-	// It does not when it comes too late: when the message is another's by now, or no
-	// more.
-	DeliverConfirmed(input string, m *iothub.Message, settled func(Outcome) (counts bool))
-}
-
-// Deliver hands a message to a client, one that is Confirming or not.
-func Deliver(c Client, input string, m *iothub.Message, settled func(Outcome) (counts bool)) {
-	if c, ok := c.(Confirming); ok {
-		c.DeliverConfirmed(input, m, settled)
-		return
-	}
-	c.Deliver(input, m, func(o Outcome) { settled(o) })
 }
 
 // Windowed is implemented by a Client whose protocol lets the receiver say how

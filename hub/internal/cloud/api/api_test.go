@@ -352,9 +352,9 @@ func TestTwinsOverHTTPS(t *testing.T) {
 // answering is a connected client that answers every method.
 type answering struct{ payload string }
 
-func (answering) Deliver(string, *iothub.Message, func(head.Outcome)) {}
-func (answering) DesiredChanged(json.RawMessage, int64)               {}
-func (answering) Disconnect(error)                                    {}
+func (answering) Deliver(string, *iothub.Message, func(head.Outcome) bool) {}
+func (answering) DesiredChanged(json.RawMessage, int64)                    {}
+func (answering) Disconnect(error)                                         {}
 func (a answering) InvokeMethod(_ string, _ json.RawMessage, answer func(int, json.RawMessage)) func() {
 	answer(500, json.RawMessage(a.payload))
 	return func() {}

@@ -40,9 +40,8 @@ type client struct {
 }
 
 var (
-	_ head.Client     = (*client)(nil)
-	_ head.Windowed   = (*client)(nil)
-	_ head.Confirming = (*client)(nil)
+	_ head.Client   = (*client)(nil)
+	_ head.Windowed = (*client)(nil)
 )
 
 func newClient(c *conn, id iothub.Identity, cr credential, properties wire.Map) *client {
@@ -256,14 +255,6 @@ func (c *client) receiver(k kind) *link {
 	return c.links[k]
 }
 
-// Deliver implements head.Client.
-func (c *client) Deliver(input string, m *iothub.Message, settled func(head.Outcome)) {
-	c.DeliverConfirmed(input, m, func(o head.Outcome) bool {
-		settled(o)
-		return true
-	})
-}
-
 // errLockLost answers a client that waits for it when its outcome has come too late.
 var errLockLost = wire.Errorf(wire.CondNotFound, "the lock of the message was lost")
 
@@ -278,10 +269,9 @@ func confirm(o *amqp.Outcome, counts bool) {
 	o.Confirm(answer)
 }
 
-// DeliverConfirmed implements head.Confirming. A message without a link for it is abandoned, one
-// that is larger than the client takes is rejected, and one more than may wait is
-// lost.
-func (c *client) DeliverConfirmed(input string, m *iothub.Message, settled func(head.Outcome) bool) {
+// Deliver implements head.Client. A message without a link for it is lost, one that is
+// larger than the client takes is rejected, and one more than may wait is lost.
+func (c *client) Deliver(input string, m *iothub.Message, settled func(head.Outcome) bool) {
 	k, to := kindDeviceBound, path(c.id)
 	if input != "" {
 		k = kindInputs

@@ -24,7 +24,10 @@ func feature(t *testing.T, s *session, want string) {
 
 func deliver(s *session, input string, m *iothub.Message) chan head.Outcome {
 	c := make(chan head.Outcome, 2)
-	s.Client.Deliver(input, m, func(o head.Outcome) { c <- o })
+	s.Client.Deliver(input, m, func(o head.Outcome) bool {
+		c <- o
+		return true
+	})
 	return c
 }
 
@@ -127,7 +130,7 @@ func TestAnOutcomeThatComesTooLateIsRefused(t *testing.T) {
 		late  bool
 	}{{"", bound, false}, {"", bound, true}, {"in", inputs, false}, {"in", inputs, true}} {
 		outcome := make(chan head.Outcome, 1)
-		s.Client.(head.Confirming).DeliverConfirmed(tt.input, &iothub.Message{}, func(o head.Outcome) bool {
+		s.Client.Deliver(tt.input, &iothub.Message{}, func(o head.Outcome) bool {
 			outcome <- o
 			return !tt.late
 		})

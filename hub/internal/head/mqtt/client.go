@@ -177,7 +177,7 @@ func (c *client) established() {
 // is abandoned, one that fits no topic is rejected. QoS 0 is complete when
 // written. A redelivery (delivery count above 0) carries DUP; over QoS 0 an edge
 // hub completes it without sending, because the client may have had it.
-func (c *client) Deliver(input string, m *iothub.Message, settled func(head.Outcome)) {
+func (c *client) Deliver(input string, m *iothub.Message, settled func(head.Outcome) bool) {
 	t := topic.Topic{Kind: topic.C2D, Identity: c.id, Bag: topic.EncodeBag(m, topic.ToClient)}
 	if input != "" {
 		t.Kind, t.Name = topic.Input, input
@@ -206,11 +206,11 @@ func (c *client) Deliver(input string, m *iothub.Message, settled func(head.Outc
 	}
 	if f := c.srv.opts.Events.MessageSent; f != nil {
 		size := len(m.Body)
-		d.settled = func(o head.Outcome) {
+		d.settled = func(o head.Outcome) bool {
 			if o == head.Complete {
 				f(c.id, size)
 			}
-			settled(o)
+			return settled(o)
 		}
 	}
 	c.out.send(d)

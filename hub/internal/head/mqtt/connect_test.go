@@ -305,14 +305,14 @@ func TestSubscriptionsOutliveTheConnectionWithoutCleanSession(t *testing.T) {
 			t.Errorf("stored feature %q, want %q", got, want)
 		}
 	}
-	settled := make(chan head.Outcome, 1)
-	s.Client.Deliver("", &iothub.Message{Body: []byte("x")}, func(o head.Outcome) { settled <- o })
+	outs, settled := outcomes()
+	s.Client.Deliver("", &iothub.Message{Body: []byte("x")}, settled)
 	got := expect[*packets.PublishPacket](p)
 	if got.Qos != 1 || got.TopicName != "devices/d1/messages/devicebound/" {
 		t.Errorf("got %v", got)
 	}
 	p.Close()
-	if o := headtest.Receive(t, "outcome", settled); o != head.Lost {
+	if o := headtest.Receive(t, "outcome", outs); o != head.Lost {
 		t.Errorf("outcome %v", o)
 	}
 
@@ -388,7 +388,10 @@ type eager struct {
 }
 
 func (e *eager) Connect(ctx context.Context, login head.Login, c head.Client) (head.Session, error) {
-	c.Deliver("", &iothub.Message{}, func(o head.Outcome) { e.early <- o })
+	c.Deliver("", &iothub.Message{}, func(o head.Outcome) bool {
+		e.early <- o
+		return true
+	})
 	c.DesiredChanged([]byte(`{"$version":1}`), 1)
 	return e.backend.Connect(ctx, login, c)
 }

@@ -58,9 +58,12 @@ func TestSubackCodes(t *testing.T) {
 	}
 }
 
-func outcomes() (chan head.Outcome, func(head.Outcome)) {
+func outcomes() (chan head.Outcome, func(head.Outcome) bool) {
 	c := make(chan head.Outcome, 4096)
-	return c, func(o head.Outcome) { c <- o }
+	return c, func(o head.Outcome) bool {
+		c <- o
+		return true
+	}
 }
 
 func TestDeliveryOverQoS1IsSettledByItsPuback(t *testing.T) {

@@ -174,7 +174,10 @@ func TestAcknowledgementsAndDeliveriesShareTheConnection(t *testing.T) {
 	settled.Go(func() {
 		for i := range n {
 			m := &iothub.Message{Body: bytes.Repeat([]byte{byte(i)}, i)}
-			s.Client.Deliver("", m, func(head.Outcome) { settled.Done() })
+			s.Client.Deliver("", m, func(head.Outcome) bool {
+				settled.Done()
+				return true
+			})
 			if i%50 == 0 {
 				time.Sleep(time.Millisecond)
 			}

@@ -31,7 +31,7 @@ type delivery struct {
 	body    []byte
 	qos     byte
 	dup     bool
-	settled func(head.Outcome) // nil for twin and method packets
+	settled func(head.Outcome) bool // nil for twin and method packets
 }
 
 func (d *delivery) size() int { return len(d.topic) + len(d.body) }

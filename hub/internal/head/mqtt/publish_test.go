@@ -229,7 +229,7 @@ func TestPanicInTheBackendCostsOneConnection(t *testing.T) {
 		"telemetry and will": func(p *peer, _ *session) { p.send(publish(events, "x", 1, 1)) },
 		"twin":               func(p *peer, _ *session) { p.send(publish(twinGet+"1", "", 1, 1)) },
 		"settled in the writer": func(p *peer, s *session) {
-			s.Client.Deliver("", &iothub.Message{}, func(head.Outcome) { panic("test") })
+			s.Client.Deliver("", &iothub.Message{}, func(head.Outcome) bool { panic("test") })
 			expect[*packets.PublishPacket](p)
 		},
 	} {
