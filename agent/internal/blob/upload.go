@@ -207,7 +207,9 @@ func (w *blockWriter) Write(p []byte) (int, error) {
 
 func (w *blockWriter) close() error {
 	if w.content.Kind == Block && w.blocks == 0 {
-		return w.request(nil, blobHeader(w.content), w.buffer.Bytes())
+		h := w.properties()
+		h.Set("X-Ms-Blob-Type", string(Block))
+		return w.request(nil, h, w.buffer.Bytes())
 	}
 	if w.blocks == 0 || w.buffer.Len() > 0 {
 		if err := w.flush(); err != nil {
@@ -231,7 +233,8 @@ func (w *blockWriter) close() error {
 	return w.request(url.Values{"comp": {"blocklist"}}, w.properties(), body)
 }
 
-// properties are those of the blob, for requests whose body is something else.
+// properties are those of the blob, which are not always those of the request's body.
+// Not every storage server takes the encoding of a body for that of the blob.
 func (w *blockWriter) properties() http.Header {
 	h := http.Header{"X-Ms-Blob-Content-Type": {w.content.Type}}
 	if w.content.Encoding != "" {
