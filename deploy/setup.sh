@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what Breakwater's build, run and tests need and this machine lacks: Debian
-# packages and, for the leaf device, the Node module and the conformance tests, npm
-# packages. Says what it does; does nothing when all is there.
+# packages and, for the leaf device, the Node module, the conformance tests and the
+# storage server of the agent's tests, npm packages. Says what it does; does nothing when all is there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -52,7 +52,7 @@ if [ ${#need[@]} -gt 0 ]; then
   apt-get install -y -qq --no-install-recommends "${need[@]}" >/dev/null
 fi
 
-for sample in deploy/samples/leaf-node deploy/samples/module-node e2e/conformance/node; do
+for sample in deploy/samples/leaf-node deploy/samples/module-node e2e/conformance/node e2e/azurite; do
   if [ ! -e "$sample/node_modules/.package-lock.json" ] || [ "$sample/package-lock.json" -nt "$sample/node_modules/.package-lock.json" ]; then
     echo "setup: installing the npm packages of $sample"
     (cd "$sample" && npm ci --no-audit --no-fund --loglevel=error && touch node_modules/.package-lock.json)

@@ -35,6 +35,7 @@ func TestAgent(t *testing.T) {
 		{"an image that the device's policy does not let run is reported", p.untrusted},
 		{"a module that becomes unhealthy is reported, and restarted if its policy says so", p.unhealthy},
 		{"logs and the support bundle are uploaded", p.uploads},
+		{"and to a storage server that is not ours", p.storage},
 		{"a safe deployment that does not become healthy is taken back", p.takenBack},
 		{"one that does is accepted, a new agent in it that gives up root", p.accepted},
 	} {
