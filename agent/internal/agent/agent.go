@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/breakwater-iot/breakwater/agent/internal/edged"
+	"github.com/breakwater-iot/breakwater/agent/internal/local"
 	"github.com/breakwater-iot/breakwater/agent/internal/method"
 	"github.com/breakwater-iot/breakwater/agent/internal/metrics"
 	"github.com/breakwater-iot/breakwater/agent/internal/reconcile"
@@ -82,6 +83,9 @@ func Run(ctx context.Context, s settings.Settings, build report.Build, connect C
 		Hub: s.Host.HubName, Device: s.Host.DeviceID, Version: build.Version,
 		Host: describe(about), Features: s.Features, MaxAge: s.Metrics.MaxAge,
 	})
+	if s.LocalConfig != "" {
+		connect = func(context.Context, string, *slog.Logger) (Cloud, error) { return local.NoHub{}, nil }
+	}
 	cloud, err := connect(connecting, product(s, build, about), log.With("component", "cloud"))
 	if err != nil && ctx.Err() == nil {
 		return fmt.Errorf("cloud: %w", err)
@@ -90,7 +94,11 @@ func Run(ctx context.Context, s settings.Settings, build report.Build, connect C
 		return expected(ctx, err) // asked to end before anything began
 	}
 	mirror := twin.New(m.Cloud(cloud), twin.Options{Refresh: s.Refresh, Timeout: cloudTimeout, Log: log.With("component", "twin")})
-	loop := reconcile.New(m.Daemon(daemon), daemon, mirror, store, reconcile.Options{
+	var wanted reconcile.Twin = mirror
+	if s.LocalConfig != "" {
+		wanted = local.New(s.LocalConfig, log.With("component", "local"))
+	}
+	loop := reconcile.New(m.Daemon(daemon), daemon, wanted, store, reconcile.Options{
 		Host: s.Host, Build: build, Policy: s.Policy, PullsFirst: s.PullsFirst,
 		DeleteOrphans: s.DeleteOrphans, HideCredentials: s.HideCredentials,
 		Observe: m.Observe, Log: log.With("component", "reconcile"),

@@ -30,6 +30,7 @@ type Settings struct {
 	BackupFile    string // empty: in StorageFolder
 	Volatile      bool
 
+	LocalConfig       string // file with the deployment in place of the twin; empty: the twin
 	Policy            plan.Policy
 	Refresh           time.Duration // of the twin
 	PullsFirst        bool
@@ -88,6 +89,7 @@ func Parse(environ []string) (Settings, error) {
 		StorageFolder:     filepath.Join(r.text("StorageFolder", os.TempDir()), manifest.AgentName),
 		BackupFile:        r.text("BackupConfigFilePath", ""),
 		Volatile:          !r.flag("UsePersistentStorage", true),
+		LocalConfig:       r.localConfig(),
 		Policy:            r.policy(),
 		Refresh:           r.seconds("ConfigRefreshFrequencySecs", 3600, 1),
 		DeleteOrphans:     r.flag("EnableOrphanedIdentityCleanup", false),

@@ -70,7 +70,7 @@ func TestValues(t *testing.T) {
 func TestRefusedSettings(t *testing.T) {
 	for _, kv := range []string{
 		"CoolOffTimeUnitInSeconds=301", "CoolOffTimeUnitInSeconds=x", "MaxRestartCount=-1", "UsePersistentStorage=maybe", "ConfigRefreshFrequencySecs=0",
-		"ModuleUpdateMode=Sometimes", "Mode=kubernetes", "ConfigSource=local", "UpstreamProtocol=Http", "Metrics__Listener__port=0",
+		"ModuleUpdateMode=Sometimes", "Mode=kubernetes", "ConfigSource=moon", "UpstreamProtocol=Http", "Metrics__Listener__port=0",
 		"DockerRegistryAuth__0__username=u", "IOTEDGE_DEVICEID=", "PerformanceMetricsUpdateFrequency=00:00:04", "EDGEAGENTUSER_ID=-1", "MetricsHistogramMaxAge=1h",
 	} {
 		name, _, _ := strings.Cut(kv, "=")
@@ -82,6 +82,22 @@ func TestRefusedSettings(t *testing.T) {
 	for _, name := range []string{"IOTEDGE_MODULEID", "IOTEDGE_WORKLOADURI", "IOTEDGE_MANAGEMENTURI", "IOTEDGE_DEVICEID", "IOTEDGE_IOTHUBHOSTNAME", "IOTEDGE_MODULEGENERATIONID"} {
 		if err == nil || !strings.Contains(err.Error(), name) {
 			t.Errorf("%s is not named: %v", name, err)
+		}
+	}
+}
+
+func TestLocalConfig(t *testing.T) {
+	for _, c := range []struct {
+		more []string
+		want string
+	}{
+		{nil, ""},
+		{[]string{"LocalConfigPath=/data/d.json"}, ""},
+		{[]string{"configsource=LOCAL"}, "config.json"},
+		{[]string{"ConfigSource=local", "LocalConfigPath=/data/d.json"}, "/data/d.json"},
+	} {
+		if s, err := settings.Parse(append(base[:len(base):len(base)], c.more...)); err != nil || s.LocalConfig != c.want {
+			t.Errorf("%q: %q, %v", c.more, s.LocalConfig, err)
 		}
 	}
 }

@@ -65,13 +65,18 @@ func (r *reader) registries(parent string) []manifest.Registry {
 	}
 }
 
+// localConfig returns the file of ConfigSource=local.
+func (r *reader) localConfig() string {
+	if !r.choice("ConfigSource", "twin", "local") {
+		return ""
+	}
+	return r.text("LocalConfigPath", "config.json")
+}
+
 // refuse finds settings that ask for what this agent does not do.
 func (r *reader) refuse() {
 	if v := r.text("Mode", "iotedged"); !strings.EqualFold(v, "iotedged") {
 		r.fail("Mode", "only iotedged is supported, not %q", v)
-	}
-	if v := r.text("ConfigSource", "twin"); !strings.EqualFold(v, "twin") {
-		r.fail("ConfigSource", "only twin is supported, not %q", v)
 	}
 	if v := r.text("UpstreamProtocol", ""); v != "" {
 		if _, err := client.ParseProtocol(v); err != nil {
