@@ -170,8 +170,17 @@ func (i importCmd) Run(e *env) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", i.ConfigFile, err)
 	}
+	if key := e.path(legacy.MasterKey); isFile(key) {
+		doc["imported_master_encryption_key"] = key
+		notes = append(notes, "what modules have sealed is opened with "+key+", which edged takes over when it is started for the first time")
+	}
 	for _, n := range notes {
 		fmt.Fprintln(e.stderr, "edgectl: note:", n)
 	}
 	return writeConfig(e, i.Out, i.Force, "# Made by edgectl config import from "+i.ConfigFile+".\n", doc)
+}
+
+func isFile(path string) bool {
+	st, err := os.Stat(path)
+	return err == nil && st.Mode().IsRegular()
 }

@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/breakwater-iot/breakwater/daemon/internal/config"
+	"github.com/breakwater-iot/breakwater/daemon/internal/config/legacy"
 )
 
 // connection is the connection string of a device.
@@ -249,6 +250,16 @@ func TestConfigFromVersionOne(t *testing.T) {
 	if cfg, err := config.Load(file, "gw"); err != nil || cfg.Device.HubName != "hub.invalid" {
 		t.Errorf("%+v, %v", cfg.Device, err)
 	}
+	master := filepath.Join(m.root, legacy.MasterKey)
+	if err := errors.Join(os.MkdirAll(filepath.Dir(master), 0o700), os.WriteFile(master, make([]byte, 32), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if code := m.run("config", "import", "-c", old, "-o", file, "--force"); code != 0 || !strings.Contains(m.out.String(), "note: what modules have sealed is opened with "+master) {
+		t.Fatal(m.out.String())
+	}
+	if cfg, err := config.Load(file, "gw"); err != nil || cfg.MasterKeys.Encryption != master {
+		t.Errorf("%+v, %v", cfg.MasterKeys, err)
+	}
 	for file, want := range map[string]string{filepath.Join(m.root, "none"): "no such file", file: "not a config.yaml of version 1.1"} {
 		m.out.Reset()
 		if code := m.run("config", "import", "-c", file, "-o", old); code != 1 || !strings.Contains(m.out.String(), want) || strings.Contains(m.out.String(), "c2VjcmV0") {
@@ -302,6 +313,8 @@ func TestApply(t *testing.T) {
 	}
 	write("gw3", "")
 	apply(1, `hostname cannot be changed from "gw2" to "gw3" while there are modules: edgeAgent`, false)
+	write("gw2", "localid = { domain = \"x\" }\n")
+	apply(0, "warning: "+file+": line 3: localid: has no effect", true)
 	write("gw2", "cloud_retries = 2\n")
 	apply(0, "edged runs", true)
 	if err := os.RemoveAll(filepath.Join(m.root, "run")); err != nil {

@@ -47,6 +47,7 @@ address = "` + dir + `/no-containerd.sock"
 		{"no file", []string{"--config", dir + "/none"}, 153, "no such file"},
 		{"unknown key", []string{"-c", file("unknown", "hostnme = \"x\"\n"+good, 0o600)}, 153, "line 1: hostnme: unknown key"},
 		{"readable by all", []string{"-c", file("open", good, 0o644)}, 153, "chmod 0600"},
+		{"key without effect", []string{"-c", file("warned", good+"[localid]\ndomain = \"x\"\n", 0o600)}, 1, "line 7: localid: has no effect"},
 		{"trust bundle missing", []string{"-c", file("trust", "trust_bundle_cert = \"file:///none.pem\"\n"+good, 0o600)}, 1, "trust bundle"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -1,7 +1,8 @@
 // Package config reads the daemon's config.toml. The keys are those of the
-// original (spec security-daemon 11) plus [containerd]; a key that is unknown, or
-// known but without effect in this version, is refused with its line, because a
-// misspelt security setting that is silently ignored is worse than no start.
+// original (spec security-daemon 11) plus [containerd]. A key that is unknown is
+// refused with its line, because a misspelt security setting that is silently ignored is
+// worse than no start; so is one that would give less security than it says. A key of
+// the original that has no effect here is in Config.Warnings.
 package config
 
 import (
@@ -41,27 +42,44 @@ type Config struct {
 	TrustBundleCert string `toml:"trust_bundle_cert"` // file path after Load
 	// ManifestTrustBundleCert is what modules are told of the signers of deployment
 	// manifests, a file path after Load.
-	ManifestTrustBundleCert string            `toml:"manifest_trust_bundle_cert"`
-	AllowElevated           bool              `toml:"allow_elevated_docker_permissions"`
-	Reprovisioning          Mode              `toml:"auto_reprovisioning_mode"`
-	CloudTimeoutSec         int               `toml:"cloud_timeout_sec"`
-	CloudRetries            int               `toml:"cloud_retries"`
-	AdditionalInfo          map[string]string `toml:"additional_info"`
-	MaxRequests             MaxRequests       `toml:"iotedge_max_requests"`
-	Provisioning            Provisioning      `toml:"provisioning"`
-	Agent                   Agent             `toml:"agent"`
-	Connect                 URIs              `toml:"connect"`
-	Listen                  URIs              `toml:"listen"`
-	Watchdog                Watchdog          `toml:"watchdog"`
-	EdgeCA                  EdgeCA            `toml:"edge_ca"`
-	Issuance                Issuance          `toml:"cert_issuance"`
-	Keys                    Keys              `toml:"aziot_keys"`
-	TPM                     TPM               `toml:"tpm"`
-	Moby                    Moby              `toml:"moby_runtime"`
-	Containerd              Containerd        `toml:"containerd"`
-	ImageGC                 ImageGC           `toml:"image_garbage_collection"`
-	Verification            Verification      `toml:"image_verification"`
+	ManifestTrustBundleCert string `toml:"manifest_trust_bundle_cert"`
+	// PreferCache has module identities listed as they are remembered, without asking the
+	// hub.
+	PreferCache bool `toml:"prefer_module_identity_cache"`
+	// ImportedKey is the file of another installation's key for sealed data: see
+	// MasterKeys.
+	ImportedKey string `toml:"imported_master_encryption_key"`
+	// PreloadedKeys and PreloadedCerts are by ids of the original; a certificate is a URI
+	// or a list of ids.
+	PreloadedKeys      map[string]KeyURI  `toml:"preloaded_keys"`
+	PreloadedCerts     map[string]any     `toml:"preloaded_certs"`
+	MaxServiceRequests MaxServiceRequests `toml:"aziot_max_requests"`
+	LocalID            LocalID            `toml:"localid"`
+	AllowElevated      bool               `toml:"allow_elevated_docker_permissions"`
+	Reprovisioning     Mode               `toml:"auto_reprovisioning_mode"`
+	CloudTimeoutSec    int                `toml:"cloud_timeout_sec"`
+	CloudRetries       int                `toml:"cloud_retries"`
+	// AdditionalInfoValue is a table of texts, or the URI of a file of them.
+	AdditionalInfoValue any          `toml:"additional_info"`
+	MaxRequests         MaxRequests  `toml:"iotedge_max_requests"`
+	Provisioning        Provisioning `toml:"provisioning"`
+	Agent               Agent        `toml:"agent"`
+	Connect             URIs         `toml:"connect"`
+	Listen              URIs         `toml:"listen"`
+	Watchdog            Watchdog     `toml:"watchdog"`
+	EdgeCA              EdgeCA       `toml:"edge_ca"`
+	Issuance            Issuance     `toml:"cert_issuance"`
+	Keys                Keys         `toml:"aziot_keys"`
+	TPM                 TPM          `toml:"tpm"`
+	Moby                Moby         `toml:"moby_runtime"`
+	Containerd          Containerd   `toml:"containerd"`
+	ImageGC             ImageGC      `toml:"image_garbage_collection"`
+	Verification        Verification `toml:"image_verification"`
 
+	// AdditionalInfo is what [additional_info] says, after Load.
+	AdditionalInfo map[string]string `toml:"-"`
+	// MasterKeys is what the keys of the device begin with, after Load.
+	MasterKeys MasterKeys `toml:"-"`
 	// Device is what [provisioning] says, after Load; with DPS it is zero until the
 	// daemon fills in what was assigned.
 	Device Device `toml:"-"`

@@ -244,7 +244,18 @@ func TestErrorsNameLineAndKey(t *testing.T) {
 		{"tpm identity key", minimal + "[edge_ca]\ncert = \"/a\"\npk = \"tpm:handle=0x81000100\"", "line 6: edge_ca.pk: is the place for the key of the provisioning service"},
 		{"new keys in two places", minimal + "[aziot_keys]\npkcs11_lib_path = \"/a\"\npkcs11_base_slot = \"pkcs11:token=a\"\ntpm_new_keys = true", "line 7: aziot_keys.tpm_new_keys: excludes pkcs11_base_slot"},
 		{"pkcs11 slot", minimal + "[aziot_keys]\npkcs11_base_slot = \"/a\"", "line 5: aziot_keys.pkcs11_base_slot: must be a pkcs11: URI"},
-		{"named certificates", minimal + "[cert_issuance.certs]\nx = \"y\"", "line 4: cert_issuance.certs: not supported"},
+		{"named certificate that is no table", minimal + "[cert_issuance.certs]\nx = \"y\"", "line 5: cert_issuance.certs.x: value of the wrong type"},
+		{"named certificate misspelt", minimal + "[cert_issuance.certs.aziot-edged-ca]\nmethd = \"est\"", "line 5: cert_issuance.certs.aziot-edged-ca.methd: unknown key"},
+		{"preloaded certificate of two kinds", minimal + "[preloaded_certs]\nx = [\"a\", 1]", "line 5: preloaded_certs.x: value of the wrong type"},
+		{"preloaded key that is a table", minimal + "[preloaded_keys.x]\ny = 1", "value of the wrong type"},
+		{"master key on a token", minimal + "[aziot_keys]\npkcs11_lib_path = \"/l\"\n[preloaded_keys]\naziot_identityd_master_id = \"pkcs11:object=a\"", "line 7: preloaded_keys.aziot_identityd_master_id: must be a file:// URI"},
+		{"two master keys", "imported_master_encryption_key = \"/a\"\n" + minimal + "[preloaded_keys]\niotedge_master_encryption_id = \"file:///b\"", "line 1: imported_master_encryption_key: excludes preloaded_keys"},
+		{"limit of a service misspelt", minimal + "[aziot_max_requests]\nkeysd = 10", "line 5: aziot_max_requests.keysd: unknown key"},
+		{"local identities misspelt", minimal + "[localid]\ndomian = \"x\"", "line 5: localid.domian: unknown key"},
+		{"additional info that is no text", minimal + "[additional_info]\na = 1", "line 5: additional_info.a: value of the wrong type"},
+		{"additional info from nowhere", "additional_info = \"file:///none\"\n" + minimal, "line 1: additional_info: open /none"},
+		{"additional info of another kind", "additional_info = 1\n" + minimal, "line 1: additional_info: must be a table"},
+		{"old word for reprovisioning", minimal + "dynamic_reprovisioning = true", "line 4: provisioning.dynamic_reprovisioning: is replaced by auto_reprovisioning_mode"},
 		{"no provisioning", "hostname = \"x\"", "provisioning.source: missing"},
 		{"no credentials", "[provisioning]\nsource = \"manual\"", "line 1: provisioning.connection_string: missing"},
 		{"both credentials", minimal + "device_id = \"x\"", "line 3: provisioning.connection_string: excludes"},
@@ -253,7 +264,7 @@ func TestErrorsNameLineAndKey(t *testing.T) {
 		{"x509 string", strings.Replace(minimal, "SharedAccessKey="+secret, "x509=true", 1), "line 3: provisioning.connection_string: x509=true has no place"},
 		{"gateway string", strings.Replace(minimal, "DeviceId=edge1", "DeviceId=edge1;GatewayHostName=g", 1), "GatewayHostName is for clients of an edge device"},
 		{"other method", x509 + "method = \"tpm\"", "line 6: provisioning.authentication.method: must be"},
-		{"x509 without certificate", x509 + "method = \"x509\"", "line 5: provisioning.authentication.identity_cert: must be a file"},
+		{"x509 without certificate", x509 + "method = \"x509\"", "line 5: provisioning.authentication.identity_cert: missing: a file:// URI or a table"},
 		{"x509 without key", x509 + "method = \"x509\"\nidentity_cert = \"/a\"", "line 5: provisioning.authentication.identity_pk: missing"},
 		{"x509 over http", x509 + "method = \"x509\"\nidentity_cert = \"http://a/b\"\nidentity_pk = \"/b\"", "line 7: provisioning.authentication.identity_cert: must be a file"},
 		{"x509 misspelt", x509 + "method = \"x509\"\nidentity_cert = { methd = \"est\" }", "line 7: provisioning.authentication.identity_cert.methd: unknown key"},
@@ -292,7 +303,7 @@ func TestErrorsNameLineAndKey(t *testing.T) {
 		{"two networks", minimal + "[moby_runtime]\nnetwork = \"a\"\n[containerd]\nnetwork = \"b\"", "line 5: moby_runtime.network: excludes"},
 		{"ipv6", minimal + "[moby_runtime.network]\nname = \"a\"\nipv6 = true", "line 6: moby_runtime.network.ipv6: true is not supported"},
 		{"ip range", minimal + "[moby_runtime.network]\nname = \"a\"\n[[moby_runtime.network.ipam.config]]\nsubnet = \"10.0.0.0/16\"\nip_range = \"10.0.1.0/24\"", "moby_runtime.network.ipam: only one"},
-		{"content trust", minimal + "[moby_runtime.content_trust.ca_certs]\nx = \"y\"", "line 4: moby_runtime.content_trust: not supported"},
+		{"content trust", minimal + "[moby_runtime.content_trust.ca_certs]\nx = \"y\"", "line 4: moby_runtime.content_trust: is not supported: say in [[image_verification.policy]]"},
 		{"subnet", minimal + "[containerd]\nsubnet = \"172.30.0.0\"", "line 5: containerd.subnet: "},
 		{"namespace", minimal + "[containerd]\nnamespace = \"a/b\"", "line 5: containerd.namespace: "},
 		{"limit", minimal + "[iotedge_max_requests]\nworkload = 0", "line 5: iotedge_max_requests.workload: "},
@@ -411,6 +422,8 @@ func FuzzParse(f *testing.F) {
 		f.Add(text)
 	}
 	f.Add([]byte("provisioning = { source = \"dps\", attestation = { method = \"tpm\" } }"))
+	f.Add([]byte("imported_master_encryption_key = \"/e\"\nadditional_info = \"/none\"\n" + minimal + "[preloaded_keys]\nest-id = \"tpm:handle=0x81000200\"\n[preloaded_certs]\na = [\"b\"]\n[localid]\n[aziot_max_requests]\n[cert_issuance.certs.aziot-edged-ca]\nmethod = \"est\""))
+	f.Add([]byte(strings.Replace(full, "value = \"", "uri = \"tpm:", 1)))
 	f.Add([]byte("[[a]]\nb.c = [1, {d = 2}]\n"))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		c, err := config.Parse(data, "machine")
@@ -450,25 +463,5 @@ func TestSocketUnitsMayListen(t *testing.T) {
 	c, err := config.Parse([]byte(minimal+"[listen]\nworkload_uri = \"fd://aziot-edged.workload.socket\"\nmanagement_uri = \"fd://aziot-edged.mgmt.socket\""), "gw")
 	if err != nil || c.Listen.Management != "fd://aziot-edged.mgmt.socket" || c.Connect.Management != "unix:///var/run/iotedge/mgmt.sock" {
 		t.Errorf("%+v, %v", c.Listen, err)
-	}
-}
-
-func TestKeysWithLessEffectThanTheirNamesSayAreWarnedOf(t *testing.T) {
-	for _, c := range []struct{ name, text, want string }{
-		{"nothing", minimal, ""},
-		{"manifest trust bundle", "hostname = \"x\"\nmanifest_trust_bundle_cert = \"file:///m.pem\"\n" + minimal, "line 2: manifest_trust_bundle_cert: is handed to modules"},
-	} {
-		got, err := config.Parse([]byte(c.text), "m")
-		if err != nil {
-			t.Errorf("%s: %v", c.name, err)
-			continue
-		}
-		var lines []string
-		for _, w := range got.Warnings {
-			lines = append(lines, w.Error())
-		}
-		if text := strings.Join(lines, "\n"); (c.want == "") != (text == "") || !strings.Contains(text, c.want) {
-			t.Errorf("%s: warnings %q, want %q", c.name, text, c.want)
-		}
 	}
 }

@@ -156,9 +156,11 @@ type Issue struct {
 // ESTAuth is how to authenticate at an EST server: by name and password, by an own
 // certificate, or by a bootstrap certificate until there is an own one.
 type ESTAuth struct {
-	Username      string `toml:"username"`
-	Password      Secret `toml:"password"`
-	Cert          string `toml:"identity_cert"` // file path after Load
+	Username string `toml:"username"`
+	Password Secret `toml:"password"`
+	Cert     string `toml:"identity_cert"` // file path after Load
+	// CertPK is the key of Cert. After Load it may be without Cert: then it is where the
+	// key is of what the bootstrap certificate gets.
 	CertPK        KeyURI `toml:"identity_pk"`
 	BootstrapCert string `toml:"bootstrap_identity_cert"` // file path after Load
 	BootstrapPK   KeyURI `toml:"bootstrap_identity_pk"`
@@ -181,6 +183,9 @@ func defaultRenew() AutoRenew {
 type Issuance struct {
 	EST     ESTServer `toml:"est"`
 	LocalCA KeyPair   `toml:"local_ca"`
+	// Certs says by id how certificates are issued of which no other table says it; nil
+	// after Load.
+	Certs map[string]any `toml:"certs"`
 }
 
 // ESTServer is the server of RFC 7030.
@@ -201,7 +206,8 @@ type KeyPair struct {
 }
 
 // EdgeCA says where the edge CA comes from: the operator's files, an issuer, or,
-// when nothing is said, from the daemon itself ("quick start").
+// when nothing is said, from the daemon itself ("quick start"). After Load there may be a
+// key without a certificate: it is that of the one that is issued.
 type EdgeCA struct {
 	KeyPair
 	Days int `toml:"auto_generated_edge_ca_expiry_days"`

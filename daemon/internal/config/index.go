@@ -89,28 +89,21 @@ func keyOf(p *unstable.Parser, n *unstable.Node) (key []string, line int) {
 	return key, line
 }
 
-// later lists keys of the original that have no effect in this version. They are
-// told apart from misspelt ones; a table stands for all that is below it.
-var later = map[string]struct{}{
-	"prefer_module_identity_cache":               {},
-	"imported_master_encryption_key":             {},
-	"aziot_max_requests":                         {},
-	"localid":                                    {},
-	"preloaded_keys":                             {},
-	"preloaded_certs":                            {},
-	"cert_issuance.certs":                        {},
-	"provisioning.registration_id":               {},
-	"provisioning.always_reprovision_on_startup": {},
-	"provisioning.dynamic_reprovisioning":        {},
-	"moby_runtime.content_trust":                 {},
+// refused lists keys of the original that would not do here what they say there, and what
+// to write instead. A table stands for all that is below it.
+var refused = map[string]string{
+	"provisioning.registration_id":               "is a key of [provisioning.attestation]",
+	"provisioning.always_reprovision_on_startup": "is replaced by auto_reprovisioning_mode = \"AlwaysOnStartup\"",
+	"provisioning.dynamic_reprovisioning":        "is replaced by auto_reprovisioning_mode = \"Dynamic\"",
+	"moby_runtime.content_trust":                 "is not supported: say in [[image_verification.policy]] which signatures images must have",
 }
 
-// unsupported reports the keys of the file that this version does not support.
+// unsupported reports the keys of the file that would silently do nothing.
 func (x *lineIndex) unsupported() []error {
 	var errs []error
 	for _, k := range x.order {
-		if _, ok := later[k]; ok {
-			errs = append(errs, &Error{Line: x.line[k], Key: k, Reason: "not supported by this version"})
+		if why, ok := refused[k]; ok {
+			errs = append(errs, &Error{Line: x.line[k], Key: k, Reason: why})
 		}
 	}
 	return errs

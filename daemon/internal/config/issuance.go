@@ -158,8 +158,12 @@ func (v *validator) issue(table string, i *Issue, name string) {
 			v.url(table+".url", i.URL)
 		}
 		v.estAuth(table, &i.ESTAuth)
+		own := estIdentity + "-" + name
 		if i.ESTAuth == (ESTAuth{}) {
-			i.ESTAuth = est.Auth
+			i.ESTAuth, own = est.Auth, estIdentity
+		}
+		if i.BootstrapCert != "" {
+			i.CertPK = v.preloadedKey(own)
 		}
 		if i.ESTAuth == (ESTAuth{}) {
 			v.bad(table, "method \"est\" needs credentials, here or in [cert_issuance.est.auth]")
@@ -218,6 +222,7 @@ func (v *validator) edgeCA() {
 	if (ca.KeyPair.Cert == "") != (ca.Key == "") {
 		v.bad(table, "cert and pk are needed together")
 	}
+	byID := !v.set(table) && v.edgeCAByID()
 	preloaded := ca.KeyPair.Cert != ""
 	if preloaded && v.set(days) {
 		v.bad(days, "has no meaning with cert and pk")
@@ -228,7 +233,12 @@ func (v *validator) edgeCA() {
 	if ca.Days < 1 || ca.Days > 36500 {
 		v.bad(days, "must be from 1 to 36500")
 	}
-	ca.KeyPair.Cert, ca.Key = v.file(table+".cert", ca.KeyPair.Cert), v.key(table+".pk", ca.Key)
+	if !byID {
+		ca.KeyPair.Cert, ca.Key = v.file(table+".cert", ca.KeyPair.Cert), v.key(table+".pk", ca.Key)
+	}
+	if !preloaded && ca.Key == "" {
+		ca.Key = v.preloadedKey(EdgeCACert)
+	}
 	if ca.Method == "" && !preloaded {
 		ca.Method = SelfSigned
 	}
@@ -241,4 +251,21 @@ func (v *validator) edgeCA() {
 	if v.c.Hostname == "aziot-edge CA "+v.c.Device.DeviceID || (ca.CommonName != "" && v.c.Hostname == ca.CommonName) {
 		v.bad("hostname", "must differ from the name of the edge CA")
 	}
+}
+
+// edgeCAByID takes the edge CA from the tables that are by id, if they have it.
+func (v *validator) edgeCAByID() bool {
+	ca := &v.c.EdgeCA
+	_, key := v.c.PreloadedKeys[EdgeCACert]
+	_, cert := v.c.PreloadedCerts[EdgeCACert].(string)
+	if cert && key {
+		ca.KeyPair = KeyPair{Cert: v.preloadedCert(EdgeCACert), Key: v.preloadedKey(EdgeCACert)}
+		return true
+	}
+	issue := v.issuedBy(EdgeCACert)
+	if issue == nil {
+		return false
+	}
+	ca.Issue = *issue
+	return true
 }

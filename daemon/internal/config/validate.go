@@ -4,10 +4,13 @@ import (
 	"fmt"
 	"net/netip"
 	"net/url"
+	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"time"
+
+	"github.com/pelletier/go-toml/v2"
 
 	"github.com/breakwater-iot/breakwater/daemon/internal/humantime"
 )
@@ -17,6 +20,8 @@ type validator struct {
 	c     *Config
 	lines *lineIndex
 	errs  []error
+	// taken are keys of tables that are by id which mean something in this configuration.
+	taken map[string]bool
 }
 
 // bad reports key.
@@ -45,7 +50,9 @@ func (v *validator) set(key string) bool { return v.lines.line[key] > 0 }
 func (v *validator) all() {
 	v.general()
 	v.parent()
+	v.additionalInfo()
 	v.issuance()
+	v.named()
 	v.provisioning()
 	v.agent()
 	v.network()
@@ -53,6 +60,7 @@ func (v *validator) all() {
 	v.edgeCA()
 	v.imageGC()
 	v.verification()
+	v.rest()
 	for key, uri := range map[string]string{
 		"connect.workload_uri": v.c.Connect.Workload, "connect.management_uri": v.c.Connect.Management,
 		"listen.workload_uri": v.c.Listen.Workload, "listen.management_uri": v.c.Listen.Management,
@@ -87,9 +95,35 @@ func (v *validator) general() {
 		v.bad("iotedge_max_requests.workload", "must be at least 1")
 	}
 	c.TrustBundleCert = v.file("trust_bundle_cert", c.TrustBundleCert)
-	c.ManifestTrustBundleCert = v.file("manifest_trust_bundle_cert", c.ManifestTrustBundleCert)
-	if c.ManifestTrustBundleCert != "" {
-		v.warn("manifest_trust_bundle_cert", "is handed to modules that ask for it; edgeAgent does not verify signatures of manifests")
+}
+
+// additionalInfo reads a table of texts, or the file of them that the original wants.
+func (v *validator) additionalInfo() {
+	const key = "additional_info"
+	table, ok := v.c.AdditionalInfoValue.(map[string]any)
+	if uri, isText := v.c.AdditionalInfoValue.(string); isText {
+		text, err := os.ReadFile(v.file(key, uri))
+		if err == nil {
+			err = toml.Unmarshal(text, &table)
+		}
+		if err != nil {
+			v.bad(key, "%v", err)
+			return
+		}
+	} else if !ok && v.c.AdditionalInfoValue != nil {
+		v.bad(key, "must be a table, or the file:// URI of one")
+		return
+	}
+	for name, value := range table {
+		text, ok := value.(string)
+		if !ok {
+			v.bad(key+"."+name, "value of the wrong type")
+			continue
+		}
+		if v.c.AdditionalInfo == nil {
+			v.c.AdditionalInfo = map[string]string{}
+		}
+		v.c.AdditionalInfo[name] = text
 	}
 }
 

@@ -1,6 +1,7 @@
 package daemon_test
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -8,6 +9,8 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"errors"
+	"fmt"
 	"math/big"
 	"net/http"
 	"net/http/httptest"
@@ -129,5 +132,34 @@ func TestManifestTrustBundleMustHoldCertificates(t *testing.T) {
 	err := daemon.Run(t.Context(), d.options(d.config(t)))
 	if err == nil || !strings.Contains(err.Error(), "manifest trust bundle: /dev/null: no PEM certificate") {
 		t.Errorf("an empty bundle: %v", err)
+	}
+}
+
+func TestKeysOfThePreloadedTables(t *testing.T) {
+	d := newDevice(t)
+	cert, key := writeCA(t, d.dir)
+	files := map[string][]byte{"identity-master": bytes.Repeat([]byte{7}, 32), "encryption-master": bytes.Repeat([]byte{8}, 32)}
+	for name, text := range files {
+		if err := os.WriteFile(filepath.Join(d.dir, name), text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	d.top = fmt.Sprintf("imported_master_encryption_key = \"%s/encryption-master\"", d.dir)
+	d.more = fmt.Sprintf(`
+[preloaded_keys]
+aziot_identityd_master_id = "file://%s/identity-master"
+aziot-edged-ca = "file://%s"
+[preloaded_certs]
+aziot-edged-ca = "file://%s"`, d.dir, key, cert)
+	d.run(t)
+	for name, want := range files {
+		if got, err := os.ReadFile(filepath.Join(d.dir, "home", "keys", name)); err != nil || !bytes.Equal(got, want) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	bundle, err := workloadv1.NewWorkloadClient(d.dial(t, "run/workload.sock")).GetTrustBundle(t.Context(), &workloadv1.GetTrustBundleRequest{})
+	want, readErr := os.ReadFile(cert)
+	if err := errors.Join(err, readErr); err != nil || bundle.GetCertificate() != string(want) {
+		t.Errorf("edge CA: %v, %s", err, bundle.GetCertificate())
 	}
 }

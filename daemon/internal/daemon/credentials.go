@@ -115,7 +115,8 @@ func (d *daemon) openRing() (*keys.Ring, error) {
 		sealer = d.TPM
 	}
 	dir := filepath.Join(d.home, "keys")
-	ring, err := keys.Open(dir, sealer)
+	begin := d.Config.MasterKeys
+	ring, err := keys.Open(dir, keys.Options{Sealer: sealer, Identity: begin.Identity, Encryption: begin.Encryption})
 	switch {
 	case errors.Is(err, tpm.ErrForeign):
 		// Not made anew by itself: it could be the wrong disk in the wrong device.
@@ -224,8 +225,12 @@ func (d *daemon) estIdentity(ctx context.Context, name string, i config.Issue, o
 		return nil, err
 	}
 	cn := cmp.Or(d.Config.Identity.RegistrationID, d.Config.Device.DeviceID, i.CommonName)
+	var key func(context.Context) (crypto.Signer, error)
+	if i.CertPK != "" {
+		key = d.tokenKey(name, i.CertPK)
+	}
 	h, err := d.openHolder(ctx, pki.HolderOptions{
-		Name: name, Issuer: client, Policy: d.Config.Issuance.EST.IdentityAutoRenew.Policy,
+		Name: name, TokenKey: key, Issuer: client, Policy: d.Config.Issuance.EST.IdentityAutoRenew.Policy,
 		Template: pki.Template{Subject: pkix.Name{CommonName: cn}},
 	})
 	if err == nil {
@@ -260,7 +265,7 @@ func (d *daemon) openAuthority(ctx context.Context) error {
 			return d.keys.Pair(ctx, ca.KeyPair.Cert, ca.Key)
 		}
 	} else {
-		o.TokenKey, o.Vault = d.tokenKey(edgeCAName, ""), d.vault()
+		o.TokenKey, o.Vault = d.tokenKey(edgeCAName, ca.Key), d.vault()
 		if ca.Method != config.SelfSigned {
 			if o.Issuer, err = d.issuer(ctx, edgeCAName, ca.Issue); err != nil {
 				return fmt.Errorf("edge CA: %w", err)

@@ -195,7 +195,7 @@ func (d *daemon) assemble(ctx context.Context) error {
 		return err
 	}
 	if d.identities, err = identity.New(identity.Options{
-		Registry: d.Registry, Keys: ring, Hub: cfg.Device.HubName, Device: cfg.Device.DeviceID, OnRefused: d.doubt,
+		Registry: d.Registry, Keys: ring, Hub: cfg.Device.HubName, Device: cfg.Device.DeviceID, OnRefused: d.doubt, PreferCache: cfg.PreferCache,
 		CacheFile: filepath.Join(d.home, "cache", "identities.json"), Log: part(d.Log, "identity"),
 	}); err != nil {
 		return err

@@ -307,7 +307,7 @@ func TestBootstrapAgent(t *testing.T) {
 	d.registry.mu.Lock()
 	auth := d.registry.modules["$edgeAgent"].Authentication
 	d.registry.mu.Unlock()
-	ring, err := keys.Open(filepath.Join(d.dir, "home", "keys"), nil)
+	ring, err := keys.Open(filepath.Join(d.dir, "home", "keys"), keys.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

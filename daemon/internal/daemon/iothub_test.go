@@ -193,7 +193,7 @@ func (h *realHub) checkRegistry(t *testing.T, d *device, reg string) {
 		t.Fatal(err)
 	}
 	defer client.Close()
-	ring, err := keys.Open(filepath.Join(cfg.HomeDir, "keys"), nil)
+	ring, err := keys.Open(filepath.Join(cfg.HomeDir, "keys"), keys.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

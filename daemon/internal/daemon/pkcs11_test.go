@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/breakwater-iot/breakwater/daemon/internal/pkcs11/hsmtest"
+	"github.com/breakwater-iot/breakwater/daemon/internal/pki"
 	"github.com/breakwater-iot/breakwater/daemon/internal/runtime"
 	workloadv1 "github.com/breakwater-iot/breakwater/proto/workload/v1"
 )
@@ -52,5 +53,33 @@ pkcs11_base_slot = "pkcs11:token=edge?pin-value=1234"`, c.URL, hsmtest.Library)
 	}
 	if strings.Contains(d.log.String(), "1234") {
 		t.Error("PIN in the log")
+	}
+}
+
+// The key that [preloaded_keys] names is that of the edge CA which is made on the device.
+func TestPreloadedKeyOfTheIssuedEdgeCA(t *testing.T) {
+	token, _ := hsmtest.Start(t)
+	d := newDevice(t)
+	d.token = token
+	d.more = fmt.Sprintf(`
+[aziot_keys]
+pkcs11_lib_path = %q
+[preloaded_keys]
+aziot-edged-ca = "pkcs11:token=edge;object=my%%20ca?pin-value=1234"`, hsmtest.Library)
+	stop := d.run(t)
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(filepath.Join(d.dir, "home", "keys", "edge_ca.pem"))
+	if err != nil || strings.Contains(string(text), "PRIVATE KEY") {
+		t.Fatalf("the edge CA's key is not on the token: %v", err)
+	}
+	ca, err := pki.ParseCertificates(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := token.Signer(t.Context(), "pkcs11:token=edge;object=my%20ca?pin-value=1234")
+	if err != nil || !pki.SameKey(key.Public(), ca[0].PublicKey) {
+		t.Errorf("another key: %v", err)
 	}
 }

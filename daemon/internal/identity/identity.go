@@ -59,14 +59,17 @@ type Keys interface {
 	ModuleKeys(module, generation string) (primary, secondary string)
 }
 
-// Options configures New. All fields but Now and OnRefused are needed.
+// Options configures New. All fields but Now, OnRefused and PreferCache are needed.
 type Options struct {
 	Registry    Registry
 	Keys        Keys
 	Hub, Device string
 	// CacheFile is where identities are remembered; its directory must exist.
 	CacheFile string
-	Log       *slog.Logger
+	// PreferCache has List return what is remembered, if anything is, without asking the
+	// registry.
+	PreferCache bool
+	Log         *slog.Logger
 	// OnRefused is called when the registry does not accept the device's credentials:
 	// the device may belong to another hub now. It must not block; nil is fine.
 	OnRefused func()
@@ -98,8 +101,13 @@ func New(opt Options) (*Manager, error) {
 }
 
 // List returns the device's module identities, ordered by id: those of the
-// registry, or the remembered ones when it cannot be reached.
+// registry, or the remembered ones when it cannot be reached or they are preferred.
 func (m *Manager) List(ctx context.Context) ([]Identity, error) {
+	if m.opt.PreferCache {
+		if known := m.remembered(); len(known) > 0 {
+			return known, nil
+		}
+	}
 	var found []rest.Module
 	err := m.call("list module identities", func() (err error) {
 		found, err = m.opt.Registry.ListModules(ctx, m.opt.Device)

@@ -125,6 +125,7 @@ type fixture struct {
 	server  *httptest.Server
 	cache   string
 	now     time.Time
+	prefer  bool // the cache
 	manager *identity.Manager
 }
 
@@ -152,7 +153,7 @@ func (f *fixture) open(t *testing.T, device string) {
 	t.Cleanup(client.Close)
 	f.manager, err = identity.New(identity.Options{
 		Registry: client, Keys: keyText{}, Hub: "hub", Device: device, CacheFile: f.cache,
-		Log: slog.New(slog.DiscardHandler), Now: func() time.Time { return f.now },
+		Log: slog.New(slog.DiscardHandler), Now: func() time.Time { return f.now }, PreferCache: f.prefer,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -299,6 +300,26 @@ func TestCacheServesWithoutTheCloud(t *testing.T) {
 	f.open(t, "edge2") // another device must not see it
 	if _, err := f.manager.List(t.Context()); !errors.Is(err, identity.ErrUnavailable) {
 		t.Fatalf("another device: %v", err)
+	}
+}
+
+func TestCacheThatIsPreferredIsListedWithoutTheCloud(t *testing.T) {
+	f := start(t)
+	f.prefer = true
+	f.open(t, "edge1")
+	f.modules["old"] = map[string]any{"moduleId": "old", "deviceId": "edge1", "generationId": "7"}
+	if all, err := f.manager.List(t.Context()); err != nil || len(all) != 1 || all[0].ModuleID != "old" {
+		t.Fatalf("nothing is remembered: %v, %v", all, err)
+	}
+	f.modules["other"] = map[string]any{"moduleId": "other", "deviceId": "edge1", "generationId": "8"}
+	if all, err := f.manager.List(t.Context()); err != nil || len(all) != 1 {
+		t.Errorf("hub was asked: %v, %v", all, err)
+	}
+	if got, err := f.manager.Lookup(t.Context(), "other"); err != nil || got.GenerationID != "8" {
+		t.Errorf("what is not remembered: %+v, %v", got, err)
+	}
+	if all, err := f.manager.List(t.Context()); err != nil || len(all) != 2 {
+		t.Errorf("%v, %v", all, err)
 	}
 }
 

@@ -51,6 +51,16 @@ type Sealer interface {
 	Unseal(sealed []byte) ([]byte, error)
 }
 
+// Options configures Open; all are optional.
+type Options struct {
+	// Sealer seals the keys on disk; nil means that they lie open.
+	Sealer Sealer
+	// Identity and Encryption are files of 32 bytes, which keys that do not exist yet
+	// begin with; empty means random bytes. One that differs from the key that is there
+	// is an error; one that is gone since is not.
+	Identity, Encryption string
+}
+
 // Ring is the device's key ring. It is immutable and safe for concurrent use.
 type Ring struct {
 	identity   []byte
@@ -59,18 +69,18 @@ type Ring struct {
 
 // Open reads the master keys below dir, and creates the directory (0700) and the
 // keys that do not exist yet. With a sealer they are sealed on disk: those that are not
-// yet are replaced. Without one, nil, sealed keys are an error. A key file of another
-// size or readable by others is one too: it is not repaired, because a wrong key looks
-// like a stolen device to the cloud.
-func Open(dir string, sealer Sealer) (*Ring, error) {
+// yet are replaced. Without one sealed keys are an error. A key file of another size or
+// readable by others is one too: it is not repaired, because a wrong key looks like a
+// stolen device to the cloud.
+func Open(dir string, o Options) (*Ring, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("create key directory: %w", err)
 	}
-	identity, err := master(filepath.Join(dir, identityFile), sealer)
+	identity, err := master(filepath.Join(dir, identityFile), o.Identity, o.Sealer)
 	if err != nil {
 		return nil, fmt.Errorf("identity master key: %w", err)
 	}
-	encryption, err := master(filepath.Join(dir, encryptionFile), sealer)
+	encryption, err := master(filepath.Join(dir, encryptionFile), o.Encryption, o.Sealer)
 	if err != nil {
 		return nil, fmt.Errorf("encryption master key: %w", err)
 	}
@@ -89,18 +99,35 @@ func New(identity, encryption []byte) (*Ring, error) {
 	return &Ring{identity: append([]byte(nil), identity...), encryption: block}, nil
 }
 
-func master(path string, sealer Sealer) ([]byte, error) {
+// master returns the key at path. It is made if there is none: of the bytes of the file
+// imported, if one is named.
+func master(path, imported string, sealer Sealer) ([]byte, error) {
+	begin, err := readImported(imported)
+	if err != nil {
+		return nil, err
+	}
 	key, err := load(path, sealer)
-	if !errors.Is(err, fs.ErrNotExist) {
-		return key, err
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
+		return nil, err
+	case begin != nil && !bytes.Equal(begin, key):
+		return nil, fmt.Errorf("%s cannot be imported: %s holds another key, and what was made with it would be lost", imported, path)
+	default:
+		return key, nil
 	}
-	fresh := make([]byte, masterSize)
-	if _, err := rand.Read(fresh); err != nil {
-		return nil, fmt.Errorf("random bytes: %w", err)
+	switch {
+	case begin == nil && imported != "":
+		return nil, fmt.Errorf("import %s: %w", imported, fs.ErrNotExist)
+	case begin == nil:
+		begin = make([]byte, masterSize)
+		if _, err := rand.Read(begin); err != nil {
+			return nil, fmt.Errorf("random bytes: %w", err)
+		}
 	}
-	content := fresh
+	content := begin
 	if sealer != nil {
-		if content, err = sealer.Seal(fresh); err != nil {
+		if content, err = sealer.Seal(begin); err != nil {
 			return nil, err
 		}
 	}
@@ -109,6 +136,31 @@ func master(path string, sealer Sealer) ([]byte, error) {
 		return nil, err
 	}
 	return load(path, sealer)
+}
+
+// readImported returns the bytes of a file; nil if there is no such file.
+func readImported(path string) ([]byte, error) {
+	if path == "" {
+		return nil, nil
+	}
+	st, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("import: %w", err)
+	}
+	if perm := st.Mode().Perm(); perm&0o007 != 0 {
+		return nil, fmt.Errorf("import: %s is accessible to others (mode %04o, want 0600)", path, perm)
+	}
+	key, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("import: %w", err)
+	}
+	if len(key) != masterSize {
+		return nil, fmt.Errorf("import: %s has %d bytes, want %d", path, len(key), masterSize)
+	}
+	return key, nil
 }
 
 func load(path string, sealer Sealer) ([]byte, error) {

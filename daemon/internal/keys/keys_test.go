@@ -92,11 +92,11 @@ func TestDerivedKeysAreDeterministicAndDistinct(t *testing.T) {
 
 func TestOpenKeepsKeysAcrossStarts(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "keys")
-	first, err := keys.Open(dir, nil)
+	first, err := keys.Open(dir, keys.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	second, err := keys.Open(dir, nil)
+	second, err := keys.Open(dir, keys.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -138,7 +138,7 @@ func TestOpenInTwoPlacesAtOnceAgrees(t *testing.T) {
 	got := make([]string, 8)
 	for i := range got {
 		wg.Go(func() {
-			r, err := keys.Open(dir, nil)
+			r, err := keys.Open(dir, keys.Options{})
 			if err != nil {
 				t.Error(err)
 				return
@@ -175,7 +175,7 @@ func TestOpenRefusesDamagedOrOpenKeyFiles(t *testing.T) {
 			if err := os.Chmod(path, c.mode); err != nil {
 				t.Fatal(err)
 			}
-			_, err := keys.Open(dir, nil)
+			_, err := keys.Open(dir, keys.Options{})
 			if err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Fatalf("error %v, want %q", err, c.want)
 			}

@@ -3,11 +3,17 @@ package keys
 import (
 	"crypto/cipher"
 	"fmt"
+	"slices"
 )
 
-// sealVersion is the first byte of sealed data: version, ciphertext, 16-byte tag
-// (spec security-daemon 10, format v2).
-const sealVersion = 2
+// First bytes of sealed data (spec security-daemon 10). What follows is the ciphertext and
+// its tag of 16 bytes; in the old form, which an imported key may have sealed, the tag comes
+// first.
+const (
+	sealVersion    = 2
+	oldSealVersion = 1
+	tagSize        = 16
+)
 
 // Encrypt seals plaintext for one module and generation with AES-256-GCM. The
 // caller chooses the initialization vector, of any length but zero, and must give
@@ -30,10 +36,15 @@ func (r *Ring) Decrypt(module, generation string, iv, sealed []byte) ([]byte, er
 	if err != nil {
 		return nil, err
 	}
-	if len(sealed) == 0 || sealed[0] != sealVersion {
+	switch {
+	case len(sealed) > tagSize && sealed[0] == oldSealVersion:
+		sealed = slices.Concat(sealed[1+tagSize:], sealed[1:1+tagSize])
+	case len(sealed) > 0 && sealed[0] == sealVersion:
+		sealed = sealed[1:]
+	default:
 		return nil, fmt.Errorf("%w: unknown format", ErrDecrypt)
 	}
-	plaintext, err := aead.Open(nil, iv, sealed[1:], aad(module, generation))
+	plaintext, err := aead.Open(nil, iv, sealed, aad(module, generation))
 	if err != nil {
 		return nil, ErrDecrypt
 	}

@@ -41,7 +41,7 @@ func (b box) Unseal(sealed []byte) ([]byte, error) {
 
 func moduleKey(t *testing.T, dir string, s keys.Sealer) string {
 	t.Helper()
-	r, err := keys.Open(dir, s)
+	r, err := keys.Open(dir, keys.Options{Sealer: s})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -92,7 +92,7 @@ func TestMasterKeysThatCannotBeUnsealedStay(t *testing.T) {
 		"another device":       {box{mask: 8}, path + ": " + errNotMine.Error()},
 		"not reachable":        {box{mask: 7, down: errors.New("no TPM device")}, "no TPM device"},
 	} {
-		if _, err := keys.Open(dir, c.sealer); err == nil || !strings.Contains(err.Error(), c.want) {
+		if _, err := keys.Open(dir, keys.Options{Sealer: c.sealer}); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v, want %q", name, err, c.want)
 		}
 		if now, _ := os.ReadFile(path); !bytes.Equal(now, want) {
@@ -104,10 +104,101 @@ func TestMasterKeysThatCannotBeUnsealedStay(t *testing.T) {
 func TestKeyThatCannotBeSealedStaysOpen(t *testing.T) {
 	dir := t.TempDir()
 	before := moduleKey(t, dir, nil)
-	if _, err := keys.Open(dir, box{down: errors.New("no TPM device")}); err == nil {
+	if _, err := keys.Open(dir, keys.Options{Sealer: box{down: errors.New("no TPM device")}}); err == nil {
 		t.Error("opened without the sealer")
 	}
 	if moduleKey(t, dir, nil) != before {
 		t.Error("the key is lost")
+	}
+}
+
+func TestMasterKeysBeginWithThoseOfFiles(t *testing.T) {
+	theirs := filepath.Join(t.TempDir(), "theirs")
+	write := func(path string, data []byte, mode os.FileMode) {
+		t.Helper()
+		if err := errors.Join(os.WriteFile(path, data, 0o600), os.Chmod(path, mode)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(theirs, bytes.Repeat([]byte{9}, 32), 0o640)
+	want, err := keys.New(bytes.Repeat([]byte{9}, 32), bytes.Repeat([]byte{9}, 32))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, sealer := range map[string]keys.Sealer{"open": nil, "sealed": box{mask: 7}} {
+		dir := t.TempDir()
+		o := keys.Options{Sealer: sealer, Identity: theirs, Encryption: theirs}
+		for range 2 {
+			got, err := keys.Open(dir, o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			p1, _ := want.ModuleKeys("m", "1")
+			if p2, _ := got.ModuleKeys("m", "1"); p1 != p2 {
+				t.Errorf("%s: another identity key", name)
+			}
+			sealed, _ := want.Encrypt("m", "1", []byte("iv"), []byte("text"))
+			if text, err := got.Decrypt("m", "1", []byte("iv"), sealed); err != nil || string(text) != "text" {
+				t.Errorf("%s: another encryption key: %v", name, err)
+			}
+			o.Identity = filepath.Join(dir, "gone since")
+		}
+	}
+}
+
+func TestImportsThatAreRefused(t *testing.T) {
+	for name, c := range map[string]struct {
+		data []byte
+		mode os.FileMode
+		had  bool
+		want string
+	}{
+		"another key is there": {bytes.Repeat([]byte{9}, 32), 0o600, true, "holds another key, and what was made with it would be lost"},
+		"short":                {[]byte("short"), 0o600, false, "has 5 bytes, want 32"},
+		"open to all":          {bytes.Repeat([]byte{9}, 32), 0o604, false, "accessible to others"},
+		"missing":              {nil, 0, false, "file does not exist"},
+	} {
+		dir := t.TempDir()
+		if c.had {
+			moduleKey(t, dir, nil)
+		}
+		theirs := filepath.Join(dir, "theirs")
+		if c.data != nil {
+			if err := errors.Join(os.WriteFile(theirs, c.data, 0o600), os.Chmod(theirs, c.mode)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := keys.Open(dir, keys.Options{Encryption: theirs}); err == nil || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), theirs) {
+			t.Errorf("%s: %v, want %q", name, err, c.want)
+		}
+		if _, err := os.Stat(filepath.Join(dir, "encryption-master")); (err == nil) != c.had {
+			t.Errorf("%s: key was made: %v", name, err)
+		}
+	}
+}
+
+func TestOldSealedDataOpens(t *testing.T) {
+	r, err := keys.New(bytes.Repeat([]byte{1}, 32), bytes.Repeat([]byte{2}, 32))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, text := range []string{"secret", ""} {
+		sealed, err := r.Encrypt("m", "10", []byte("vector"), []byte(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		tag := len(sealed) - 16
+		old := append(append([]byte{1}, sealed[tag:]...), sealed[1:tag]...) // version 1: the tag comes first
+		if got, err := r.Decrypt("m", "10", []byte("vector"), old); err != nil || string(got) != text {
+			t.Errorf("%q: %q, %v", text, got, err)
+		}
+		if _, err := r.Decrypt("m", "11", []byte("vector"), old); !errors.Is(err, keys.ErrDecrypt) {
+			t.Errorf("another generation: %v", err)
+		}
+	}
+	for _, bad := range [][]byte{{1}, append([]byte{1}, make([]byte, 15)...), append([]byte{3}, make([]byte, 40)...)} {
+		if _, err := r.Decrypt("m", "10", []byte("vector"), bad); !errors.Is(err, keys.ErrDecrypt) {
+			t.Errorf("%x: %v", bad, err)
+		}
 	}
 }

@@ -12,6 +12,10 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
+// MasterKey is the file of the key that version 1.1 sealed the data of modules with. It has
+// that name on every device.
+const MasterKey = "/var/lib/iotedge/hsm/enc_keys/edgelet-masterWt5mT2xpO72EPKlt2Tt0Sq4uJCrMvfl2rzzKRB3pnyo_.enc.key"
+
 // maxFile bounds a file; real ones have a few KiB.
 const maxFile = 1 << 20
 
@@ -244,7 +248,7 @@ func (c *converter) rest() {
 		c.doc[name] = table
 	}
 	if old.HomeDir != "" && old.HomeDir != "/var/lib/iotedge" {
-		c.note("homedir %s is left out: keys and state of version 1.1 cannot be used", old.HomeDir)
+		c.note("homedir %s is left out: identities and certificates of version 1.1 cannot be used", old.HomeDir)
 	}
 	if old.Moby.URI != "" {
 		c.note("moby_runtime.uri is left out: modules run on containerd")
