@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"slices"
+	"syscall"
 )
 
 // recover finds the segments, and what has to be known to go on. It holds one file
@@ -26,6 +27,10 @@ func (l *Log) recover() error {
 		if s != nil {
 			l.segments = append(l.segments, s)
 		}
+	}
+	// That of a disk which is not there must not count as lost.
+	if len(l.segments) == 0 && slices.ContainsFunc(l.damage, func(d Damage) bool { return d.Reason == errUnreadable.Error() }) {
+		return fmt.Errorf("%w: no segment can be read", syscall.EIO)
 	}
 	if err := l.removeOld(old); err != nil {
 		return err
@@ -105,16 +110,20 @@ func (l *Log) removeOld(names []string) error {
 	return nil
 }
 
-// openSegment reads head and footer of a segment; nil if its head is damaged: it is
-// left aside, and what is in it counts as lost.
+// openSegment reads head and footer of a segment; nil if its head is damaged or cannot be
+// read: it is left aside, and what is in it counts as lost.
 func (l *Log) openSegment(n number) (*segment, error) {
 	f, err := l.folder.Open(n.name())
 	if err != nil {
 		return nil, err
 	}
 	b := make([]byte, headSize)
-	if _, err = f.ReadAt(b, 0); err != nil && !errors.Is(err, io.EOF) {
+	if _, err = f.ReadAt(b, 0); err != nil && !errors.Is(err, io.EOF) && !unreadable(err) {
 		return nil, errors.Join(err, f.Close())
+	}
+	if unreadable(err) {
+		l.damage = append(l.damage, Damage{n.name(), 0, -1, errUnreadable.Error()})
+		return nil, f.Close()
 	}
 	h, err := decodeHead(b)
 	if errors.Is(err, ErrVersion) {
@@ -129,7 +138,7 @@ func (l *Log) openSegment(n number) (*segment, error) {
 	}
 	s := newSegment(h, f)
 	if s.size, err = f.Size(); err == nil {
-		if err = s.readFooter(); errors.Is(err, ErrDamaged) {
+		if err = s.readFooter(); errors.Is(err, ErrDamaged) || unreadable(err) {
 			err = nil // its frames are read instead
 		}
 	}
@@ -154,13 +163,15 @@ func (l *Log) readSegments() error {
 		if err != nil {
 			return fmt.Errorf("read %s: %w", s.name, err)
 		}
+		// Behind the last frame that can be read is nothing to keep as it is.
+		s.damaged = slices.ContainsFunc(damage, func(d Damage) bool { return d.Offset < s.end })
 		// The next segment was made when all of this one was on disk.
 		if i+1 < len(l.segments) {
 			if next := l.segments[i+1]; next.first > s.last+1 && next.from == s.to+1 {
 				damage = append(damage, Damage{s.name, s.end, -1, "frames before the next segment are missing"})
+				s.damaged = true
 			}
 		}
-		s.damaged = len(damage) > 0
 		l.damage = append(l.damage, damage...)
 	}
 	return nil
@@ -272,6 +283,9 @@ func (s *segment) frames(fn func(i frameInfo, payload []byte, pos int64) error) 
 				return damage, resyncErr
 			}
 			if torn {
+				if page, ok := w.hole(pos, w.limit); ok { // what a crash has torn, or the last frames
+					damage = append(damage, Damage{s.name, max(page, pos), -1, errUnreadable.Error()})
+				}
 				break
 			}
 			d := Damage{s.name, pos, next - pos, err.Error()}

@@ -25,6 +25,7 @@ type window struct {
 	seen    int64  // where the next of them may begin
 	buf     []byte // what was read at
 	at      int64
+	holes   []int64 // pages that cannot be read
 }
 
 func (w *window) release() {
@@ -49,7 +50,7 @@ func (w *window) bytes(pos int64, n int) ([]byte, error) {
 	} else {
 		b = make([]byte, n)
 	}
-	got, err := w.s.file.ReadAt(b, pos)
+	got, err := w.readAt(b, pos)
 	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, fmt.Errorf("read %s: %w", w.s.name, err)
 	}
@@ -60,6 +61,16 @@ func (w *window) bytes(pos int64, n int) ([]byte, error) {
 // frame reads the frame at pos. The payload is valid until the next call. An error
 // that is ErrDamaged says that there is none.
 func (w *window) frame(pos int64) (frameInfo, []byte, error) {
+	i, payload, err := w.decode(pos)
+	if errors.Is(err, ErrDamaged) {
+		if _, ok := w.hole(pos, pos+frameHead+min(int64(i.length), MaxFrame)); ok {
+			err = errUnreadable
+		}
+	}
+	return i, payload, err
+}
+
+func (w *window) decode(pos int64) (frameInfo, []byte, error) {
 	b, err := w.bytes(pos, frameHead)
 	if err != nil {
 		return frameInfo{}, nil, err
@@ -278,7 +289,7 @@ func (r *reading) loadEntries() error {
 	}
 	list, err := r.x.readEntries()
 	switch {
-	case errors.Is(err, ErrDamaged) || err == nil && len(list) == 0: // go through all frames
+	case errors.Is(err, ErrDamaged) || unreadable(err) || err == nil && len(list) == 0: // go through all frames
 		r.entries, r.every = []entry{{r.x.first(), headSize}}, 0
 		return nil
 	case err != nil:

@@ -99,7 +99,8 @@ func (d *Disk) Change(name string, change func([]byte) []byte) {
 	f.blocks = int64(len(f.data))
 }
 
-// Unreadable lets every read fail that touches this part of a file.
+// Unreadable lets every read fail that touches this part of a file, until its beginning
+// is written anew.
 func (d *Disk) Unreadable(name string, from, to int64) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -292,6 +293,9 @@ func (h *handle) WriteAt(b []byte, at int64) (int, error) {
 		h.f.data = append(h.f.data, make([]byte, grown)...)
 	}
 	h.f.lo, h.f.hi = min(h.f.lo, at), max(h.f.hi, end)
+	if at <= h.f.bad && end > h.f.bad {
+		h.f.bad = min(end, h.f.badEnd)
+	}
 	return copy(h.f.data[at:], b), nil
 }
 
