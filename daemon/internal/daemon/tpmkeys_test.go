@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/breakwater-iot/breakwater/daemon/internal/daemon"
+	"github.com/breakwater-iot/breakwater/daemon/internal/pki"
 	"github.com/breakwater-iot/breakwater/daemon/internal/runtime"
 	"github.com/breakwater-iot/breakwater/daemon/internal/tpm"
 	"github.com/breakwater-iot/breakwater/daemon/internal/tpm/tpmtest"
@@ -178,13 +179,10 @@ func TestDeviceMovesItsKeysIntoTheTPM(t *testing.T) {
 	}
 }
 
-// The CA that issues has its key at a handle; the keys of what it issues rotate.
-func TestRenewalsLeaveNothingInTheTPM(t *testing.T) {
-	tcti := tpmtest.Start(t)
-	c := newDPS(t)
-	d := dpsDevice(t, c)
-	d.chip = newChip(t, tcti)
-	ca, err := d.chip.Generate(t.Context(), "tpm:handle=0x81000202")
+// writeTPMCA makes a CA for a day, with its key at a handle.
+func (d *device) writeTPMCA(t *testing.T, uri string) string {
+	t.Helper()
+	key, err := d.chip.Generate(t.Context(), uri)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -192,10 +190,19 @@ func TestRenewalsLeaveNothingInTheTPM(t *testing.T) {
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "plant CA"}, IsCA: true, BasicConstraintsValid: true,
 		KeyUsage: x509.KeyUsageCertSign, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(23 * time.Hour),
 	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, ca.Public(), ca)
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 	if err != nil {
 		t.Fatal(err)
 	}
+	return d.write(t, "ca.pem", "CERTIFICATE", der)
+}
+
+// The CA that issues has its key at a handle; the keys of what it issues rotate.
+func TestRenewalsLeaveNothingInTheTPM(t *testing.T) {
+	tcti := tpmtest.Start(t)
+	c := newDPS(t)
+	d := dpsDevice(t, c)
+	d.chip = newChip(t, tcti)
 	d.source = fmt.Sprintf(`[provisioning]
 source = "dps"
 global_endpoint = %q
@@ -211,7 +218,7 @@ method = "local_ca"
 auto_renew = { rotate_key = false, threshold = "82798 s", retry = "1 s" }
 [cert_issuance.local_ca]
 cert = "file://%s"
-pk = "tpm:handle=0x81000202"`, c.URL, d.write(t, "ca.pem", "CERTIFICATE", der)) + allInTPM
+pk = "tpm:handle=0x81000202"`, c.URL, d.writeTPMCA(t, "tpm:handle=0x81000202")) + allInTPM
 	stop := d.run(t)
 	d.exists(t, "home/keys/edge_ca.pem")
 	var keys []string
@@ -236,5 +243,49 @@ pk = "tpm:handle=0x81000202"`, c.URL, d.write(t, "ca.pem", "CERTIFICATE", der)) 
 	}
 	if got := tpmtest.Handles(t, tcti); !slices.Equal(got, []uint32{0x81000001, 0x81000202}) {
 		t.Errorf("left in the TPM: %x", got)
+	}
+}
+
+// As on a token, a key that the config names is made if its place is free, and stays.
+func TestNamedKeyInTheTPMStays(t *testing.T) {
+	tcti := tpmtest.Start(t)
+	c := newDPS(t)
+	d := dpsDevice(t, c)
+	d.chip = newChip(t, tcti)
+	d.source = fmt.Sprintf(`[provisioning]
+source = "dps"
+global_endpoint = %q
+id_scope = "scope1"
+[provisioning.attestation]
+method = "x509"
+identity_pk = "tpm:handle=0x81000203"
+[provisioning.attestation.identity_cert]
+method = "local_ca"
+common_name = "reg-1"
+auto_renew = { threshold = "82798 s", retry = "1 s" }
+[cert_issuance.local_ca]
+cert = "file://%s"
+pk = "tpm:handle=0x81000202"`, c.URL, d.writeTPMCA(t, "tpm:handle=0x81000202"))
+	stop := d.run(t)
+	var serials []string
+	d.eventually(t, "a second certificate", func() bool {
+		chain, err := pki.ParseCertificates(d.read(t, "certs/device-id.pem"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		key, err := d.chip.Signer(t.Context(), "tpm:handle=0x81000203")
+		if err != nil || !pki.SameKey(key.Public(), chain[0].PublicKey) {
+			t.Fatalf("certificate of another key: %v", err)
+		}
+		if n := chain[0].SerialNumber.String(); !slices.Contains(serials, n) {
+			serials = append(serials, n)
+		}
+		return len(serials) == 2
+	})
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+	if got := tpmtest.Handles(t, tcti); !slices.Equal(got, []uint32{0x81000001, 0x81000202, 0x81000203}) {
+		t.Errorf("in the TPM: %x", got)
 	}
 }
