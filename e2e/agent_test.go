@@ -205,10 +205,20 @@ func (p *path) safeState(ctx context.Context) (state, reason string, err error) 
 
 func (p *path) takenBack(t *testing.T) {
 	ctx := p.within(t, 90*time.Second)
+	const image = "breakwater/filter:moving"
+	if _, err := p.CopyImage(ctx, "breakwater/filter:dev", image, nil); err != nil {
+		t.Fatal(err)
+	}
+	good := p.deploy(t, func(modules map[string]any) {
+		modules["filter"].(map[string]any)["settings"].(map[string]any)["image"] = "localhost:5000/" + image
+	}).Modules["filter"].Settings.ImageHash
 	before := p.pids(t)
+	// A program that ends at once, under the same tag: it lacks what it needs in this place.
+	if _, err := p.CopyImage(ctx, "breakwater/edgeagent:dev", image, nil); err != nil {
+		t.Fatal(err)
+	}
 	p.safely(t, ctx, nil, func(modules map[string]any) {
-		// A program that ends at once: it lacks what it needs in this place.
-		modules["filter"].(map[string]any)["settings"].(map[string]any)["image"] = "localhost:5000/breakwater/edgeagent:dev"
+		modules["filter"].(map[string]any)["version"] = "1.1"
 		modules["second"] = module("localhost:5000/breakwater/temperature-sensor:dev", "{}")
 	})
 	eventually(t, ctx, "the trial", func() error {
@@ -229,8 +239,9 @@ func (p *path) takenBack(t *testing.T) {
 		if report.LastDesiredStatus.Code != 500 || !strings.Contains(reason, "filter") || report.LastDesiredVersion >= version {
 			return fmt.Errorf("reason %q, report %+v", reason, report)
 		}
-		if report.Modules["filter"].RuntimeStatus != "running" || len(report.Modules) != 2 {
-			return fmt.Errorf("modules %+v", report.Modules)
+		filter := report.Modules["filter"]
+		if filter.RuntimeStatus != "running" || filter.Settings.ImageHash != good || good == "" || len(report.Modules) != 2 {
+			return fmt.Errorf("modules %+v, filter was %s", report.Modules, good)
 		}
 		return nil
 	})

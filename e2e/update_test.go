@@ -32,6 +32,7 @@ func TestAgentUpdate(t *testing.T) {
 		{"one that never asks the daemon for work is taken back without a cloud", p.agentSilent},
 		{"a good one stays", p.agentGood},
 		{"one that is restarted tells how the modules are", p.agentRestarted},
+		{"a bad one under the same tag is taken back to what the tag stood for", p.agentMoved},
 	} {
 		if !t.Run(step.name, step.run) {
 			t.FailNow()
@@ -67,6 +68,11 @@ func (p *path) updateAgent(t *testing.T, ctx context.Context, image string, opti
 // and all other modules running.
 func (p *path) agentReports(t *testing.T, ctx context.Context, inStatus, inDescription string) {
 	t.Helper()
+	p.agentReportsWith(t, ctx, agentImage, inStatus, inDescription)
+}
+
+func (p *path) agentReportsWith(t *testing.T, ctx context.Context, image, inStatus, inDescription string) {
+	t.Helper()
 	eventually(t, ctx, "report of the agent that was no good", func() error {
 		report, _, err := p.AgentReport(ctx)
 		if err != nil {
@@ -76,7 +82,7 @@ func (p *path) agentReports(t *testing.T, ctx context.Context, inStatus, inDescr
 		if s := report.LastDesiredStatus; s.Code != 500 || !strings.Contains(s.Description, inStatus) {
 			return fmt.Errorf("status %+v", s)
 		}
-		if !strings.Contains(agent.Description, inDescription) || agent.Settings.Image != agentImage {
+		if !strings.Contains(agent.Description, inDescription) || agent.Settings.Image != image {
 			return fmt.Errorf("agent %+v", agent)
 		}
 		for name, m := range report.All() {
@@ -99,16 +105,21 @@ func (p *path) agentNotThere(t *testing.T) {
 func (p *path) agentForeign(t *testing.T) {
 	ctx := p.within(t, 90*time.Second)
 	before := p.pids(t)
-	// The head of a program for s390x, 64 bits, big-endian.
-	foreign := append([]byte("\x7fELF\x02\x02\x01"), make([]byte, 57)...)
-	copy(foreign[16:], []byte{0, 2, 0, 22, 0, 0, 0, 1})
-	_, err := p.CopyImage(ctx, "breakwater/edgeagent:dev", "breakwater/edgeagent:foreign", map[string][]byte{"edgeagent": foreign})
-	if err != nil {
-		t.Fatal(err)
-	}
+	p.pushForeign(t, ctx, "breakwater/edgeagent:foreign")
 	p.updateAgent(t, ctx, "localhost:5000/breakwater/edgeagent:foreign", nil, nil)
 	p.agentReports(t, ctx, "exec format error", "edgeagent:foreign was taken back")
 	p.onlyChanged(t, before, "edgeAgent")
+}
+
+// pushForeign pushes an agent whose program is for another kind of processor.
+func (p *path) pushForeign(t *testing.T, ctx context.Context, image string) {
+	t.Helper()
+	// The head of a program for s390x, 64 bits, big-endian.
+	foreign := append([]byte("\x7fELF\x02\x02\x01"), make([]byte, 57)...)
+	copy(foreign[16:], []byte{0, 2, 0, 22, 0, 0, 0, 1})
+	if _, err := p.CopyImage(ctx, "breakwater/edgeagent:dev", image, map[string][]byte{"edgeagent": foreign}); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func (p *path) agentMissing(t *testing.T) {
@@ -204,6 +215,42 @@ func (p *path) agentRestarted(t *testing.T) {
 	}
 	if _, err := p.WaitDeployed(ctx); err != nil {
 		t.Fatal(err)
+	}
+	p.onlyChanged(t, before, "edgeAgent")
+}
+
+// agentMoved deploys a good agent by a tag, and then a bad one by the same tag.
+func (p *path) agentMoved(t *testing.T) {
+	ctx := p.within(t, 2*time.Minute)
+	const image = "breakwater/edgeagent:moving"
+	before := p.pids(t)
+	// As its own content, not another name of that of :dev.
+	if _, err := p.CopyImage(ctx, "breakwater/edgeagent:dev", image, map[string][]byte{"good": nil}); err != nil {
+		t.Fatal(err)
+	}
+	p.updateAgent(t, ctx, "localhost:5000/"+image, nil, nil)
+	if _, err := p.WaitDeployed(ctx); err != nil {
+		t.Fatal(err)
+	}
+	var good string
+	eventually(t, ctx, "the end of the trial", func() error {
+		report, _, err := p.AgentReport(ctx)
+		agent := report.SystemModules["edgeAgent"]
+		if err == nil && (agent.Description != "" || agent.Settings.Image != "localhost:5000/"+image) {
+			err = fmt.Errorf("agent with %s is described as %q", agent.Settings.Image, agent.Description)
+		}
+		good = agent.Settings.ImageHash
+		return err
+	})
+	p.pushForeign(t, ctx, image)
+	p.updateAgent(t, ctx, "localhost:5000/"+image, nil, map[string]any{"ConfigRefreshFrequencySecs": "1700"})
+	p.agentReportsWith(t, ctx, "localhost:5000/"+image, "exec format error", "edgeagent:moving was taken back")
+	report, _, err := p.AgentReport(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := report.SystemModules["edgeAgent"].Settings.ImageHash; good == "" || got != good {
+		t.Errorf("the image is %q, was %q", got, good)
 	}
 	p.onlyChanged(t, before, "edgeAgent")
 }

@@ -208,7 +208,8 @@ type ModuleReport struct {
 	ExitCode         int    `json:"exitCode"`
 	LastStartTimeUTC string `json:"lastStartTimeUtc"`
 	Settings         struct {
-		Image string `json:"image"`
+		Image     string `json:"image"`
+		ImageHash string `json:"imageHash"`
 	} `json:"settings"`
 	Env map[string]struct {
 		Value string `json:"value"`

@@ -2,15 +2,19 @@ package edged_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"log/slog"
+	"net"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"go.uber.org/goleak"
+	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/breakwater-iot/breakwater/agent/internal/edged"
@@ -78,6 +82,54 @@ func TestModules(t *testing.T) {
 	err = c.Start(ctx, "m")
 	if !edged.IsNotFound(err) || err.Error() != "start m: start m: no such module" {
 		t.Errorf("%v", err)
+	}
+}
+
+func TestAnImageThatHasLostItsNameIsKeptAndComesBack(t *testing.T) {
+	s := edgedtest.Serve(t, edgedtest.New("agent:1"))
+	c := dial(t, s)
+	ctx := t.Context()
+	spec := launch.Spec{Name: "m", Type: "docker", PullPolicy: "Never", Image: "i:latest", CreateOptions: map[string]any{}}
+	if err := errors.Join(c.Create(ctx, spec), c.KeepImages(ctx, []string{"sha256:i:latest"})); err != nil {
+		t.Fatal(err)
+	}
+	s.Daemon.MoveImage("i:latest", "newer")
+	back := spec
+	back.ImageHash = "sha256:i:latest"
+	for _, u := range []launch.Spec{spec, back} {
+		if err := c.Update(ctx, u, false); err != nil {
+			t.Fatal(err)
+		}
+		list, err := c.Modules(ctx)
+		if want := cmp.Or(u.ImageHash, "sha256:newer"); err != nil || list[1].ImageHash != want {
+			t.Errorf("%+v, %v; want %s", list, err, want)
+		}
+	}
+	s.Daemon.FailWith(func(string) error { return errors.New("disk full") })
+	if err := c.KeepImages(ctx, nil); err == nil || err.Error() != "keep images: disk full" {
+		t.Errorf("%v", err)
+	}
+}
+
+// An older daemon keeps nothing, and is no reason not to work.
+func TestADaemonThatKeepsNoImages(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := grpc.NewServer()
+	done := make(chan error, 1)
+	go func() { done <- server.Serve(l) }()
+	t.Cleanup(func() {
+		server.Stop()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	c := dial(t, &edgedtest.Server{URI: "unix://" + path})
+	if err := c.KeepImages(t.Context(), []string{"sha256:x"}); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/breakwater-iot/breakwater/agent/internal/launch"
@@ -35,6 +37,17 @@ func (c *Client) Pull(ctx context.Context, s launch.Spec) error {
 	}
 	_, err = c.modules.PrepareUpdate(ctx, &managementv1.PrepareUpdateRequest{Name: s.Name, Spec: spec})
 	return callError("pull image of "+s.Name, err)
+}
+
+// KeepImages keeps the images with these hashes on the device, although no container is
+// made from them and their names may go to other images, until the next call. A daemon
+// that has no such call keeps none.
+func (c *Client) KeepImages(ctx context.Context, hashes []string) error {
+	_, err := c.modules.KeepImages(ctx, &managementv1.KeepImagesRequest{ImageHashes: hashes})
+	if status.Code(err) == codes.Unimplemented {
+		return nil
+	}
+	return callError("keep images", err)
 }
 
 // Create makes a stopped container.
@@ -90,6 +103,9 @@ func moduleSpec(s launch.Spec) (*managementv1.ModuleSpec, error) {
 	settings := map[string]any{"image": s.Image, "createOptions": s.CreateOptions}
 	if s.Digest != "" {
 		settings["digest"] = s.Digest
+	}
+	if s.ImageHash != "" {
+		settings["imageHash"] = s.ImageHash
 	}
 	if s.Auth != nil {
 		settings["auth"] = map[string]any{

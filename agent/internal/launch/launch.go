@@ -48,12 +48,15 @@ type EnvVar struct{ Key, Value string }
 
 // Spec is what the daemon gets.
 type Spec struct {
-	Name          string
-	Type          string
-	Version       string // of the manifest; the daemon does not get it
-	PullPolicy    string // On-Create or Never
-	Image         string
-	Digest        string
+	Name       string
+	Type       string
+	Version    string // of the manifest; the daemon does not get it
+	PullPolicy string // On-Create or Never
+	Image      string
+	Digest     string
+	// ImageHash, if set, is the hash of the image that Image stood for once, and that is to
+	// be used although the name may have gone to another one. No registry is asked.
+	ImageHash     string
 	Auth          *manifest.Registry
 	CreateOptions map[string]any // JSON values, numbers as json.Number
 	Env           []EnvVar       // sorted, names unique

@@ -74,6 +74,7 @@ type Loop struct {
 	work     work          // of the plan that runs
 	pulls    *pulls
 	safe     safe
+	fallback fallback
 }
 
 // work is what the commands of the current plan need.

@@ -16,6 +16,9 @@ type Daemon interface {
 	Platform(ctx context.Context) (report.Platform, error)
 	// Pull fetches the image and changes nothing that runs.
 	Pull(ctx context.Context, s launch.Spec) error
+	// KeepImages keeps images on the device, whatever their names come to mean; each call
+	// replaces the list.
+	KeepImages(ctx context.Context, hashes []string) error
 	// Create makes a container, stopped.
 	Create(ctx context.Context, s launch.Spec) error
 	// Update replaces a container. For the agent's own it returns before the work.

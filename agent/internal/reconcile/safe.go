@@ -47,7 +47,11 @@ func (l *Loop) setSafe(s rollout.State) {
 	if s.Phase == rollout.Trial && l.safe.watch == nil {
 		l.safe.watch = rollout.NewWatch(time.Now())
 	}
-	l.change(func(t *state.Taken) { t.Safe = s })
+	l.change(func(t *state.Taken) {
+		if t.Safe = s; s.Old == nil {
+			t.Images = nil
+		}
+	})
 }
 
 // target decides which deployment is enforced in this cycle. The error tells of
@@ -58,11 +62,15 @@ func (l *Loop) target(ctx context.Context, wanted *manifest.Deployment, engines 
 		d := l.taken.Deployment
 		inForce = &d
 	}
-	if next := l.taken.Safe.Offer(wanted, inForce, now()); next != l.taken.Safe {
-		l.setSafe(next)
+	l.offer(wanted, inForce, engines)
+	err := l.keepImages(ctx)
+	if l.taken.Safe.Phase != rollout.Pulling {
+		if err != nil {
+			l.log.Warn("the daemon does not know which images are needed", "error", err)
+		}
+		return l.taken.Safe.Target(wanted), nil
 	}
-	var err error
-	if l.taken.Safe.Phase == rollout.Pulling {
+	if err == nil {
 		err = l.pullAll(ctx, engines)
 	}
 	return l.taken.Safe.Target(wanted), err
@@ -155,14 +163,6 @@ func (l *Loop) imagesAreHere() bool {
 }
 
 func (l *Loop) hasImage(module string) bool { return l.work.local && !l.safe.missing[module] }
-
-// offline keeps the daemon from asking a registry for an image that is here.
-func (l *Loop) offline(s launch.Spec) launch.Spec {
-	if l.hasImage(s.Name) {
-		s.PullPolicy = "Never"
-	}
-	return s
-}
 
 // doubtImage makes the next try pull: the image may have been removed meanwhile.
 func (l *Loop) doubtImage(module string) {

@@ -174,6 +174,121 @@ func TestWayBackNeedsNeitherCloudNorRegistry(t *testing.T) {
 	})
 }
 
+// hash is the image that a module is made from.
+func (r *rig) hash(name string) string {
+	r.t.Helper()
+	list, err := r.daemon.Modules(r.t.Context())
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	for _, e := range list {
+		if e.Name == name {
+			return e.ImageHash
+		}
+	}
+	return ""
+}
+
+func TestTheOldContentComesBackAlthoughItsTagHasMoved(t *testing.T) {
+	for name, restart := range map[string]bool{"one process": false, "another process goes back": true} {
+		t.Run(name, func(t *testing.T) {
+			in(t, desired(1, mod{name: "a", image: "a:latest"}, mod{name: "b"}), func(r *rig) {
+				good := r.hash("a")
+				r.daemon.BreakImages(broken("bad"))
+				r.daemon.MoveImage("a:latest", "bad")
+				r.push(safely(2, mod{name: "a", image: "a:latest", env: map[string]string{"K": "v"}}, mod{name: "b"}))
+				r.pass(30 * time.Second)
+				if r.hash("a") != "sha256:bad" {
+					t.Fatalf("made from %s", r.hash("a"))
+				}
+				if want := []string{good, "sha256:agent:1", "sha256:b:1"}; !slices.Equal(r.daemon.Kept(), want) {
+					t.Errorf("kept are %q, want %q", r.daemon.Kept(), want)
+				}
+				if restart {
+					r.end()
+					r.start(true)
+				}
+				r.daemon.FailWith(func(call string) error {
+					if strings.HasPrefix(call, "pull") {
+						return errors.New("offline")
+					}
+					return nil
+				})
+				r.pass(2 * time.Minute)
+				if r.hash("a") != good || r.daemon.State("a") != plan.Running {
+					t.Fatalf("a is %s with %s", r.daemon.State("a"), r.hash("a"))
+				}
+				if !slices.Contains(r.daemon.Kept(), good) {
+					t.Error("the old deployment is in force, and its image is not kept")
+				}
+				r.daemon.FailWith(nil)
+				r.daemon.MoveImage("a:latest", "better")
+				r.push(safely(3, mod{name: "a", image: "a:latest", env: map[string]string{"K": "w"}}, mod{name: "b"}))
+				r.pass(30 * time.Second)
+				r.expectStatus(3, 200)
+				if r.hash("a") != "sha256:better" || len(r.daemon.Kept()) != 0 {
+					t.Errorf("accepted: a has %s, kept are %q", r.hash("a"), r.daemon.Kept())
+				}
+			})
+		})
+	}
+}
+
+func TestNothingIsPulledBeforeTheOldImagesAreKept(t *testing.T) {
+	in(t, desired(1, mod{name: "a", image: "a:1"}), func(r *rig) {
+		r.daemon.FailWith(func(call string) error {
+			if call == "keep" {
+				return errors.New("disk full")
+			}
+			return nil
+		})
+		r.push(safely(2, mod{name: "a", image: "a:2"}))
+		r.pass(time.Minute)
+		r.expect()
+		r.expectStatus(1, 500)
+		if text := r.reported().LastDesiredStatus.Description; !strings.Contains(text, "disk full") {
+			t.Errorf("%q", text)
+		}
+		// What does not ask for safety does not need it.
+		r.push(desired(3, mod{name: "a", image: "a:3"}))
+		r.pass(time.Minute)
+		r.expectStatus(3, 200)
+		r.daemon.FailWith(nil)
+	})
+}
+
+func TestAProcessReleasesWhatItsPredecessorKept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, desired(1, mod{name: "a"}))
+		if err := r.daemon.KeepImages(t.Context(), []string{"sha256:forgotten"}); err != nil {
+			t.Fatal(err)
+		}
+		r.start(true)
+		r.pass(time.Second)
+		if kept := r.daemon.Kept(); len(kept) != 0 {
+			t.Errorf("%q stay", kept)
+		}
+		r.end()
+	})
+}
+
+func TestATagThatHasMovedChangesNothingByItself(t *testing.T) {
+	in(t, desired(1, mod{name: "a", image: "a:latest"}), func(r *rig) {
+		r.daemon.MoveImage("a:latest", "newer")
+		r.pass(time.Hour)
+		r.expect()
+		r.push(desired(2, mod{name: "a", image: "a:latest"}))
+		r.pass(time.Minute)
+		r.expect()
+		r.push(desired(3, mod{name: "a", image: "a:latest", env: map[string]string{"K": "v"}}))
+		r.pass(time.Minute)
+		r.expect("identity= a", "pull a", "stop a", "update a", "start a")
+		if r.hash("a") != "sha256:newer" {
+			t.Errorf("made from %s", r.hash("a"))
+		}
+	})
+}
+
 func TestImageThatIsGoneOnTheWayBackIsPulled(t *testing.T) {
 	in(t, desired(1, mod{name: "a", image: "a:1"}), func(r *rig) {
 		r.daemon.BreakImages(broken("a:2"))

@@ -34,6 +34,9 @@ type Taken struct {
 	Applied map[string]manifest.Module `json:"applied"`
 	// Safe is where a safe deployment stands.
 	Safe rollout.State `json:"safe,omitzero"`
+	// Images are the hashes of the images that the modules of Safe.Old were made from, by
+	// module. Only with a Safe.Old.
+	Images map[string]string `json:"images,omitempty"`
 }
 
 // Options says where and how to keep state.

@@ -68,12 +68,9 @@ func (r *Runtime) create(ctx context.Context, spec runtime.Spec) error {
 			r.log.Warn("lease not ended", "module", spec.Name, "error", err)
 		}
 	}()
-	img, err := r.client.GetImage(ctx, named.String())
-	if errdefs.IsNotFound(err) {
-		return fmt.Errorf("%w: %s", runtime.ErrImageNotFound, spec.Image)
-	}
+	img, err := r.present(ctx, named, spec.ImageID)
 	if err != nil {
-		return translate(err)
+		return fmt.Errorf("image %s: %w", spec.Image, err)
 	}
 	// Another image may have got the name since the pull.
 	if err := r.admit(ctx, named, img.Target(), nil); err != nil {

@@ -50,20 +50,20 @@ func (r *Runtime) Pull(ctx context.Context, req runtime.PullRequest) (runtime.Im
 	fail := func(err error) (runtime.Image, error) {
 		return runtime.Image{}, &runtime.PullError{Image: req.Image, Registry: registry, Err: err}
 	}
-	switch req.Policy {
-	case runtime.PullNever:
-		img, err := r.client.GetImage(ctx, named.String())
-		if errdefs.IsNotFound(err) {
-			return fail(fmt.Errorf("%w on the device, and the pull policy is never", runtime.ErrImageNotFound))
+	switch {
+	case req.Policy == runtime.PullNever, req.ID != "":
+		img, err := r.present(ctx, named, req.ID)
+		if errors.Is(err, runtime.ErrImageNotFound) {
+			return fail(fmt.Errorf("%w, and the registry is not asked", err))
 		}
 		if err != nil {
-			return fail(translate(err))
+			return fail(err)
 		}
 		if err := r.admit(ctx, named, img.Target(), nil); err != nil {
 			return fail(err)
 		}
 		return describeImage(ctx, img)
-	case runtime.PullOnCreate, "":
+	case req.Policy == runtime.PullOnCreate, req.Policy == "":
 	default:
 		return fail(fmt.Errorf("%w: pull policy %q", runtime.ErrInvalid, req.Policy))
 	}
@@ -85,6 +85,9 @@ func (r *Runtime) pull(ctx context.Context, named reference.Named, auth runtime.
 		return nil, err
 	}
 	if err := r.admit(ctx, named, desc, resolver); err != nil {
+		return nil, err
+	}
+	if err := r.keep(ctx, named, desc.Digest); err != nil {
 		return nil, err
 	}
 	return r.fetch(ctx, named.String(), resolved{resolver, name, desc}, p)

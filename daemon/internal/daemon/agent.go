@@ -56,6 +56,9 @@ func (d *daemon) agentSpec(ctx context.Context) (module.Spec, error) {
 	return spec, nil
 }
 
+// kept are the ids of images to which the agent, or the daemon for the agent, may go back.
+func (d *daemon) kept() []string { return append(d.imagesKept.IDs(), d.handover.Images()...) }
+
 // agentIdentity registers the agent's keys; without the cloud the remembered
 // identity will do.
 func (d *daemon) agentIdentity(ctx context.Context) (identity.Identity, error) {

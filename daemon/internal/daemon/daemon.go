@@ -162,6 +162,7 @@ type daemon struct {
 	handover   *handover.Handover
 	sockets    *workload.Sockets
 	imageUses  *imagegc.Uses
+	imagesKept *imagegc.Kept
 	workload   *api.Server
 	management *api.Server
 	// reprovision ends the daemon with ErrReprovision.
@@ -214,8 +215,11 @@ func (d *daemon) assemble(ctx context.Context) error {
 	if d.imageUses, err = imagegc.Open(filepath.Join(d.home, "gc"), part(d.Log, "imagegc")); err != nil {
 		return err
 	}
+	if d.imagesKept, err = imagegc.OpenKept(filepath.Join(d.home, "gc"), part(d.Log, "imagegc")); err != nil {
+		return err
+	}
 	d.manager = module.New(module.Options{
-		Runtime: d.Runtime, Sockets: d.sockets, ImageUsed: d.imageUses.Used,
+		Runtime: d.Runtime, Sockets: d.sockets, ImageUsed: d.imageUses.Used, Kept: d.kept,
 		AllowElevated: cfg.AllowElevated, Log: part(d.Log, "module"),
 	})
 	svc.Modules = d.manager
@@ -284,7 +288,7 @@ func (d *daemon) manage(background context.Context) func(grpc.ServiceRegistrar) 
 	log := part(d.Log, "management")
 	return func(r grpc.ServiceRegistrar) {
 		managementv1.RegisterModulesServer(r, &management.Modules{
-			Manager: d.manager, Agent: d.handover, Observer: d.Runtime, Background: background, Log: log,
+			Manager: d.manager, Agent: d.handover, Kept: d.imagesKept, Observer: d.Runtime, Background: background, Log: log,
 		})
 		managementv1.RegisterIdentitiesServer(r, &management.Identities{Registrar: d.identities, Log: log})
 		managementv1.RegisterSystemServer(r, &management.System{
@@ -339,7 +343,7 @@ func (d *daemon) serve(ctx context.Context) error {
 	if gc := d.Config.ImageGC; gc.Enabled {
 		g.Go(func() error {
 			return imagegc.Run(ctx, imagegc.Options{
-				Uses: d.imageUses, Engine: d.Runtime, Agent: d.Config.Agent.Config.Image,
+				Uses: d.imageUses, Kept: d.kept, Engine: d.Runtime, Agent: d.Config.Agent.Config.Image,
 				Days: gc.Days, Hour: gc.Hour, Minute: gc.Minute, Location: time.Local,
 				MinAge: gc.MinAge, Log: part(d.Log, "imagegc"),
 			})

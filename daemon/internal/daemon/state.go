@@ -67,9 +67,10 @@ func (d *daemon) checkProvisioning(ctx context.Context) error {
 	if err := d.manager.RemoveAll(ctx); err != nil {
 		return fmt.Errorf("remove modules of another identity: %w", err)
 	}
-	if err := d.handover.Forget(); err != nil {
+	if err := errors.Join(d.handover.Forget(), d.imagesKept.Set(nil)); err != nil {
 		return err
 	}
+	d.manager.ReleaseImages(ctx)
 	if err := atomicfile.Write(path, want, 0o600); err != nil {
 		return fmt.Errorf("provisioning state: %w", err)
 	}

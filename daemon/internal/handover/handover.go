@@ -31,6 +31,8 @@ var ErrTakenBack = errors.New("taken back")
 type Modules interface {
 	Exclusive(ctx context.Context, name string, f func(module.Steps) error) error
 	Later(ctx context.Context, name string, f func(module.Steps) error) error
+	// ReleaseImages lets images go that Images does not list any more.
+	ReleaseImages(ctx context.Context)
 }
 
 // Options configures Open. All fields are needed.
@@ -146,18 +148,37 @@ func (h *Handover) Update(ctx context.Context, spec module.Spec, start bool) err
 	})
 }
 
+// Images are the ids of the images that the last good agent and the present one are made
+// from. They are needed to go back, whatever their names have come to mean.
+func (h *Handover) Images() []string {
+	var ids []string
+	r := h.state()
+	for _, a := range []*agent{r.Good, r.Current} {
+		if a != nil && a.ImageID != "" {
+			ids = append(ids, a.ImageID)
+		}
+	}
+	return ids
+}
+
 // replace brings the image, and only then gives up the old agent.
 func (h *Handover) replace(ctx context.Context, s module.Steps, spec module.Spec, start bool) error {
-	if err := s.Fetch(ctx, spec); err != nil {
+	id, err := s.Fetch(ctx, spec)
+	if err != nil {
+		return err
+	}
+	st, err := s.Get(ctx)
+	if err != nil && !errors.Is(err, runtime.ErrNotFound) {
 		return err
 	}
 	next := agentOf(spec)
+	next.ImageID = id
 	if r := h.state(); (r.Phase == switching || r.Phase == trial) && r.Current.key() == next.key() {
 		return nil // it is on trial already
 	}
 	if err := h.change(func(r *record) {
 		if r.Phase == settled {
-			r.Good = r.Current
+			r.Good = r.Current.from(st)
 		}
 		r.Phase, r.Current, r.Attempts = switching, next, 0
 	}); err != nil {
@@ -265,6 +286,7 @@ func (h *Handover) judge(ctx context.Context, s module.Steps, st runtime.State) 
 	case proved && well:
 		h.opt.Log.InfoContext(ctx, "the new agent is good", "image", st.Image)
 		h.force(func(r *record) { r.Phase, r.Good, r.Attempts, r.Refused = settled, r.Current, 0, nil })
+		h.opt.Modules.ReleaseImages(ctx)
 		return nil
 	case runs < h.opt.Trial.Limit:
 		return nil
@@ -306,7 +328,7 @@ func (h *Handover) back(ctx context.Context, s module.Steps) error {
 	wish := agentOf(spec)
 	err = s.Replace(ctx, wish.spec(), true)
 	if errors.Is(err, runtime.ErrImageNotFound) {
-		spec.Pull = runtime.PullOnCreate
+		spec.Pull, spec.ImageID = runtime.PullOnCreate, ""
 		err = s.Replace(ctx, spec, true)
 	}
 	if err != nil {

@@ -30,20 +30,39 @@ const (
 // agent is what an agent's container is made from. The account of the registry is not
 // part of it: the image is on the device.
 type agent struct {
-	Image  string              `json:"image"`
-	Env    []createopts.EnvVar `json:"env,omitempty"`
-	Create createopts.Options  `json:"createOptions"`
+	Image string `json:"image"`
+	// ImageID is the id of that image, whose name may go to another one; "" if it is not
+	// known.
+	ImageID string              `json:"imageHash,omitempty"`
+	Env     []createopts.EnvVar `json:"env,omitempty"`
+	Create  createopts.Options  `json:"createOptions"`
 }
 
-func agentOf(s module.Spec) *agent { return &agent{Image: s.Image, Env: s.Env, Create: s.Create} }
+func agentOf(s module.Spec) *agent {
+	return &agent{Image: s.Image, ImageID: s.ImageID, Env: s.Env, Create: s.Create}
+}
+
+// from is the agent with the image that its container was made from.
+func (a *agent) from(st runtime.State) *agent {
+	if a == nil || st.Image != a.Image {
+		return a
+	}
+	b := *a
+	b.ImageID = st.ImageID
+	return &b
+}
 
 // spec makes the container without asking a registry.
 func (a *agent) spec() module.Spec {
-	return module.Spec{Name: module.Agent, Image: a.Image, Pull: runtime.PullNever, Env: a.Env, Create: a.Create}
+	return module.Spec{
+		Name: module.Agent, Image: a.Image, ImageID: a.ImageID, Pull: runtime.PullNever, Env: a.Env, Create: a.Create,
+	}
 }
 
-// key is the same for agents that are made from the same.
-func (a *agent) key() string {
+// key is the same for agents that a deployment describes in the same way, which is
+// without the id of the image.
+func (a agent) key() string {
+	a.ImageID = ""
 	doc, err := json.Marshal(a)
 	if err != nil {
 		panic("handover: encode agent: " + err.Error()) // texts, numbers and lists of them

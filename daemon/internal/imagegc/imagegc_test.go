@@ -101,7 +101,8 @@ func (b *bench) RemoveImage(ctx context.Context, id string) error {
 func (b *bench) run(change ...func(*imagegc.Options)) (stop func()) {
 	o := imagegc.Options{
 		Uses: b.uses, Engine: b, Agent: "agent", Days: 1, Location: time.UTC, MinAge: 7 * 24 * time.Hour,
-		Log: slog.New(slog.NewTextHandler(&b.log, nil)),
+		Kept: func() []string { return nil },
+		Log:  slog.New(slog.NewTextHandler(&b.log, nil)),
 	}
 	for _, f := range change {
 		f(&o)
@@ -208,6 +209,44 @@ func TestImagesOfContainersStay(t *testing.T) {
 		b.has("agent", "foreign")
 		stop()
 	})
+}
+
+func TestKeptImagesStay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, "a", "b")
+		kept, err := imagegc.OpenKept(b.dir, slog.New(slog.DiscardHandler))
+		must(t, err)
+		must(t, kept.Set([]string{b.ids["a"]}))
+		defer b.run(func(o *imagegc.Options) { o.Kept = kept.IDs })()
+		until(at(10, 0, 0))
+		b.has("a", "agent", "foreign")
+		must(t, kept.Set(nil))
+		until(at(11, 0, 1))
+		b.has("agent", "foreign")
+	})
+}
+
+func TestKeptImagesOutliveTheDaemon(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "gc")
+	var log lockedText
+	open := func() *imagegc.Kept {
+		k, err := imagegc.OpenKept(dir, slog.New(slog.NewTextHandler(&log, nil)))
+		must(t, err)
+		return k
+	}
+	must(t, open().Set([]string{"sha256:b", "sha256:a"}))
+	if got := open().IDs(); !slices.Equal(got, []string{"sha256:b", "sha256:a"}) || log.String() != "" {
+		t.Errorf("%q, log %q", got, log.String())
+	}
+	must(t, os.WriteFile(filepath.Join(dir, "kept"), []byte("[1"), 0o600))
+	k := open()
+	if got := k.IDs(); len(got) != 0 || !strings.Contains(log.String(), "not understood") {
+		t.Errorf("%q, log %q", got, log.String())
+	}
+	must(t, os.RemoveAll(dir))
+	if err := k.Set([]string{"sha256:c"}); err == nil || len(k.IDs()) != 0 {
+		t.Errorf("%v, kept %q", err, k.IDs())
+	}
 }
 
 func TestOneThatCannotBeRemovedStopsNothing(t *testing.T) {

@@ -20,6 +20,8 @@ type Engine interface {
 type Options struct {
 	Uses   *Uses
 	Engine Engine
+	// Kept lists the ids of images that always stay, to go back to them.
+	Kept func() []string
 	// Agent is the reference of the bootstrap agent's image, which always stays.
 	Agent string
 	// Days is how often, Hour and Minute when in the day of Location.
@@ -125,13 +127,17 @@ func (o *Options) collect(ctx context.Context) error {
 	return nil
 }
 
-// needed are the images of all containers and of the bootstrap agent.
+// needed are the images of all containers and of the bootstrap agent, and those to go
+// back to.
 func (o *Options) needed(ctx context.Context) (map[string]bool, error) {
 	modules, err := o.Engine.List(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("modules: %w", err)
 	}
 	out := map[string]bool{}
+	for _, id := range o.Kept() {
+		out[id] = true
+	}
 	for _, m := range modules {
 		out[m.ImageID] = true
 	}

@@ -26,6 +26,7 @@ import (
 	"github.com/breakwater-iot/breakwater/daemon/internal/handover"
 	"github.com/breakwater-iot/breakwater/daemon/internal/hostinfo"
 	"github.com/breakwater-iot/breakwater/daemon/internal/identity"
+	"github.com/breakwater-iot/breakwater/daemon/internal/imagegc"
 	"github.com/breakwater-iot/breakwater/daemon/internal/management"
 	"github.com/breakwater-iot/breakwater/daemon/internal/module"
 	"github.com/breakwater-iot/breakwater/daemon/internal/peer"
@@ -109,6 +110,7 @@ type fixture struct {
 	system     managementv1.SystemClient
 	log        *strings.Builder
 	path       string
+	kept       *imagegc.Kept
 	// reprovisions counts the requests to do so.
 	reprovisions *atomic.Int32
 }
@@ -117,11 +119,19 @@ func serve(t *testing.T, caller string) *fixture {
 	t.Helper()
 	f := &fixture{Fake: runtimetest.New("reg/a:1", "reg/a:2"), registrar: &registrar{}, log: &strings.Builder{}, reprovisions: &atomic.Int32{}}
 	log := slog.New(slog.NewTextHandler(f.log, nil))
-	f.manager = module.New(module.Options{Runtime: f.Fake, Sockets: noSockets{}, AllowElevated: true, Log: log})
+	f.manager = module.New(module.Options{
+		Runtime: f.Fake, Sockets: noSockets{}, AllowElevated: true, Log: log,
+		Kept: func() []string { return f.kept.IDs() },
+	})
 	f.agent = &agent{manager: f.manager}
+	kept, err := imagegc.OpenKept(t.TempDir(), log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.kept = kept
 	server, err := api.New(api.Options{
 		Register: func(r grpc.ServiceRegistrar) {
-			managementv1.RegisterModulesServer(r, &management.Modules{Manager: f.manager, Agent: f.agent, Observer: f.Fake, Background: t.Context(), Log: log})
+			managementv1.RegisterModulesServer(r, &management.Modules{Manager: f.manager, Agent: f.agent, Observer: f.Fake, Kept: f.kept, Background: t.Context(), Log: log})
 			managementv1.RegisterIdentitiesServer(r, &management.Identities{Registrar: f.registrar, Log: log})
 			managementv1.RegisterSystemServer(r, &management.System{
 				DynamicReprovisioning: true,
@@ -357,6 +367,7 @@ func TestWhoMayDoWhat(t *testing.T) {
 			"update":          {writes, func() error { _, err := f.modules.Update(ctx, &managementv1.UpdateRequest{}); return err }},
 			"delete":          {writes, func() error { _, err := f.modules.Delete(ctx, &managementv1.DeleteRequest{Name: "x"}); return err }},
 			"prepare":         {writes, func() error { _, err := f.modules.PrepareUpdate(ctx, &managementv1.PrepareUpdateRequest{}); return err }},
+			"keep images":     {writes, func() error { _, err := f.modules.KeepImages(ctx, &managementv1.KeepImagesRequest{}); return err }},
 			"start":           {reads, func() error { _, err := f.modules.Start(ctx, &managementv1.StartRequest{Name: "x"}); return err }},
 			"stop":            {reads, func() error { _, err := f.modules.Stop(ctx, &managementv1.StopRequest{Name: "x"}); return err }},
 			"restart":         {reads, func() error { _, err := f.modules.Restart(ctx, &managementv1.RestartRequest{Name: "x"}); return err }},
@@ -449,6 +460,61 @@ func TestAgentThatWasTakenBackIsRefusedBeforeItsPull(t *testing.T) {
 	}
 	if _, err = f.modules.PrepareUpdate(t.Context(), &managementv1.PrepareUpdateRequest{Name: "other", Spec: spec("other")}); err != nil {
 		t.Errorf("of another module: %v", err)
+	}
+}
+
+func TestAModuleGoesBackToAnImageThatHasLostItsName(t *testing.T) {
+	f := serve(t, "edgeAgent")
+	ctx := t.Context()
+	hash := func(d *managementv1.ModuleDetails) string {
+		return d.GetConfig().GetSettings().GetFields()["imageHash"].GetStringValue()
+	}
+	made, err := f.modules.Create(ctx, &managementv1.CreateRequest{Spec: spec(t, "temp", "reg/a:1", nil)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	old := hash(made)
+	if _, err := f.modules.KeepImages(ctx, &managementv1.KeepImagesRequest{ImageHashes: []string{old}}); err != nil {
+		t.Fatal(err)
+	}
+	f.MoveImage("reg/a:1", "other")
+	update := func(more map[string]any) (*managementv1.ModuleDetails, error) {
+		return f.modules.Update(ctx, &managementv1.UpdateRequest{Name: "temp", Spec: spec(t, "temp", "reg/a:1", more)})
+	}
+	made, err = update(nil)
+	if err != nil || hash(made) == old {
+		t.Fatalf("%v, %v", made, err)
+	}
+	pulls := len(f.Pulls())
+	back := map[string]any{"imageHash": old}
+	made, err = update(back)
+	if err != nil || hash(made) != old || made.GetConfig().GetSettings().GetFields()["image"].GetStringValue() != "reg/a:1" {
+		t.Errorf("%v, %v", made, err)
+	}
+	if asked := f.Pulls()[pulls:]; len(asked) != 1 || asked[0].ID != old {
+		t.Errorf("asked for %+v", asked)
+	}
+	if _, err := update(nil); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.modules.KeepImages(ctx, &managementv1.KeepImagesRequest{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := update(back); status.Code(err) != codes.NotFound {
+		t.Errorf("of an image that was released: %v", err)
+	}
+}
+
+func TestKeepImagesTakesHashesOnly(t *testing.T) {
+	f := serve(t, "edgeAgent")
+	hash := "sha256:" + strings.Repeat("0", 64)
+	for name, list := range map[string][]string{
+		"a name": {"reg/a:1"}, "nothing": {""}, "a short hash": {"sha256:00"}, "too many": slices.Repeat([]string{hash}, 257),
+	} {
+		_, err := f.modules.KeepImages(t.Context(), &managementv1.KeepImagesRequest{ImageHashes: list})
+		if status.Code(err) != codes.InvalidArgument || len(f.kept.IDs()) != 0 {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
 

@@ -34,6 +34,7 @@ func Policy() peer.Policy {
 		managementv1.Modules_Stop_FullMethodName:          peer.AgentOrAdmin,
 		managementv1.Modules_Restart_FullMethodName:       peer.AgentOrAdmin,
 		managementv1.Modules_PrepareUpdate_FullMethodName: peer.Agent,
+		managementv1.Modules_KeepImages_FullMethodName:    peer.Agent,
 		managementv1.Modules_Logs_FullMethodName:          peer.AgentOrAdmin,
 		managementv1.Modules_Watch_FullMethodName:         peer.Agent,
 		managementv1.Identities_List_FullMethodName:       peer.AgentOrAdmin,
@@ -55,6 +56,8 @@ type Modules struct {
 	Manager *module.Manager
 	// Agent replaces the agent; *handover.Handover does.
 	Agent Agent
+	// Kept remembers the images that the agent needs; *imagegc.Kept does.
+	Kept interface{ Set(ids []string) error }
 	// Observer gives logs and events.
 	Observer runtime.Observer
 	// Background bounds updates that outlive their call.
@@ -177,6 +180,26 @@ func (s *Modules) PrepareUpdate(ctx context.Context, r *managementv1.PrepareUpda
 		}
 	}
 	return answer(ctx, s, &managementv1.PrepareUpdateResponse{}, s.Manager.PrepareUpdate(ctx, spec))
+}
+
+// maxKept bounds how many images the agent may need.
+const maxKept = 256
+
+// KeepImages keeps the images that the agent may go back to, and releases others.
+func (s *Modules) KeepImages(ctx context.Context, r *managementv1.KeepImagesRequest) (*managementv1.KeepImagesResponse, error) {
+	if len(r.GetImageHashes()) > maxKept {
+		return nil, invalid("image_hashes: %d, want at most %d", len(r.GetImageHashes()), maxKept)
+	}
+	for _, id := range r.GetImageHashes() {
+		if !strings.HasPrefix(id, "sha256:") || len(id) != len("sha256:")+64 {
+			return nil, invalid("image_hashes: %q is no hash of an image", id)
+		}
+	}
+	if err := s.Kept.Set(r.GetImageHashes()); err != nil {
+		return nil, fail(ctx, s.Log, err)
+	}
+	s.Manager.ReleaseImages(ctx)
+	return &managementv1.KeepImagesResponse{}, nil
 }
 
 func answer[T any](ctx context.Context, s *Modules, ok *T, err error) (*T, error) {

@@ -17,7 +17,10 @@ import (
 // settings is config.settings of a module spec. The password lives in a type that
 // prints as stars.
 type settings struct {
-	Image         string          `json:"image"`
+	Image string `json:"image"`
+	// ImageHash, as in the answers, names the content that Image stood for once. The
+	// original's settings do not have it.
+	ImageHash     string          `json:"imageHash"`
 	CreateOptions json.RawMessage `json:"createOptions"`
 	Auth          *struct {
 		ServerAddress string         `json:"serveraddress"`
@@ -78,7 +81,7 @@ func (s *Modules) settings(ctx context.Context, out module.Spec, st *structpb.St
 	for _, w := range warnings {
 		s.Log.WarnContext(ctx, "create option ignored", "module", out.Name, "path", w.Path, "reason", w.Reason)
 	}
-	out.Image, out.Create = set.Image, opts
+	out.Image, out.ImageID, out.Create = set.Image, set.ImageHash, opts
 	if set.Auth != nil {
 		out.Auth = runtime.Auth{
 			ServerAddress: set.Auth.ServerAddress, Username: set.Auth.Username, Password: set.Auth.Password.Secret,

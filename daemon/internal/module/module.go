@@ -40,12 +40,14 @@ type Sockets interface {
 
 // Spec says how to create a module.
 type Spec struct {
-	Name   string
-	Image  string
-	Pull   runtime.PullPolicy
-	Auth   runtime.Auth
-	Env    []createopts.EnvVar
-	Create createopts.Options
+	Name  string
+	Image string
+	// ImageID, if set, is the id of the image; see runtime.PullRequest.ID.
+	ImageID string
+	Pull    runtime.PullPolicy
+	Auth    runtime.Auth
+	Env     []createopts.EnvVar
+	Create  createopts.Options
 }
 
 // Options configures New.
@@ -55,6 +57,9 @@ type Options struct {
 	// ImageUsed is told the id of an image when it is pulled for a module, which
 	// comes before every creation, and when a container of it is removed; may be nil.
 	ImageUsed func(id string)
+	// Kept lists the ids of images that must not go although no module is made from
+	// them, to go back to them; may be nil. It is called with locks of modules held.
+	Kept func() []string
 	// AllowElevated keeps privileged mode and added capabilities.
 	AllowElevated bool
 	Log           *slog.Logger
@@ -222,17 +227,18 @@ func (m *Manager) PrepareUpdate(ctx context.Context, spec Spec) error {
 	if err := m.refusing(); err != nil {
 		return err
 	}
-	return m.pull(ctx, spec)
+	_, err := m.pull(ctx, spec)
+	return err
 }
 
-// pull brings the image and notes its use.
-func (m *Manager) pull(ctx context.Context, spec Spec) error {
+// pull brings the image, whose id it returns, and notes its use.
+func (m *Manager) pull(ctx context.Context, spec Spec) (id string, err error) {
 	img, err := m.opt.Runtime.Pull(ctx, pullRequest(spec))
 	if err != nil {
-		return err
+		return "", err
 	}
 	m.imageUsed(img.ID)
-	return nil
+	return img.ID, nil
 }
 
 func (m *Manager) imageUsed(id string) {

@@ -21,10 +21,11 @@ func (s Steps) Get(ctx context.Context) (runtime.State, error) {
 	return s.m.opt.Runtime.Get(ctx, s.name)
 }
 
-// Fetch checks spec and brings its image, and changes nothing that runs.
-func (s Steps) Fetch(ctx context.Context, spec Spec) error {
+// Fetch checks spec and brings its image, whose id it returns, and changes nothing that
+// runs.
+func (s Steps) Fetch(ctx context.Context, spec Spec) (id string, err error) {
 	if _, err := s.prepare(spec); err != nil {
-		return err
+		return "", err
 	}
 	return s.m.pull(ctx, spec)
 }
@@ -35,7 +36,7 @@ func (s Steps) Create(ctx context.Context, spec Spec) error {
 	if err != nil {
 		return err
 	}
-	if err := s.m.pull(ctx, spec); err != nil {
+	if _, err := s.m.pull(ctx, spec); err != nil {
 		return err
 	}
 	return s.make(ctx, opts)
@@ -48,7 +49,7 @@ func (s Steps) Replace(ctx context.Context, spec Spec, start bool) error {
 	if err != nil {
 		return err
 	}
-	if err := s.m.pull(ctx, spec); err != nil {
+	if _, err := s.m.pull(ctx, spec); err != nil {
 		return err
 	}
 	ctx, done := s.m.finish(ctx)
@@ -83,7 +84,7 @@ func (s Steps) prepare(spec Spec) (runtime.Spec, error) {
 	if !s.m.opt.AllowElevated {
 		opts.DropElevated()
 	}
-	return runtime.Spec{Name: s.name, Image: spec.Image, Options: opts}, nil
+	return runtime.Spec{Name: s.name, Image: spec.Image, ImageID: spec.ImageID, Options: opts}, nil
 }
 
 func (s Steps) make(ctx context.Context, spec runtime.Spec) error {
@@ -133,9 +134,10 @@ func (s Steps) remove(ctx context.Context) error {
 	if lookup == nil {
 		s.m.imageUsed(st.ImageID)
 	}
+	s.m.ReleaseImages(ctx)
 	return nil
 }
 
 func pullRequest(spec Spec) runtime.PullRequest {
-	return runtime.PullRequest{Image: spec.Image, Auth: spec.Auth, Policy: spec.Pull}
+	return runtime.PullRequest{Image: spec.Image, Auth: spec.Auth, Policy: spec.Pull, ID: spec.ImageID}
 }

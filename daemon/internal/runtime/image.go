@@ -16,6 +16,10 @@ type PullRequest struct {
 	Image  string
 	Auth   Auth
 	Policy PullPolicy // empty is PullOnCreate
+	// ID, if set, asks for the image with this id, which was pulled under the name of
+	// Image once, whatever that name means by now. It must be present; the registry is
+	// not asked.
+	ID string
 }
 
 // Auth is the account for a registry. The zero value is anonymous.

@@ -21,6 +21,8 @@ type Spec struct {
 	Name string
 	// Image is the reference as the deployment states it.
 	Image string
+	// ImageID, if set, is the id of the image to use; see PullRequest.ID.
+	ImageID string
 	// Options is the parsed createOptions, after the caller merged the module's
 	// environment (Options.AddEnv) and took away privileges (Options.DropElevated).
 	Options createopts.Options

@@ -28,7 +28,8 @@ type Images interface {
 	// Pull makes the image of the request present and unpacked for this machine's
 	// platform. With PullNever it only looks: a missing image is ErrImageNotFound.
 	// Failures are *PullError and name the image and its registry, never the
-	// credentials.
+	// credentials. When the name moves to another image, the one that it stood for gets
+	// a name by its digest, if a module was made from it.
 	Pull(ctx context.Context, req PullRequest) (Image, error)
 	// ListImages returns the images in the daemon's namespace.
 	ListImages(ctx context.Context) ([]Image, error)
@@ -36,6 +37,10 @@ type Images interface {
 	// ErrInUse while a module's container was created from it, and succeeds when the
 	// image is already gone.
 	RemoveImage(ctx context.Context, id string) error
+	// ReleaseImages takes away the names that Pull has given by digest, except of images
+	// that a module was made from, and of those with these ids. Images without a name
+	// are gone.
+	ReleaseImages(ctx context.Context, keep []string) error
 }
 
 // Modules creates, runs and removes modules.

@@ -72,7 +72,7 @@ func (x LogChunk_Stream) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use LogChunk_Stream.Descriptor instead.
 func (LogChunk_Stream) EnumDescriptor() ([]byte, []int) {
-	return file_management_v1_management_proto_rawDescGZIP(), []int{23, 0}
+	return file_management_v1_management_proto_rawDescGZIP(), []int{25, 0}
 }
 
 type ModuleEvent_Kind int32
@@ -135,7 +135,7 @@ func (x ModuleEvent_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ModuleEvent_Kind.Descriptor instead.
 func (ModuleEvent_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_management_v1_management_proto_rawDescGZIP(), []int{25, 0}
+	return file_management_v1_management_proto_rawDescGZIP(), []int{27, 0}
 }
 
 type ModuleSpec struct {
@@ -210,7 +210,9 @@ func (x *ModuleSpec) GetConfig() *ModuleConfig {
 
 type ModuleConfig struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// image, createOptions (object, Docker create body), digest, auth.
+	// image, createOptions (object, Docker create body), digest, auth. In requests also
+	// imageHash, which the original does not know: the container is made from the image
+	// with this hash, which the name in image stood for once, and no registry is asked.
 	Settings      *structpb.Struct `protobuf:"bytes,1,opt,name=settings,proto3" json:"settings,omitempty"`
 	Env           []*EnvVar        `protobuf:"bytes,2,rep,name=env,proto3" json:"env,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -1203,6 +1205,87 @@ func (*PrepareUpdateResponse) Descriptor() ([]byte, []int) {
 	return file_management_v1_management_proto_rawDescGZIP(), []int{21}
 }
 
+type KeepImagesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As imageHash of ModuleDetails.
+	ImageHashes   []string `protobuf:"bytes,1,rep,name=image_hashes,json=imageHashes,proto3" json:"image_hashes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KeepImagesRequest) Reset() {
+	*x = KeepImagesRequest{}
+	mi := &file_management_v1_management_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KeepImagesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KeepImagesRequest) ProtoMessage() {}
+
+func (x *KeepImagesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_management_v1_management_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KeepImagesRequest.ProtoReflect.Descriptor instead.
+func (*KeepImagesRequest) Descriptor() ([]byte, []int) {
+	return file_management_v1_management_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *KeepImagesRequest) GetImageHashes() []string {
+	if x != nil {
+		return x.ImageHashes
+	}
+	return nil
+}
+
+type KeepImagesResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KeepImagesResponse) Reset() {
+	*x = KeepImagesResponse{}
+	mi := &file_management_v1_management_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KeepImagesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KeepImagesResponse) ProtoMessage() {}
+
+func (x *KeepImagesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_management_v1_management_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KeepImagesResponse.ProtoReflect.Descriptor instead.
+func (*KeepImagesResponse) Descriptor() ([]byte, []int) {
+	return file_management_v1_management_proto_rawDescGZIP(), []int{23}
+}
+
 type LogsRequest struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Name   string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -1219,7 +1302,7 @@ type LogsRequest struct {
 
 func (x *LogsRequest) Reset() {
 	*x = LogsRequest{}
-	mi := &file_management_v1_management_proto_msgTypes[22]
+	mi := &file_management_v1_management_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1231,7 +1314,7 @@ func (x *LogsRequest) String() string {
 func (*LogsRequest) ProtoMessage() {}
 
 func (x *LogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_management_v1_management_proto_msgTypes[22]
+	mi := &file_management_v1_management_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1244,7 +1327,7 @@ func (x *LogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsRequest.ProtoReflect.Descriptor instead.
 func (*LogsRequest) Descriptor() ([]byte, []int) {
-	return file_management_v1_management_proto_rawDescGZIP(), []int{22}
+	return file_management_v1_management_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *LogsRequest) GetName() string {
@@ -1301,7 +1384,7 @@ type LogChunk struct {
 
 func (x *LogChunk) Reset() {
 	*x = LogChunk{}
-	mi := &file_management_v1_management_proto_msgTypes[23]
+	mi := &file_management_v1_management_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1313,7 +1396,7 @@ func (x *LogChunk) String() string {
 func (*LogChunk) ProtoMessage() {}
 
 func (x *LogChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_management_v1_management_proto_msgTypes[23]
+	mi := &file_management_v1_management_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1326,7 +1409,7 @@ func (x *LogChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogChunk.ProtoReflect.Descriptor instead.
 func (*LogChunk) Descriptor() ([]byte, []int) {
-	return file_management_v1_management_proto_rawDescGZIP(), []int{23}
+	return file_management_v1_management_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *LogChunk) GetStream() LogChunk_Stream {
@@ -1358,7 +1441,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_management_v1_management_proto_msgTypes[24]
+	mi := &file_management_v1_management_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1370,7 +1453,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_management_v1_management_proto_msgTypes[24]
+	mi := &file_management_v1_management_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1383,7 +1466,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_management_v1_management_proto_rawDescGZIP(), []int{24}
+	return file_management_v1_management_proto_rawDescGZIP(), []int{26}
 }
 
 type ModuleEvent struct {
@@ -1401,7 +1484,7 @@ type ModuleEvent struct {
 
 func (x *ModuleEvent) Reset() {
 	*x = ModuleEvent{}
-	mi := &file_management_v1_management_proto_msgTypes[25]
+	mi := &file_management_v1_management_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1413,7 +1496,7 @@ func (x *ModuleEvent) String() string {
 func (*ModuleEvent) ProtoMessage() {}
 
 func (x *ModuleEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_management_v1_management_proto_msgTypes[25]
+	mi := &file_management_v1_management_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1426,7 +1509,7 @@ func (x *ModuleEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ModuleEvent.ProtoReflect.Descriptor instead.
 func (*ModuleEvent) Descriptor() ([]byte, []int) {
-	return file_management_v1_management_proto_rawDescGZIP(), []int{25}
+	return file_management_v1_management_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ModuleEvent) GetKind() ModuleEvent_Kind {
@@ -1477,7 +1560,7 @@ type Identity struct {
 
 func (x *Identity) Reset() {
 	*x = Identity{}
-	mi := &file_management_v1_management_proto_msgTypes[26]
+	mi := &file_management_v1_management_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1489,7 +1572,7 @@ func (x *Identity) String() string {
 func (*Identity) ProtoMessage() {}
 
 func (x *Identity) ProtoReflect() protoreflect.Message {
-	mi := &file_management_v1_management_proto_msgTypes[26]
+	mi := &file_management_v1_management_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1502,7 +1585,7 @@ func (x *Identity) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Identity.ProtoReflect.Descriptor instead.
 func (*Identity) Descriptor() ([]byte, []int) {
-	return file_management_v1_management_proto_rawDescGZIP(), []int{26}
+	return file_management_v1_management_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Identity) GetModuleId() string {
@@ -1541,7 +1624,7 @@ type ListIdentitiesRequest struct {
 
 func (x *ListIdentitiesRequest) Reset() {
 	*x = ListIdentitiesRequest{}
-	mi := &file_management_v1_management_proto_msgTypes[27]
+	mi := &file_management_v1_management_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1553,7 +1636,7 @@ func (x *ListIdentitiesRequest) String() string {
 func (*ListIdentitiesRequest) ProtoMessage() {}
 
 func (x *ListIdentitiesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_management_v1_management_proto_msgTypes[27]
+	mi := &file_management_v1_management_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1566,7 +1649,7 @@ func (x *ListIdentitiesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListIdentitiesRequest.ProtoReflect.Descriptor instead.
 func (*ListIdentitiesRequest) Descriptor() ([]byte, []int) {
-	return file_management_v1_management_proto_rawDescGZIP(), []int{27}
+	return file_management_v1_management_proto_rawDescGZIP(), []int{29}
 }
 
 type ListIdentitiesResponse struct {
@@ -1578,7 +1661,7 @@ type ListIdentitiesResponse struct {
 
 func (x *ListIdentitiesResponse) Reset() {
 	*x = ListIdentitiesResponse{}
-	mi := &file_management_v1_management_proto_msgTypes[28]
+	mi := &file_management_v1_management_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1590,7 +1673,7 @@ func (x *ListIdentitiesResponse) String() string {
 func (*ListIdentitiesResponse) ProtoMessage() {}
 
 func (x *ListIdentitiesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_management_v1_management_proto_msgTypes[28]
+	mi := &file_management_v1_management_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1603,7 +1686,7 @@ func (x *ListIdentitiesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListIdentitiesResponse.ProtoReflect.Descriptor instead.
 func (*ListIdentitiesResponse) Descriptor() ([]byte, []int) {
-	return file_management_v1_management_proto_rawDescGZIP(), []int{28}
+	return file_management_v1_management_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ListIdentitiesResponse) GetIdentities() []*Identity {
@@ -1623,7 +1706,7 @@ type CreateIdentityRequest struct {
 
 func (x *CreateIdentityRequest) Reset() {
 	*x = CreateIdentityRequest{}
-	mi := &file_management_v1_management_proto_msgTypes[29]
+	mi := &file_management_v1_management_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1635,7 +1718,7 @@ func (x *CreateIdentityRequest) String() string {
 func (*CreateIdentityRequest) ProtoMessage() {}
 
 func (x *CreateIdentityRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_management_v1_management_proto_msgTypes[29]
+	mi := &file_management_v1_management_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1648,7 +1731,7 @@ func (x *CreateIdentityRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateIdentityRequest.ProtoReflect.Descriptor instead.
 func (*CreateIdentityRequest) Descriptor() ([]byte, []int) {
-	return file_management_v1_management_proto_rawDescGZIP(), []int{29}
+	return file_management_v1_management_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *CreateIdentityRequest) GetModuleId() string {
@@ -1676,7 +1759,7 @@ type UpdateIdentityRequest struct {
 
 func (x *UpdateIdentityRequest) Reset() {
 	*x = UpdateIdentityRequest{}
-	mi := &file_management_v1_management_proto_msgTypes[30]
+	mi := &file_management_v1_management_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1688,7 +1771,7 @@ func (x *UpdateIdentityRequest) String() string {
 func (*UpdateIdentityRequest) ProtoMessage() {}
 
 func (x *UpdateIdentityRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_management_v1_management_proto_msgTypes[30]
+	mi := &file_management_v1_management_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1701,7 +1784,7 @@ func (x *UpdateIdentityRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateIdentityRequest.ProtoReflect.Descriptor instead.
 func (*UpdateIdentityRequest) Descriptor() ([]byte, []int) {
-	return file_management_v1_management_proto_rawDescGZIP(), []int{30}
+	return file_management_v1_management_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *UpdateIdentityRequest) GetModuleId() string {
@@ -1734,7 +1817,7 @@ type DeleteIdentityRequest struct {
 
 func (x *DeleteIdentityRequest) Reset() {
 	*x = DeleteIdentityRequest{}
-	mi := &file_management_v1_management_proto_msgTypes[31]
+	mi := &file_management_v1_management_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1746,7 +1829,7 @@ func (x *DeleteIdentityRequest) String() string {
 func (*DeleteIdentityRequest) ProtoMessage() {}
 
 func (x *DeleteIdentityRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_management_v1_management_proto_msgTypes[31]
+	mi := &file_management_v1_management_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1759,7 +1842,7 @@ func (x *DeleteIdentityRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteIdentityRequest.ProtoReflect.Descriptor instead.
 func (*DeleteIdentityRequest) Descriptor() ([]byte, []int) {
-	return file_management_v1_management_proto_rawDescGZIP(), []int{31}
+	return file_management_v1_management_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *DeleteIdentityRequest) GetModuleId() string {
@@ -1777,7 +1860,7 @@ type DeleteIdentityResponse struct {
 
 func (x *DeleteIdentityResponse) Reset() {
 	*x = DeleteIdentityResponse{}
-	mi := &file_management_v1_management_proto_msgTypes[32]
+	mi := &file_management_v1_management_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1789,7 +1872,7 @@ func (x *DeleteIdentityResponse) String() string {
 func (*DeleteIdentityResponse) ProtoMessage() {}
 
 func (x *DeleteIdentityResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_management_v1_management_proto_msgTypes[32]
+	mi := &file_management_v1_management_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1802,7 +1885,7 @@ func (x *DeleteIdentityResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteIdentityResponse.ProtoReflect.Descriptor instead.
 func (*DeleteIdentityResponse) Descriptor() ([]byte, []int) {
-	return file_management_v1_management_proto_rawDescGZIP(), []int{32}
+	return file_management_v1_management_proto_rawDescGZIP(), []int{34}
 }
 
 type GetInfoRequest struct {
@@ -1813,7 +1896,7 @@ type GetInfoRequest struct {
 
 func (x *GetInfoRequest) Reset() {
 	*x = GetInfoRequest{}
-	mi := &file_management_v1_management_proto_msgTypes[33]
+	mi := &file_management_v1_management_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1825,7 +1908,7 @@ func (x *GetInfoRequest) String() string {
 func (*GetInfoRequest) ProtoMessage() {}
 
 func (x *GetInfoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_management_v1_management_proto_msgTypes[33]
+	mi := &file_management_v1_management_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1838,7 +1921,7 @@ func (x *GetInfoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetInfoRequest.ProtoReflect.Descriptor instead.
 func (*GetInfoRequest) Descriptor() ([]byte, []int) {
-	return file_management_v1_management_proto_rawDescGZIP(), []int{33}
+	return file_management_v1_management_proto_rawDescGZIP(), []int{35}
 }
 
 // In JSON the names are those of the original: mostly not in camel case, numbers
@@ -1875,7 +1958,7 @@ type SystemInfo struct {
 
 func (x *SystemInfo) Reset() {
 	*x = SystemInfo{}
-	mi := &file_management_v1_management_proto_msgTypes[34]
+	mi := &file_management_v1_management_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1887,7 +1970,7 @@ func (x *SystemInfo) String() string {
 func (*SystemInfo) ProtoMessage() {}
 
 func (x *SystemInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_management_v1_management_proto_msgTypes[34]
+	mi := &file_management_v1_management_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1900,7 +1983,7 @@ func (x *SystemInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SystemInfo.ProtoReflect.Descriptor instead.
 func (*SystemInfo) Descriptor() ([]byte, []int) {
-	return file_management_v1_management_proto_rawDescGZIP(), []int{34}
+	return file_management_v1_management_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *SystemInfo) GetOsType() string {
@@ -2055,7 +2138,7 @@ type ProvisioningInfo struct {
 
 func (x *ProvisioningInfo) Reset() {
 	*x = ProvisioningInfo{}
-	mi := &file_management_v1_management_proto_msgTypes[35]
+	mi := &file_management_v1_management_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2067,7 +2150,7 @@ func (x *ProvisioningInfo) String() string {
 func (*ProvisioningInfo) ProtoMessage() {}
 
 func (x *ProvisioningInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_management_v1_management_proto_msgTypes[35]
+	mi := &file_management_v1_management_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2080,7 +2163,7 @@ func (x *ProvisioningInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProvisioningInfo.ProtoReflect.Descriptor instead.
 func (*ProvisioningInfo) Descriptor() ([]byte, []int) {
-	return file_management_v1_management_proto_rawDescGZIP(), []int{35}
+	return file_management_v1_management_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ProvisioningInfo) GetType() string {
@@ -2112,7 +2195,7 @@ type GetResourcesRequest struct {
 
 func (x *GetResourcesRequest) Reset() {
 	*x = GetResourcesRequest{}
-	mi := &file_management_v1_management_proto_msgTypes[36]
+	mi := &file_management_v1_management_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2124,7 +2207,7 @@ func (x *GetResourcesRequest) String() string {
 func (*GetResourcesRequest) ProtoMessage() {}
 
 func (x *GetResourcesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_management_v1_management_proto_msgTypes[36]
+	mi := &file_management_v1_management_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2137,7 +2220,7 @@ func (x *GetResourcesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetResourcesRequest.ProtoReflect.Descriptor instead.
 func (*GetResourcesRequest) Descriptor() ([]byte, []int) {
-	return file_management_v1_management_proto_rawDescGZIP(), []int{36}
+	return file_management_v1_management_proto_rawDescGZIP(), []int{38}
 }
 
 // Times are seconds, sizes are bytes.
@@ -2158,7 +2241,7 @@ type SystemResources struct {
 
 func (x *SystemResources) Reset() {
 	*x = SystemResources{}
-	mi := &file_management_v1_management_proto_msgTypes[37]
+	mi := &file_management_v1_management_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2170,7 +2253,7 @@ func (x *SystemResources) String() string {
 func (*SystemResources) ProtoMessage() {}
 
 func (x *SystemResources) ProtoReflect() protoreflect.Message {
-	mi := &file_management_v1_management_proto_msgTypes[37]
+	mi := &file_management_v1_management_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2183,7 +2266,7 @@ func (x *SystemResources) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SystemResources.ProtoReflect.Descriptor instead.
 func (*SystemResources) Descriptor() ([]byte, []int) {
-	return file_management_v1_management_proto_rawDescGZIP(), []int{37}
+	return file_management_v1_management_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *SystemResources) GetHostUptime() float64 {
@@ -2249,7 +2332,7 @@ type Disk struct {
 
 func (x *Disk) Reset() {
 	*x = Disk{}
-	mi := &file_management_v1_management_proto_msgTypes[38]
+	mi := &file_management_v1_management_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2261,7 +2344,7 @@ func (x *Disk) String() string {
 func (*Disk) ProtoMessage() {}
 
 func (x *Disk) ProtoReflect() protoreflect.Message {
-	mi := &file_management_v1_management_proto_msgTypes[38]
+	mi := &file_management_v1_management_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2274,7 +2357,7 @@ func (x *Disk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Disk.ProtoReflect.Descriptor instead.
 func (*Disk) Descriptor() ([]byte, []int) {
-	return file_management_v1_management_proto_rawDescGZIP(), []int{38}
+	return file_management_v1_management_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *Disk) GetName() string {
@@ -2320,7 +2403,7 @@ type ReprovisionRequest struct {
 
 func (x *ReprovisionRequest) Reset() {
 	*x = ReprovisionRequest{}
-	mi := &file_management_v1_management_proto_msgTypes[39]
+	mi := &file_management_v1_management_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2332,7 +2415,7 @@ func (x *ReprovisionRequest) String() string {
 func (*ReprovisionRequest) ProtoMessage() {}
 
 func (x *ReprovisionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_management_v1_management_proto_msgTypes[39]
+	mi := &file_management_v1_management_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2345,7 +2428,7 @@ func (x *ReprovisionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReprovisionRequest.ProtoReflect.Descriptor instead.
 func (*ReprovisionRequest) Descriptor() ([]byte, []int) {
-	return file_management_v1_management_proto_rawDescGZIP(), []int{39}
+	return file_management_v1_management_proto_rawDescGZIP(), []int{41}
 }
 
 type ReprovisionResponse struct {
@@ -2356,7 +2439,7 @@ type ReprovisionResponse struct {
 
 func (x *ReprovisionResponse) Reset() {
 	*x = ReprovisionResponse{}
-	mi := &file_management_v1_management_proto_msgTypes[40]
+	mi := &file_management_v1_management_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2368,7 +2451,7 @@ func (x *ReprovisionResponse) String() string {
 func (*ReprovisionResponse) ProtoMessage() {}
 
 func (x *ReprovisionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_management_v1_management_proto_msgTypes[40]
+	mi := &file_management_v1_management_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2381,7 +2464,7 @@ func (x *ReprovisionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReprovisionResponse.ProtoReflect.Descriptor instead.
 func (*ReprovisionResponse) Descriptor() ([]byte, []int) {
-	return file_management_v1_management_proto_rawDescGZIP(), []int{40}
+	return file_management_v1_management_proto_rawDescGZIP(), []int{42}
 }
 
 type SupportBundleRequest struct {
@@ -2399,7 +2482,7 @@ type SupportBundleRequest struct {
 
 func (x *SupportBundleRequest) Reset() {
 	*x = SupportBundleRequest{}
-	mi := &file_management_v1_management_proto_msgTypes[41]
+	mi := &file_management_v1_management_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2411,7 +2494,7 @@ func (x *SupportBundleRequest) String() string {
 func (*SupportBundleRequest) ProtoMessage() {}
 
 func (x *SupportBundleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_management_v1_management_proto_msgTypes[41]
+	mi := &file_management_v1_management_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2424,7 +2507,7 @@ func (x *SupportBundleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SupportBundleRequest.ProtoReflect.Descriptor instead.
 func (*SupportBundleRequest) Descriptor() ([]byte, []int) {
-	return file_management_v1_management_proto_rawDescGZIP(), []int{41}
+	return file_management_v1_management_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *SupportBundleRequest) GetSince() string {
@@ -2464,7 +2547,7 @@ type BundleChunk struct {
 
 func (x *BundleChunk) Reset() {
 	*x = BundleChunk{}
-	mi := &file_management_v1_management_proto_msgTypes[42]
+	mi := &file_management_v1_management_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2476,7 +2559,7 @@ func (x *BundleChunk) String() string {
 func (*BundleChunk) ProtoMessage() {}
 
 func (x *BundleChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_management_v1_management_proto_msgTypes[42]
+	mi := &file_management_v1_management_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2489,7 +2572,7 @@ func (x *BundleChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BundleChunk.ProtoReflect.Descriptor instead.
 func (*BundleChunk) Descriptor() ([]byte, []int) {
-	return file_management_v1_management_proto_rawDescGZIP(), []int{42}
+	return file_management_v1_management_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *BundleChunk) GetData() []byte {
@@ -2568,7 +2651,10 @@ const file_management_v1_management_proto_rawDesc = "" +
 	"\x14PrepareUpdateRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x128\n" +
 	"\x04spec\x18\x02 \x01(\v2$.breakwater.management.v1.ModuleSpecR\x04spec\"\x17\n" +
-	"\x15PrepareUpdateResponse\"\x99\x01\n" +
+	"\x15PrepareUpdateResponse\"6\n" +
+	"\x11KeepImagesRequest\x12!\n" +
+	"\fimage_hashes\x18\x01 \x03(\tR\vimageHashes\"\x14\n" +
+	"\x12KeepImagesResponse\"\x99\x01\n" +
 	"\vLogsRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06follow\x18\x02 \x01(\bR\x06follow\x12\x12\n" +
@@ -2682,7 +2768,7 @@ const file_management_v1_management_proto_rawDesc = "" +
 	"\x11edge_runtime_only\x18\x03 \x01(\bR\x0fedgeRuntimeOnly\x12(\n" +
 	"\x0fiothub_hostname\x18\x04 \x01(\tR\x0fiothub_hostname\"!\n" +
 	"\vBundleChunk\x12\x12\n" +
-	"\x04data\x18\x01 \x01(\fR\x04data2\xfd\a\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data2\xe6\b\n" +
 	"\aModules\x12U\n" +
 	"\x04List\x12%.breakwater.management.v1.ListRequest\x1a&.breakwater.management.v1.ListResponse\x12T\n" +
 	"\x03Get\x12$.breakwater.management.v1.GetRequest\x1a'.breakwater.management.v1.ModuleDetails\x12Z\n" +
@@ -2692,7 +2778,9 @@ const file_management_v1_management_proto_rawDesc = "" +
 	"\x05Start\x12&.breakwater.management.v1.StartRequest\x1a'.breakwater.management.v1.StartResponse\x12U\n" +
 	"\x04Stop\x12%.breakwater.management.v1.StopRequest\x1a&.breakwater.management.v1.StopResponse\x12^\n" +
 	"\aRestart\x12(.breakwater.management.v1.RestartRequest\x1a).breakwater.management.v1.RestartResponse\x12p\n" +
-	"\rPrepareUpdate\x12..breakwater.management.v1.PrepareUpdateRequest\x1a/.breakwater.management.v1.PrepareUpdateResponse\x12S\n" +
+	"\rPrepareUpdate\x12..breakwater.management.v1.PrepareUpdateRequest\x1a/.breakwater.management.v1.PrepareUpdateResponse\x12g\n" +
+	"\n" +
+	"KeepImages\x12+.breakwater.management.v1.KeepImagesRequest\x1a,.breakwater.management.v1.KeepImagesResponse\x12S\n" +
 	"\x04Logs\x12%.breakwater.management.v1.LogsRequest\x1a\".breakwater.management.v1.LogChunk0\x01\x12X\n" +
 	"\x05Watch\x12&.breakwater.management.v1.WatchRequest\x1a%.breakwater.management.v1.ModuleEvent0\x012\xa2\x03\n" +
 	"\n" +
@@ -2720,7 +2808,7 @@ func file_management_v1_management_proto_rawDescGZIP() []byte {
 }
 
 var file_management_v1_management_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_management_v1_management_proto_msgTypes = make([]protoimpl.MessageInfo, 44)
+var file_management_v1_management_proto_msgTypes = make([]protoimpl.MessageInfo, 46)
 var file_management_v1_management_proto_goTypes = []any{
 	(LogChunk_Stream)(0),           // 0: breakwater.management.v1.LogChunk.Stream
 	(ModuleEvent_Kind)(0),          // 1: breakwater.management.v1.ModuleEvent.Kind
@@ -2746,34 +2834,36 @@ var file_management_v1_management_proto_goTypes = []any{
 	(*RestartResponse)(nil),        // 21: breakwater.management.v1.RestartResponse
 	(*PrepareUpdateRequest)(nil),   // 22: breakwater.management.v1.PrepareUpdateRequest
 	(*PrepareUpdateResponse)(nil),  // 23: breakwater.management.v1.PrepareUpdateResponse
-	(*LogsRequest)(nil),            // 24: breakwater.management.v1.LogsRequest
-	(*LogChunk)(nil),               // 25: breakwater.management.v1.LogChunk
-	(*WatchRequest)(nil),           // 26: breakwater.management.v1.WatchRequest
-	(*ModuleEvent)(nil),            // 27: breakwater.management.v1.ModuleEvent
-	(*Identity)(nil),               // 28: breakwater.management.v1.Identity
-	(*ListIdentitiesRequest)(nil),  // 29: breakwater.management.v1.ListIdentitiesRequest
-	(*ListIdentitiesResponse)(nil), // 30: breakwater.management.v1.ListIdentitiesResponse
-	(*CreateIdentityRequest)(nil),  // 31: breakwater.management.v1.CreateIdentityRequest
-	(*UpdateIdentityRequest)(nil),  // 32: breakwater.management.v1.UpdateIdentityRequest
-	(*DeleteIdentityRequest)(nil),  // 33: breakwater.management.v1.DeleteIdentityRequest
-	(*DeleteIdentityResponse)(nil), // 34: breakwater.management.v1.DeleteIdentityResponse
-	(*GetInfoRequest)(nil),         // 35: breakwater.management.v1.GetInfoRequest
-	(*SystemInfo)(nil),             // 36: breakwater.management.v1.SystemInfo
-	(*ProvisioningInfo)(nil),       // 37: breakwater.management.v1.ProvisioningInfo
-	(*GetResourcesRequest)(nil),    // 38: breakwater.management.v1.GetResourcesRequest
-	(*SystemResources)(nil),        // 39: breakwater.management.v1.SystemResources
-	(*Disk)(nil),                   // 40: breakwater.management.v1.Disk
-	(*ReprovisionRequest)(nil),     // 41: breakwater.management.v1.ReprovisionRequest
-	(*ReprovisionResponse)(nil),    // 42: breakwater.management.v1.ReprovisionResponse
-	(*SupportBundleRequest)(nil),   // 43: breakwater.management.v1.SupportBundleRequest
-	(*BundleChunk)(nil),            // 44: breakwater.management.v1.BundleChunk
-	nil,                            // 45: breakwater.management.v1.SystemInfo.AdditionalEntry
-	(*structpb.Struct)(nil),        // 46: google.protobuf.Struct
-	(*timestamppb.Timestamp)(nil),  // 47: google.protobuf.Timestamp
+	(*KeepImagesRequest)(nil),      // 24: breakwater.management.v1.KeepImagesRequest
+	(*KeepImagesResponse)(nil),     // 25: breakwater.management.v1.KeepImagesResponse
+	(*LogsRequest)(nil),            // 26: breakwater.management.v1.LogsRequest
+	(*LogChunk)(nil),               // 27: breakwater.management.v1.LogChunk
+	(*WatchRequest)(nil),           // 28: breakwater.management.v1.WatchRequest
+	(*ModuleEvent)(nil),            // 29: breakwater.management.v1.ModuleEvent
+	(*Identity)(nil),               // 30: breakwater.management.v1.Identity
+	(*ListIdentitiesRequest)(nil),  // 31: breakwater.management.v1.ListIdentitiesRequest
+	(*ListIdentitiesResponse)(nil), // 32: breakwater.management.v1.ListIdentitiesResponse
+	(*CreateIdentityRequest)(nil),  // 33: breakwater.management.v1.CreateIdentityRequest
+	(*UpdateIdentityRequest)(nil),  // 34: breakwater.management.v1.UpdateIdentityRequest
+	(*DeleteIdentityRequest)(nil),  // 35: breakwater.management.v1.DeleteIdentityRequest
+	(*DeleteIdentityResponse)(nil), // 36: breakwater.management.v1.DeleteIdentityResponse
+	(*GetInfoRequest)(nil),         // 37: breakwater.management.v1.GetInfoRequest
+	(*SystemInfo)(nil),             // 38: breakwater.management.v1.SystemInfo
+	(*ProvisioningInfo)(nil),       // 39: breakwater.management.v1.ProvisioningInfo
+	(*GetResourcesRequest)(nil),    // 40: breakwater.management.v1.GetResourcesRequest
+	(*SystemResources)(nil),        // 41: breakwater.management.v1.SystemResources
+	(*Disk)(nil),                   // 42: breakwater.management.v1.Disk
+	(*ReprovisionRequest)(nil),     // 43: breakwater.management.v1.ReprovisionRequest
+	(*ReprovisionResponse)(nil),    // 44: breakwater.management.v1.ReprovisionResponse
+	(*SupportBundleRequest)(nil),   // 45: breakwater.management.v1.SupportBundleRequest
+	(*BundleChunk)(nil),            // 46: breakwater.management.v1.BundleChunk
+	nil,                            // 47: breakwater.management.v1.SystemInfo.AdditionalEntry
+	(*structpb.Struct)(nil),        // 48: google.protobuf.Struct
+	(*timestamppb.Timestamp)(nil),  // 49: google.protobuf.Timestamp
 }
 var file_management_v1_management_proto_depIdxs = []int32{
 	3,  // 0: breakwater.management.v1.ModuleSpec.config:type_name -> breakwater.management.v1.ModuleConfig
-	46, // 1: breakwater.management.v1.ModuleConfig.settings:type_name -> google.protobuf.Struct
+	48, // 1: breakwater.management.v1.ModuleConfig.settings:type_name -> google.protobuf.Struct
 	4,  // 2: breakwater.management.v1.ModuleConfig.env:type_name -> breakwater.management.v1.EnvVar
 	3,  // 3: breakwater.management.v1.ModuleDetails.config:type_name -> breakwater.management.v1.ModuleConfig
 	6,  // 4: breakwater.management.v1.ModuleDetails.status:type_name -> breakwater.management.v1.ModuleStatus
@@ -2784,13 +2874,13 @@ var file_management_v1_management_proto_depIdxs = []int32{
 	2,  // 9: breakwater.management.v1.UpdateRequest.spec:type_name -> breakwater.management.v1.ModuleSpec
 	2,  // 10: breakwater.management.v1.PrepareUpdateRequest.spec:type_name -> breakwater.management.v1.ModuleSpec
 	0,  // 11: breakwater.management.v1.LogChunk.stream:type_name -> breakwater.management.v1.LogChunk.Stream
-	47, // 12: breakwater.management.v1.LogChunk.time:type_name -> google.protobuf.Timestamp
+	49, // 12: breakwater.management.v1.LogChunk.time:type_name -> google.protobuf.Timestamp
 	1,  // 13: breakwater.management.v1.ModuleEvent.kind:type_name -> breakwater.management.v1.ModuleEvent.Kind
-	47, // 14: breakwater.management.v1.ModuleEvent.time:type_name -> google.protobuf.Timestamp
-	28, // 15: breakwater.management.v1.ListIdentitiesResponse.identities:type_name -> breakwater.management.v1.Identity
-	45, // 16: breakwater.management.v1.SystemInfo.additional:type_name -> breakwater.management.v1.SystemInfo.AdditionalEntry
-	37, // 17: breakwater.management.v1.SystemInfo.provisioning:type_name -> breakwater.management.v1.ProvisioningInfo
-	40, // 18: breakwater.management.v1.SystemResources.disks:type_name -> breakwater.management.v1.Disk
+	49, // 14: breakwater.management.v1.ModuleEvent.time:type_name -> google.protobuf.Timestamp
+	30, // 15: breakwater.management.v1.ListIdentitiesResponse.identities:type_name -> breakwater.management.v1.Identity
+	47, // 16: breakwater.management.v1.SystemInfo.additional:type_name -> breakwater.management.v1.SystemInfo.AdditionalEntry
+	39, // 17: breakwater.management.v1.SystemInfo.provisioning:type_name -> breakwater.management.v1.ProvisioningInfo
+	42, // 18: breakwater.management.v1.SystemResources.disks:type_name -> breakwater.management.v1.Disk
 	9,  // 19: breakwater.management.v1.Modules.List:input_type -> breakwater.management.v1.ListRequest
 	11, // 20: breakwater.management.v1.Modules.Get:input_type -> breakwater.management.v1.GetRequest
 	12, // 21: breakwater.management.v1.Modules.Create:input_type -> breakwater.management.v1.CreateRequest
@@ -2800,37 +2890,39 @@ var file_management_v1_management_proto_depIdxs = []int32{
 	18, // 25: breakwater.management.v1.Modules.Stop:input_type -> breakwater.management.v1.StopRequest
 	20, // 26: breakwater.management.v1.Modules.Restart:input_type -> breakwater.management.v1.RestartRequest
 	22, // 27: breakwater.management.v1.Modules.PrepareUpdate:input_type -> breakwater.management.v1.PrepareUpdateRequest
-	24, // 28: breakwater.management.v1.Modules.Logs:input_type -> breakwater.management.v1.LogsRequest
-	26, // 29: breakwater.management.v1.Modules.Watch:input_type -> breakwater.management.v1.WatchRequest
-	29, // 30: breakwater.management.v1.Identities.List:input_type -> breakwater.management.v1.ListIdentitiesRequest
-	31, // 31: breakwater.management.v1.Identities.Create:input_type -> breakwater.management.v1.CreateIdentityRequest
-	32, // 32: breakwater.management.v1.Identities.Update:input_type -> breakwater.management.v1.UpdateIdentityRequest
-	33, // 33: breakwater.management.v1.Identities.Delete:input_type -> breakwater.management.v1.DeleteIdentityRequest
-	35, // 34: breakwater.management.v1.System.GetInfo:input_type -> breakwater.management.v1.GetInfoRequest
-	38, // 35: breakwater.management.v1.System.GetResources:input_type -> breakwater.management.v1.GetResourcesRequest
-	41, // 36: breakwater.management.v1.System.Reprovision:input_type -> breakwater.management.v1.ReprovisionRequest
-	43, // 37: breakwater.management.v1.System.SupportBundle:input_type -> breakwater.management.v1.SupportBundleRequest
-	10, // 38: breakwater.management.v1.Modules.List:output_type -> breakwater.management.v1.ListResponse
-	5,  // 39: breakwater.management.v1.Modules.Get:output_type -> breakwater.management.v1.ModuleDetails
-	5,  // 40: breakwater.management.v1.Modules.Create:output_type -> breakwater.management.v1.ModuleDetails
-	5,  // 41: breakwater.management.v1.Modules.Update:output_type -> breakwater.management.v1.ModuleDetails
-	15, // 42: breakwater.management.v1.Modules.Delete:output_type -> breakwater.management.v1.DeleteResponse
-	17, // 43: breakwater.management.v1.Modules.Start:output_type -> breakwater.management.v1.StartResponse
-	19, // 44: breakwater.management.v1.Modules.Stop:output_type -> breakwater.management.v1.StopResponse
-	21, // 45: breakwater.management.v1.Modules.Restart:output_type -> breakwater.management.v1.RestartResponse
-	23, // 46: breakwater.management.v1.Modules.PrepareUpdate:output_type -> breakwater.management.v1.PrepareUpdateResponse
-	25, // 47: breakwater.management.v1.Modules.Logs:output_type -> breakwater.management.v1.LogChunk
-	27, // 48: breakwater.management.v1.Modules.Watch:output_type -> breakwater.management.v1.ModuleEvent
-	30, // 49: breakwater.management.v1.Identities.List:output_type -> breakwater.management.v1.ListIdentitiesResponse
-	28, // 50: breakwater.management.v1.Identities.Create:output_type -> breakwater.management.v1.Identity
-	28, // 51: breakwater.management.v1.Identities.Update:output_type -> breakwater.management.v1.Identity
-	34, // 52: breakwater.management.v1.Identities.Delete:output_type -> breakwater.management.v1.DeleteIdentityResponse
-	36, // 53: breakwater.management.v1.System.GetInfo:output_type -> breakwater.management.v1.SystemInfo
-	39, // 54: breakwater.management.v1.System.GetResources:output_type -> breakwater.management.v1.SystemResources
-	42, // 55: breakwater.management.v1.System.Reprovision:output_type -> breakwater.management.v1.ReprovisionResponse
-	44, // 56: breakwater.management.v1.System.SupportBundle:output_type -> breakwater.management.v1.BundleChunk
-	38, // [38:57] is the sub-list for method output_type
-	19, // [19:38] is the sub-list for method input_type
+	24, // 28: breakwater.management.v1.Modules.KeepImages:input_type -> breakwater.management.v1.KeepImagesRequest
+	26, // 29: breakwater.management.v1.Modules.Logs:input_type -> breakwater.management.v1.LogsRequest
+	28, // 30: breakwater.management.v1.Modules.Watch:input_type -> breakwater.management.v1.WatchRequest
+	31, // 31: breakwater.management.v1.Identities.List:input_type -> breakwater.management.v1.ListIdentitiesRequest
+	33, // 32: breakwater.management.v1.Identities.Create:input_type -> breakwater.management.v1.CreateIdentityRequest
+	34, // 33: breakwater.management.v1.Identities.Update:input_type -> breakwater.management.v1.UpdateIdentityRequest
+	35, // 34: breakwater.management.v1.Identities.Delete:input_type -> breakwater.management.v1.DeleteIdentityRequest
+	37, // 35: breakwater.management.v1.System.GetInfo:input_type -> breakwater.management.v1.GetInfoRequest
+	40, // 36: breakwater.management.v1.System.GetResources:input_type -> breakwater.management.v1.GetResourcesRequest
+	43, // 37: breakwater.management.v1.System.Reprovision:input_type -> breakwater.management.v1.ReprovisionRequest
+	45, // 38: breakwater.management.v1.System.SupportBundle:input_type -> breakwater.management.v1.SupportBundleRequest
+	10, // 39: breakwater.management.v1.Modules.List:output_type -> breakwater.management.v1.ListResponse
+	5,  // 40: breakwater.management.v1.Modules.Get:output_type -> breakwater.management.v1.ModuleDetails
+	5,  // 41: breakwater.management.v1.Modules.Create:output_type -> breakwater.management.v1.ModuleDetails
+	5,  // 42: breakwater.management.v1.Modules.Update:output_type -> breakwater.management.v1.ModuleDetails
+	15, // 43: breakwater.management.v1.Modules.Delete:output_type -> breakwater.management.v1.DeleteResponse
+	17, // 44: breakwater.management.v1.Modules.Start:output_type -> breakwater.management.v1.StartResponse
+	19, // 45: breakwater.management.v1.Modules.Stop:output_type -> breakwater.management.v1.StopResponse
+	21, // 46: breakwater.management.v1.Modules.Restart:output_type -> breakwater.management.v1.RestartResponse
+	23, // 47: breakwater.management.v1.Modules.PrepareUpdate:output_type -> breakwater.management.v1.PrepareUpdateResponse
+	25, // 48: breakwater.management.v1.Modules.KeepImages:output_type -> breakwater.management.v1.KeepImagesResponse
+	27, // 49: breakwater.management.v1.Modules.Logs:output_type -> breakwater.management.v1.LogChunk
+	29, // 50: breakwater.management.v1.Modules.Watch:output_type -> breakwater.management.v1.ModuleEvent
+	32, // 51: breakwater.management.v1.Identities.List:output_type -> breakwater.management.v1.ListIdentitiesResponse
+	30, // 52: breakwater.management.v1.Identities.Create:output_type -> breakwater.management.v1.Identity
+	30, // 53: breakwater.management.v1.Identities.Update:output_type -> breakwater.management.v1.Identity
+	36, // 54: breakwater.management.v1.Identities.Delete:output_type -> breakwater.management.v1.DeleteIdentityResponse
+	38, // 55: breakwater.management.v1.System.GetInfo:output_type -> breakwater.management.v1.SystemInfo
+	41, // 56: breakwater.management.v1.System.GetResources:output_type -> breakwater.management.v1.SystemResources
+	44, // 57: breakwater.management.v1.System.Reprovision:output_type -> breakwater.management.v1.ReprovisionResponse
+	46, // 58: breakwater.management.v1.System.SupportBundle:output_type -> breakwater.management.v1.BundleChunk
+	39, // [39:59] is the sub-list for method output_type
+	19, // [19:39] is the sub-list for method input_type
 	19, // [19:19] is the sub-list for extension type_name
 	19, // [19:19] is the sub-list for extension extendee
 	0,  // [0:19] is the sub-list for field type_name
@@ -2843,15 +2935,15 @@ func file_management_v1_management_proto_init() {
 	}
 	file_management_v1_management_proto_msgTypes[4].OneofWrappers = []any{}
 	file_management_v1_management_proto_msgTypes[6].OneofWrappers = []any{}
-	file_management_v1_management_proto_msgTypes[29].OneofWrappers = []any{}
-	file_management_v1_management_proto_msgTypes[30].OneofWrappers = []any{}
+	file_management_v1_management_proto_msgTypes[31].OneofWrappers = []any{}
+	file_management_v1_management_proto_msgTypes[32].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_management_v1_management_proto_rawDesc), len(file_management_v1_management_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   44,
+			NumMessages:   46,
 			NumExtensions: 0,
 			NumServices:   3,
 		},

@@ -31,6 +31,7 @@ const (
 	Modules_Stop_FullMethodName          = "/breakwater.management.v1.Modules/Stop"
 	Modules_Restart_FullMethodName       = "/breakwater.management.v1.Modules/Restart"
 	Modules_PrepareUpdate_FullMethodName = "/breakwater.management.v1.Modules/PrepareUpdate"
+	Modules_KeepImages_FullMethodName    = "/breakwater.management.v1.Modules/KeepImages"
 	Modules_Logs_FullMethodName          = "/breakwater.management.v1.Modules/Logs"
 	Modules_Watch_FullMethodName         = "/breakwater.management.v1.Modules/Watch"
 )
@@ -54,6 +55,10 @@ type ModulesClient interface {
 	Restart(ctx context.Context, in *RestartRequest, opts ...grpc.CallOption) (*RestartResponse, error)
 	// PrepareUpdate pulls the image and changes nothing that runs.
 	PrepareUpdate(ctx context.Context, in *PrepareUpdateRequest, opts ...grpc.CallOption) (*PrepareUpdateResponse, error)
+	// KeepImages says to which images the agent may go back. They stay on the device
+	// although their names go to other images, until the next call, which replaces the
+	// whole list. Without REST: the original has no such call.
+	KeepImages(ctx context.Context, in *KeepImagesRequest, opts ...grpc.CallOption) (*KeepImagesResponse, error)
 	Logs(ctx context.Context, in *LogsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[LogChunk], error)
 	// Watch streams state changes of modules, beginning after the call is accepted
 	// (headers sent). A slow reader loses events and gets one with lost set.
@@ -158,6 +163,16 @@ func (c *modulesClient) PrepareUpdate(ctx context.Context, in *PrepareUpdateRequ
 	return out, nil
 }
 
+func (c *modulesClient) KeepImages(ctx context.Context, in *KeepImagesRequest, opts ...grpc.CallOption) (*KeepImagesResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(KeepImagesResponse)
+	err := c.cc.Invoke(ctx, Modules_KeepImages_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *modulesClient) Logs(ctx context.Context, in *LogsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[LogChunk], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	stream, err := c.cc.NewStream(ctx, &Modules_ServiceDesc.Streams[0], Modules_Logs_FullMethodName, cOpts...)
@@ -215,6 +230,10 @@ type ModulesServer interface {
 	Restart(context.Context, *RestartRequest) (*RestartResponse, error)
 	// PrepareUpdate pulls the image and changes nothing that runs.
 	PrepareUpdate(context.Context, *PrepareUpdateRequest) (*PrepareUpdateResponse, error)
+	// KeepImages says to which images the agent may go back. They stay on the device
+	// although their names go to other images, until the next call, which replaces the
+	// whole list. Without REST: the original has no such call.
+	KeepImages(context.Context, *KeepImagesRequest) (*KeepImagesResponse, error)
 	Logs(*LogsRequest, grpc.ServerStreamingServer[LogChunk]) error
 	// Watch streams state changes of modules, beginning after the call is accepted
 	// (headers sent). A slow reader loses events and gets one with lost set.
@@ -255,6 +274,9 @@ func (UnimplementedModulesServer) Restart(context.Context, *RestartRequest) (*Re
 }
 func (UnimplementedModulesServer) PrepareUpdate(context.Context, *PrepareUpdateRequest) (*PrepareUpdateResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method PrepareUpdate not implemented")
+}
+func (UnimplementedModulesServer) KeepImages(context.Context, *KeepImagesRequest) (*KeepImagesResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method KeepImages not implemented")
 }
 func (UnimplementedModulesServer) Logs(*LogsRequest, grpc.ServerStreamingServer[LogChunk]) error {
 	return status.Error(codes.Unimplemented, "method Logs not implemented")
@@ -445,6 +467,24 @@ func _Modules_PrepareUpdate_Handler(srv interface{}, ctx context.Context, dec fu
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Modules_KeepImages_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(KeepImagesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ModulesServer).KeepImages(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Modules_KeepImages_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ModulesServer).KeepImages(ctx, req.(*KeepImagesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Modules_Logs_Handler(srv interface{}, stream grpc.ServerStream) error {
 	m := new(LogsRequest)
 	if err := stream.RecvMsg(m); err != nil {
@@ -509,6 +549,10 @@ var Modules_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "PrepareUpdate",
 			Handler:    _Modules_PrepareUpdate_Handler,
+		},
+		{
+			MethodName: "KeepImages",
+			Handler:    _Modules_KeepImages_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

@@ -4,6 +4,7 @@
 package edgedtest
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -33,6 +34,8 @@ type Daemon struct {
 	broken     func(image string) bool
 	held       map[string]chan struct{} // pulls of these modules wait
 	silent     bool
+	contents   map[string]string // of images whose names were moved
+	kept       []string          // hashes of images
 }
 
 type container struct {
@@ -51,7 +54,7 @@ func New(agentImage string) *Daemon {
 		},
 	}
 	d.containers["edgeAgent"] = &container{Engine: plan.Engine{
-		Name: "edgeAgent", Image: agentImage, State: plan.Running, Started: time.Now().UTC(),
+		Name: "edgeAgent", Image: agentImage, ImageHash: "sha256:" + agentImage, State: plan.Running, Started: time.Now().UTC(),
 		Labels: map[string]string{plan.LabelOptions: "{}", plan.LabelEnv: "{}"},
 	}}
 	return d
@@ -234,7 +237,50 @@ func (d *Daemon) HoldPull(module string) (release func()) {
 	}
 }
 
-// BreakImages makes containers whose image f names end with code 1 at once.
+// MoveImage lets the name of an image stand for other content. What it stood for is gone
+// unless it is kept.
+func (d *Daemon) MoveImage(image, content string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.contents == nil {
+		d.contents = map[string]string{}
+	}
+	d.contents[image] = content
+}
+
+// hashLocked is the hash of the image that s asks for.
+func (d *Daemon) hashLocked(s launch.Spec) (string, error) {
+	now := s.Image
+	if content := d.contents[s.Image]; content != "" {
+		now = content
+	}
+	now = "sha256:" + now
+	if s.ImageHash == "" || s.ImageHash == now || slices.Contains(d.kept, s.ImageHash) {
+		return cmp.Or(s.ImageHash, now), nil
+	}
+	return "", fmt.Errorf("no image %s", s.ImageHash)
+}
+
+// KeepImages takes the list of images that stay.
+func (d *Daemon) KeepImages(_ context.Context, hashes []string) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if err := d.failLocked("keep"); err != nil {
+		return err
+	}
+	d.kept = slices.Clone(hashes)
+	return nil
+}
+
+// Kept returns the hashes of the images that stay.
+func (d *Daemon) Kept() []string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return slices.Clone(d.kept)
+}
+
+// BreakImages makes containers whose image, by its content, f names end with code 1 at
+// once. The content is the name unless that was moved.
 func (d *Daemon) BreakImages(f func(image string) bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -251,11 +297,14 @@ func (d *Daemon) Create(_ context.Context, s launch.Spec) error {
 	if _, ok := d.containers[s.Name]; ok {
 		return fmt.Errorf("%s exists", s.Name)
 	}
-	d.makeLocked(s)
-	return nil
+	return d.makeLocked(s)
 }
 
-func (d *Daemon) makeLocked(s launch.Spec) {
+func (d *Daemon) makeLocked(s launch.Spec) error {
+	hash, err := d.hashLocked(s)
+	if err != nil {
+		return err
+	}
 	labels := map[string]string{plan.LabelImage: s.Image}
 	if l, ok := s.CreateOptions["Labels"].(map[string]any); ok {
 		for k, v := range l {
@@ -263,9 +312,10 @@ func (d *Daemon) makeLocked(s launch.Spec) {
 		}
 	}
 	d.containers[s.Name] = &container{spec: s, Engine: plan.Engine{
-		Name: s.Name, Image: s.Image, ImageHash: "sha256:" + s.Image, State: plan.Stopped, Labels: labels,
+		Name: s.Name, Image: s.Image, ImageHash: hash, State: plan.Stopped, Labels: labels,
 	}}
 	d.notifyLocked()
+	return nil
 }
 
 // Update replaces a container; the agent's own stays as it runs but for its image
@@ -279,7 +329,9 @@ func (d *Daemon) Update(_ context.Context, s launch.Spec, start bool) error {
 	if _, ok := d.containers[s.Name]; !ok {
 		return fmt.Errorf("update %s: %w", s.Name, ErrUnknown)
 	}
-	d.makeLocked(s)
+	if err := d.makeLocked(s); err != nil {
+		return err
+	}
 	if start {
 		d.startLocked(s.Name)
 	}
@@ -291,7 +343,7 @@ func (d *Daemon) startLocked(name string) {
 	if c.State != plan.Running {
 		c.State, c.Started, c.ExitCode = plan.Running, time.Now().UTC(), 0
 		d.notifyLocked()
-		if d.broken != nil && d.broken(c.Image) {
+		if d.broken != nil && d.broken(strings.TrimPrefix(c.ImageHash, "sha256:")) {
 			d.endLocked(name, 1)
 		}
 	}

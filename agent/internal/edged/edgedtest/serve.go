@@ -124,13 +124,14 @@ func spec(m *managementv1.ModuleSpec) (launch.Spec, error) {
 	var settings struct {
 		Image         string
 		Digest        string
+		ImageHash     string
 		CreateOptions map[string]any
 		Auth          *struct{ Serveraddress, Username, Password string }
 	}
 	if err := json.Unmarshal(b, &settings); err != nil {
 		return s, err
 	}
-	s.Image, s.Digest, s.CreateOptions = settings.Image, settings.Digest, settings.CreateOptions
+	s.Image, s.Digest, s.ImageHash, s.CreateOptions = settings.Image, settings.Digest, settings.ImageHash, settings.CreateOptions
 	if a := settings.Auth; a != nil {
 		s.Auth = &manifest.Registry{Address: a.Serveraddress, Username: a.Username, Password: manifest.Secret(a.Password)}
 	}
@@ -167,6 +168,10 @@ func (m modules) PrepareUpdate(ctx context.Context, r *managementv1.PrepareUpdat
 		err = m.s.Daemon.Pull(ctx, s)
 	}
 	return &managementv1.PrepareUpdateResponse{}, fail(err)
+}
+
+func (m modules) KeepImages(ctx context.Context, r *managementv1.KeepImagesRequest) (*managementv1.KeepImagesResponse, error) {
+	return &managementv1.KeepImagesResponse{}, fail(m.s.Daemon.KeepImages(ctx, r.GetImageHashes()))
 }
 
 func (m modules) Start(ctx context.Context, r *managementv1.StartRequest) (*managementv1.StartResponse, error) {

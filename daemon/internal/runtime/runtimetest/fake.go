@@ -27,6 +27,7 @@ type Fake struct {
 	mu        sync.Mutex
 	registry  map[string]string // image -> id
 	local     map[string]string
+	kept      map[string]string // id -> name that it had
 	modules   map[string]*fakeModule
 	processes map[int]string
 	failures  map[string]error
@@ -53,6 +54,7 @@ func New(images ...string) *Fake {
 		Now:       time.Now,
 		registry:  make(map[string]string),
 		local:     make(map[string]string),
+		kept:      make(map[string]string),
 		modules:   make(map[string]*fakeModule),
 		processes: make(map[int]string),
 		failures:  make(map[string]error),
@@ -66,10 +68,14 @@ func New(images ...string) *Fake {
 }
 
 // AddImage puts an image into the registry and returns its id.
-func (f *Fake) AddImage(image string) string {
+func (f *Fake) AddImage(image string) string { return f.MoveImage(image, image) }
+
+// MoveImage puts an image with other content under a name of the registry and returns
+// its id.
+func (f *Fake) MoveImage(image, content string) string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	sum := sha256.Sum256([]byte(image))
+	sum := sha256.Sum256([]byte(content))
 	id := "sha256:" + hex.EncodeToString(sum[:])
 	f.registry[image] = id
 	return id
@@ -164,16 +170,21 @@ func (f *Fake) Pull(ctx context.Context, req runtime.PullRequest) (runtime.Image
 		return runtime.Image{}, err
 	}
 	f.pulls = append(f.pulls, req)
-	from := f.registry
-	if req.Policy == runtime.PullNever {
-		from = f.local
+	id, ok := f.presentLocked(req.Image, req.ID)
+	local := req.Policy == runtime.PullNever || req.ID != ""
+	if !local {
+		id, ok = f.registry[req.Image]
 	}
-	id, ok := from[req.Image]
 	if !ok {
 		host, _, _ := strings.Cut(req.Image, "/")
 		return runtime.Image{}, &runtime.PullError{Image: req.Image, Registry: host, Err: runtime.ErrImageNotFound}
 	}
-	f.local[req.Image] = id
+	if !local {
+		if have := f.local[req.Image]; have != id && f.usedLocked(have) {
+			f.kept[have] = req.Image
+		}
+		f.local[req.Image] = id
+	}
 	return runtime.Image{ID: id, Digest: id, Names: []string{req.Image}}, nil
 }
 
@@ -188,7 +199,39 @@ func (f *Fake) ListImages(ctx context.Context) ([]runtime.Image, error) {
 	for _, name := range slices.Sorted(maps.Keys(f.local)) {
 		out = append(out, runtime.Image{ID: f.local[name], Digest: f.local[name], Names: []string{name}})
 	}
+	for _, id := range slices.Sorted(maps.Keys(f.kept)) {
+		out = append(out, runtime.Image{ID: id, Digest: id, Names: []string{f.kept[id] + "@" + id}})
+	}
 	return out, nil
+}
+
+// presentLocked finds an image that was pulled, by name, or by id if there is one.
+func (f *Fake) presentLocked(name, id string) (string, bool) {
+	have, ok := f.local[name]
+	if id == "" {
+		return have, ok
+	}
+	return id, have == id || f.kept[id] == name
+}
+
+func (f *Fake) usedLocked(id string) bool {
+	for _, m := range f.modules {
+		if m.state.ImageID == id {
+			return true
+		}
+	}
+	return false
+}
+
+// ReleaseImages implements runtime.Images.
+func (f *Fake) ReleaseImages(ctx context.Context, keep []string) error {
+	err := f.begin(ctx, "ReleaseImages")
+	defer f.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	maps.DeleteFunc(f.kept, func(id, _ string) bool { return !f.usedLocked(id) && !slices.Contains(keep, id) })
+	return nil
 }
 
 // RemoveImage implements runtime.Images.
@@ -204,6 +247,7 @@ func (f *Fake) RemoveImage(ctx context.Context, id string) error {
 		}
 	}
 	maps.DeleteFunc(f.local, func(_, have string) bool { return have == id })
+	delete(f.kept, id)
 	return nil
 }
 
@@ -220,7 +264,7 @@ func (f *Fake) Create(ctx context.Context, spec runtime.Spec) error {
 	if f.modules[spec.Name] != nil {
 		return fmt.Errorf("%w: %s", runtime.ErrExists, spec.Name)
 	}
-	id, ok := f.local[spec.Image]
+	id, ok := f.presentLocked(spec.Image, spec.ImageID)
 	if !ok {
 		return fmt.Errorf("%w: %s", runtime.ErrImageNotFound, spec.Image)
 	}

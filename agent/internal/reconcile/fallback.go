@@ -1,0 +1,68 @@
+package reconcile
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/breakwater-iot/breakwater/agent/internal/launch"
+	"github.com/breakwater-iot/breakwater/agent/internal/manifest"
+	"github.com/breakwater-iot/breakwater/agent/internal/plan"
+	"github.com/breakwater-iot/breakwater/agent/internal/rollout"
+	"github.com/breakwater-iot/breakwater/agent/internal/state"
+)
+
+// fallback is what the loop holds of the images to go back to; which they are is in
+// state.Taken.
+type fallback struct {
+	declared bool     // this process has told the daemon
+	kept     []string // what it has told
+}
+
+// offer takes what the cloud asks for into the state of the safe deployment. When one
+// begins, it notes which images the old deployment has: their names may go to others.
+func (l *Loop) offer(wanted, inForce *manifest.Deployment, engines []plan.Engine) {
+	before := l.taken.Safe
+	next := before.Offer(wanted, inForce, now())
+	if next == before {
+		return
+	}
+	l.setSafe(next)
+	if before.Old != nil || next.Old == nil {
+		return
+	}
+	images := map[string]string{}
+	for _, e := range engines {
+		if m, ok := next.Old.Modules[e.Name]; ok && e.ImageHash != "" && manifest.SameImage(e.Image, m.Image) {
+			images[e.Name] = e.ImageHash
+		}
+	}
+	l.change(func(t *state.Taken) { t.Images = images })
+}
+
+// keepImages tells the daemon which images are needed to go back, when that has changed,
+// and once in each process: the one before may not have come to it.
+func (l *Loop) keepImages(ctx context.Context) error {
+	hashes := slices.Compact(slices.Sorted(maps.Values(l.taken.Images)))
+	if l.fallback.declared && slices.Equal(hashes, l.fallback.kept) {
+		return nil
+	}
+	if err := l.daemon.KeepImages(ctx, hashes); err != nil {
+		return fmt.Errorf("images to go back to: %w", err)
+	}
+	l.fallback = fallback{declared: true, kept: hashes}
+	return nil
+}
+
+// offline keeps the daemon from asking a registry for an image that is here. On the way
+// back it is the image that the module had, whatever its name stands for now.
+func (l *Loop) offline(s launch.Spec) launch.Spec {
+	if l.hasImage(s.Name) {
+		s.PullPolicy = "Never"
+		if l.taken.Safe.Phase == rollout.Returned {
+			s.ImageHash = l.taken.Images[s.Name]
+		}
+	}
+	return s
+}
