@@ -246,6 +246,8 @@ func TestErrorsNameLineAndKey(t *testing.T) {
 		{"pkcs11 slot", minimal + "[aziot_keys]\npkcs11_base_slot = \"/a\"", "line 5: aziot_keys.pkcs11_base_slot: must be a pkcs11: URI"},
 		{"named certificate that is no table", minimal + "[cert_issuance.certs]\nx = \"y\"", "line 5: cert_issuance.certs.x: value of the wrong type"},
 		{"named certificate misspelt", minimal + "[cert_issuance.certs.aziot-edged-ca]\nmethd = \"est\"", "line 5: cert_issuance.certs.aziot-edged-ca.methd: unknown key"},
+		{"certificate of a module by EST", minimal + "[cert_issuance.certs.\"aziot-edged/module/m:identity\"]\nurl = \"https://x/\"", "line 4: cert_issuance.certs.aziot-edged/module/m:identity: certificates of modules are the edge CA's"},
+		{"certificate of a module for ever", minimal + "[cert_issuance.certs.\"aziot-edged/module/m:identity\"]\nexpiry_days = 40000", "expiry_days: must be from 1"},
 		{"preloaded certificate of two kinds", minimal + "[preloaded_certs]\nx = [\"a\", 1]", "line 5: preloaded_certs.x: value of the wrong type"},
 		{"preloaded key that is a table", minimal + "[preloaded_keys.x]\ny = 1", "value of the wrong type"},
 		{"master key on a token", minimal + "[aziot_keys]\npkcs11_lib_path = \"/l\"\n[preloaded_keys]\naziot_identityd_master_id = \"pkcs11:object=a\"", "line 7: preloaded_keys.aziot_identityd_master_id: must be a file:// URI"},

@@ -186,6 +186,9 @@ type Issuance struct {
 	// Certs says by id how certificates are issued of which no other table says it; nil
 	// after Load.
 	Certs map[string]any `toml:"certs"`
+	// Modules are what of Certs is about certificates of modules, by pki.LeafID, after
+	// Load: only names and ExpiryDays count.
+	Modules map[string]Issue `toml:"-"`
 }
 
 // ESTServer is the server of RFC 7030.

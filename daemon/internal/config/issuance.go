@@ -179,6 +179,12 @@ func (v *validator) issue(table string, i *Issue, name string) {
 	if i.Method != EST && (i.URL != "" || i.ESTAuth != (ESTAuth{})) {
 		v.bad(table+".url", "url and credentials are only for method \"est\"")
 	}
+	v.nameAndDays(table, i)
+	v.renewal(table+".auto_renew", &i.AutoRenew)
+}
+
+// nameAndDays checks what a certificate is to be like.
+func (v *validator) nameAndDays(table string, i *Issue) {
 	if i.ExpiryDays < 0 || i.ExpiryDays > 36500 {
 		v.bad(table+".expiry_days", "must be from 1 to 36500")
 	}
@@ -190,7 +196,6 @@ func (v *validator) issue(table string, i *Issue, name string) {
 	if i.CommonName != "" && i.Subject["CN"] != "" {
 		v.bad(table+".common_name", "excludes CN in subject")
 	}
-	v.renewal(table+".auto_renew", &i.AutoRenew)
 }
 
 func (v *validator) renewal(table string, r *AutoRenew) {

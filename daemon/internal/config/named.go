@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 )
 
 // Ids that the original knows keys and certificates by, where they mean something here.
@@ -51,6 +52,41 @@ func (v *validator) named() {
 	}
 	v.manifestTrust()
 	v.masterKeys()
+	for id := range v.c.Issuance.Certs {
+		v.moduleCert(id)
+	}
+}
+
+// Ids of certificates of modules are between these; in the original the generation comes
+// before the end, which is new when a module is.
+const (
+	moduleID            pattern = `^aziot-edged/module/.+:(server|identity)$`
+	generationOfModule  pattern = `:[0-9]{10,}:server$`
+	beginningOfModuleID         = "aziot-edged/module/"
+)
+
+// moduleCert takes an entry about the certificates of a module.
+func (v *validator) moduleCert(id string) {
+	if !moduleID.MatchString(id) {
+		return
+	}
+	issue := v.issuedBy(id)
+	if issue == nil {
+		return
+	}
+	table := "cert_issuance.certs." + id
+	if issue.URL != "" || issue.ESTAuth != (ESTAuth{}) {
+		v.bad(table, "certificates of modules are the edge CA's: only common_name, subject and expiry_days count")
+	}
+	v.nameAndDays(table, issue)
+	leaf := strings.TrimPrefix(id, beginningOfModuleID)
+	if generationOfModule.MatchString(leaf) {
+		leaf = leaf[:strings.LastIndexByte(strings.TrimSuffix(leaf, ":server"), ':')] + ":server"
+	}
+	if v.c.Issuance.Modules == nil {
+		v.c.Issuance.Modules = map[string]Issue{}
+	}
+	v.c.Issuance.Modules[leaf] = *issue
 }
 
 // manifestTrust reads the bundle by either of its names.

@@ -85,6 +85,10 @@ func TestTablesByID(t *testing.T) {
 		{"how the edge CA is issued", minimal + est + "[cert_issuance.certs.aziot-edged-ca]\nmethod = \"est\"\nsubject = { CN = \"ca\", O = \"plant\" }", func(c config.Config) bool {
 			return c.EdgeCA.Method == config.EST && c.EdgeCA.Subject["O"] == "plant" && c.EdgeCA.URL == "https://est.example/"
 		}},
+		{"certificates of modules", minimal + "[cert_issuance.certs.\"aziot-edged/module/$edgeHub:638000000000000001:server\"]\nmethod = \"self_signed\"\nexpiry_days = 7\n[cert_issuance.certs.\"aziot-edged/module/a:b:identity\"]\ncommon_name = \"x\"", func(c config.Config) bool {
+			m := c.Issuance.Modules
+			return len(m) == 2 && m["$edgeHub:server"].ExpiryDays == 7 && m["a:b:identity"].CommonName == "x"
+		}},
 		{"master keys", minimal + "[preloaded_keys]\naziot_identityd_master_id = \"file:///i\"\niotedge_master_encryption_id = \"file:///e\"", func(c config.Config) bool {
 			return c.MasterKeys == config.MasterKeys{Identity: "/i", Encryption: "/e"}
 		}},

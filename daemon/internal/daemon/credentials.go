@@ -252,12 +252,26 @@ func subject(i config.Issue) pkix.Name {
 	}
 }
 
+// leaves are the wishes for certificates of modules.
+func leaves(wishes map[string]config.Issue) map[string]pki.Leaf {
+	out := map[string]pki.Leaf{}
+	for id, i := range wishes {
+		leaf := pki.Leaf{Days: i.ExpiryDays}
+		if i.CommonName != "" || len(i.Subject) > 0 {
+			name := subject(i)
+			leaf.Subject = &name
+		}
+		out[id] = leaf
+	}
+	return out
+}
+
 // openAuthority opens the edge CA.
 func (d *daemon) openAuthority(ctx context.Context) error {
 	ca := d.Config.EdgeCA
 	o := pki.Options{
 		DeviceID: d.Config.Device.DeviceID, Subject: subject(ca.Issue), Dir: d.home, Days: ca.ExpiryDays,
-		Policy: ca.AutoRenew.Policy, UserBundle: d.userBundle,
+		Policy: ca.AutoRenew.Policy, UserBundle: d.userBundle, Leaves: leaves(d.Config.Issuance.Modules),
 	}
 	var err error
 	if ca.KeyPair.Cert != "" {

@@ -47,6 +47,9 @@ type Options struct {
 	Dir string
 	// Days is the life of the CA, where the issuer lets one choose.
 	Days int
+	// Leaves say what certificates of modules are like that are not as usual, by
+	// LeafID.
+	Leaves map[string]Leaf
 	// UserBundle holds further PEM certificates for the trust bundle; may be empty.
 	UserBundle []byte
 	// Now is the clock; nil means time.Now.

@@ -2,6 +2,7 @@ package pki
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/x509"
@@ -16,9 +17,26 @@ import (
 	"time"
 )
 
-// leafLife is how long a module's certificate lives, unless the Edge CA ends
+// leafDays is how many days a module's certificate lives, unless the Edge CA ends
 // earlier (spec security-daemon 3.3).
-const leafLife = 30 * 24 * time.Hour
+const leafDays = 30
+
+// Leaf is what a certificate of a module is like, where it is not as usual.
+type Leaf struct {
+	// Days is its life; 0 means 30. It ends with the Edge CA in any case.
+	Days int
+	// Subject replaces its name; its alternative names stay. Nil means the usual one.
+	Subject *pkix.Name
+}
+
+// LeafID names the certificates of a module: those for servers, or those that identify
+// it.
+func LeafID(module string, server bool) string {
+	if server {
+		return module + ":server"
+	}
+	return module + ":identity"
+}
 
 // ErrCommonName says that no certificate can be made for a requested name.
 var ErrCommonName = errors.New("common name is not usable")
@@ -51,7 +69,7 @@ func (a *Authority) Server(module, commonName string) (Issued, error) {
 	if name := strings.TrimPrefix(module, "$"); isHostName(name) && !strings.EqualFold(name, commonName) {
 		template.DNSNames = append(template.DNSNames, name)
 	}
-	return a.issue(template)
+	return a.issue(LeafID(module, true), template)
 }
 
 // Identity issues a certificate for TLS clients: common name the module id, and
@@ -61,7 +79,7 @@ func (a *Authority) Identity(hub, device, module string) (Issued, error) {
 	if module == "" {
 		return Issued{}, fmt.Errorf("%w: empty", ErrCommonName)
 	}
-	return a.issue(&x509.Certificate{
+	return a.issue(LeafID(module, false), &x509.Certificate{
 		Subject:     pkix.Name{CommonName: module},
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 		URIs: []*url.URL{{
@@ -71,7 +89,7 @@ func (a *Authority) Identity(hub, device, module string) (Issued, error) {
 	})
 }
 
-func (a *Authority) issue(template *x509.Certificate) (Issued, error) {
+func (a *Authority) issue(id string, template *x509.Certificate) (Issued, error) {
 	chain, caKey := a.pair()
 	if len(chain) == 0 {
 		return Issued{}, fmt.Errorf("edge CA: %w", ErrNone)
@@ -87,8 +105,12 @@ func (a *Authority) issue(template *x509.Certificate) (Issued, error) {
 	if template.SerialNumber, err = newSerial(); err != nil {
 		return Issued{}, err
 	}
+	leaf := a.opt.Leaves[id]
+	if leaf.Subject != nil {
+		template.Subject = *leaf.Subject
+	}
 	template.NotBefore = now
-	template.NotAfter = now.Add(leafLife)
+	template.NotAfter = now.Add(time.Duration(cmp.Or(leaf.Days, leafDays)) * 24 * time.Hour)
 	if template.NotAfter.After(chain[0].NotAfter) {
 		template.NotAfter = chain[0].NotAfter
 	}
@@ -100,10 +122,10 @@ func (a *Authority) issue(template *x509.Certificate) (Issued, error) {
 	if err != nil {
 		return Issued{}, err
 	}
-	leaf := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+	own := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
 	return Issued{
 		KeyPEM:   string(keyPEM),
-		ChainPEM: string(leaf) + string(encodeCerts(chain...)),
+		ChainPEM: string(own) + string(encodeCerts(chain...)),
 		NotAfter: template.NotAfter,
 	}, nil
 }

@@ -380,3 +380,30 @@ func TestOperatorsCARefused(t *testing.T) {
 		})
 	}
 }
+
+func TestCertificatesOfAModuleThatAreNotAsUsual(t *testing.T) {
+	clk := &clock{start}
+	a, err := pki.Open(t.Context(), pki.Options{DeviceID: "edge1", Dir: t.TempDir(), Days: 90, Now: clk.Now, Leaves: map[string]pki.Leaf{
+		pki.LeafID("$edgeHub", true): {Days: 7, Subject: &pkix.Name{CommonName: "hub", Organization: []string{"Plant"}}},
+		pki.LeafID("long", false):    {Days: 400},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	hub, err := a.Server("$edgeHub", "gateway")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if leaf := parse(t, hub.ChainPEM)[0]; leaf.Subject.String() != "CN=hub,O=Plant" || !leaf.NotAfter.Equal(start.Add(7*day)) || leaf.VerifyHostname("gateway") != nil {
+		t.Errorf("%v until %v, %q", leaf.Subject, leaf.NotAfter, leaf.DNSNames)
+	}
+	verify(t, a, hub, start, "gateway", x509.ExtKeyUsageServerAuth)
+	long, err := a.Identity("hub.local", "edge1", "long")
+	if err != nil || !long.NotAfter.Equal(a.Certificate().NotAfter) {
+		t.Errorf("until %v, %v; the CA ends %v", long.NotAfter, err, a.Certificate().NotAfter)
+	}
+	other, err := a.Identity("hub.local", "edge1", "$edgeHub")
+	if err != nil || parse(t, other.ChainPEM)[0].Subject.CommonName != "$edgeHub" || !other.NotAfter.Equal(start.Add(30*day)) {
+		t.Errorf("another certificate of the module: %v, %v", other.NotAfter, err)
+	}
+}
