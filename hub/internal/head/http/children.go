@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/breakwater-iot/breakwater/hub/internal/head"
+	"github.com/breakwater-iot/breakwater/hub/internal/head/listen"
 	"github.com/breakwater-iot/breakwater/proto/iothub"
 	"github.com/breakwater-iot/breakwater/proto/iothub/rest"
 )
@@ -128,13 +129,18 @@ func (s *Server) callChild(w http.ResponseWriter, r *http.Request, path []string
 	return call(s, r, path, body)
 }
 
-// authenticate checks the credentials of a request.
+// authenticate checks the credentials of a request. A connection on which they hold does not
+// have to give way to others.
 func (s *Server) authenticate(r *http.Request, caller iothub.Identity) error {
 	l := head.Login{Identity: caller, Protocol: "http", Token: r.Header.Get("Authorization"), Remote: address(r.RemoteAddr)}
 	if l.Token == "" && r.TLS != nil {
 		l.Peer = r.TLS.PeerCertificates
 	}
-	return s.o.Backend.Authenticate(r.Context(), l)
+	err := s.o.Backend.Authenticate(r.Context(), l)
+	if err == nil {
+		listen.Known(r.Context())
+	}
+	return err
 }
 
 // childProblem is what a caller is told of an error. An answer of the registry is

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/breakwater-iot/breakwater/hub/internal/head"
+	"github.com/breakwater-iot/breakwater/hub/internal/head/listen"
 	"github.com/breakwater-iot/breakwater/hub/internal/head/ws"
 	"github.com/breakwater-iot/breakwater/proto/iothub"
 	"github.com/breakwater-iot/breakwater/proto/iothub/rest"
@@ -56,7 +57,8 @@ type Options struct {
 	ProxyModule string
 	// Metrics answers GET /metrics; nil means 404.
 	Metrics http.Handler
-	// MaxConnections bounds the open connections; more wait. 0 means 1024.
+	// MaxConnections bounds the open connections; listen.Known says who gives way. 0 means
+	// 1024.
 	MaxConnections int
 	// MaxMethods bounds the method calls under way, and MaxChildCalls those of edge
 	// devices below; one more is answered with 429. 0 means 256 and 64.
@@ -106,6 +108,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		Handler:           s.handler(sockets),
 		TLSConfig:         config,
 		BaseContext:       func(net.Listener) context.Context { return ctx },
+		ConnContext:       listen.Guest,
 		ReadHeaderTimeout: headerTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeader,
@@ -125,7 +128,8 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		}
 		sockets.Wait()
 	}()
-	err := server.ServeTLS(limit(l, s.o.MaxConnections), "", "")
+	places := listen.New(listen.Options{Protocol: "http", MaxConnections: s.o.MaxConnections, Logger: s.o.Logger})
+	err := server.ServeTLS(places.Limit(l), "", "")
 	cancel()
 	<-stopped
 	if errors.Is(err, http.ErrServerClosed) {

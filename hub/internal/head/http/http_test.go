@@ -412,14 +412,14 @@ func TestSubProtocols(t *testing.T) {
 	}
 }
 
-func TestMQTTInsideAWebSocket(t *testing.T) {
-	h := &hub{}
-	p := start(t, h, nil)
+// mqttInside logs in by MQTT inside a WebSocket, and publishes.
+func (p *port) mqttInside(t *testing.T) net.Conn {
+	t.Helper()
 	c, _, err := p.socket(t, "/any/path", "mqtt")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer c.CloseNow()
+	t.Cleanup(func() { _ = c.CloseNow() })
 	connect := packets.NewControlPacket(packets.Connect).(*packets.ConnectPacket)
 	connect.ProtocolName, connect.ProtocolVersion, connect.Keepalive = "MQTT", 4, 60
 	connect.ClientIdentifier, connect.UsernameFlag = "leaf", true
@@ -441,7 +441,7 @@ func TestMQTTInsideAWebSocket(t *testing.T) {
 		}
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
+	t.Cleanup(cancel)
 	answers := websocket.NetConn(ctx, c, websocket.MessageBinary)
 	for _, want := range []string{"*packets.ConnackPacket", "*packets.PubackPacket"} {
 		pk, err := packets.ReadPacket(answers)
@@ -449,33 +449,23 @@ func TestMQTTInsideAWebSocket(t *testing.T) {
 			t.Fatalf("got %T %v, want %s", pk, err, want)
 		}
 	}
+	return answers
+}
+
+func TestMQTTInsideAWebSocket(t *testing.T) {
+	h := &hub{}
+	p := start(t, h, nil)
+	answers := p.mqttInside(t)
 	h.mu.Lock()
 	if len(h.logins) != 1 || h.logins[0].Protocol != "mqtt-ws" || h.logins[0].Identity.Device != "leaf" {
 		t.Errorf("logins %+v", h.logins)
+	}
+	if host, _, err := net.SplitHostPort(h.logins[0].Remote.String()); host != "127.0.0.1" {
+		t.Errorf("the client comes from %q, %v", h.logins[0].Remote, err)
 	}
 	h.mu.Unlock()
 	p.stop() // ends the connection, too
 	if _, err := packets.ReadPacket(answers); err == nil {
 		t.Error("the connection outlives the server")
-	}
-}
-
-func TestMoreConnectionsThanAllowedWait(t *testing.T) {
-	p := start(t, &hub{}, func(o *httphead.Options) { o.MaxConnections = 1 })
-	c, _, err := p.socket(t, "/", "mqtt")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.CloseNow()
-	p.client.Timeout = 300 * time.Millisecond
-	r, err := p.client.Get(p.base + "/metrics")
-	if err == nil {
-		r.Body.Close()
-		t.Error("a connection more than allowed is served")
-	}
-	c.CloseNow()
-	p.client.Timeout = patience
-	if r, _ := p.do("GET", "/metrics", ""); r.StatusCode != 200 {
-		t.Errorf("after the first has gone: %v", r.Status)
 	}
 }

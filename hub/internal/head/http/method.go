@@ -151,11 +151,7 @@ func (s *Server) caller(r *http.Request) (iothub.Identity, error) {
 	if id.Device != s.o.Backend.Device() {
 		return id, refused
 	}
-	l := head.Login{Identity: id, Protocol: "http", Token: r.Header.Get("Authorization"), Remote: address(r.RemoteAddr)}
-	if l.Token == "" && r.TLS != nil {
-		l.Peer = r.TLS.PeerCertificates
-	}
-	switch err := s.o.Backend.Authenticate(r.Context(), l); {
+	switch err := s.authenticate(r, id); {
 	case err == nil:
 		return id, nil
 	case errors.Is(err, head.ErrUnavailable):

@@ -8,6 +8,7 @@ import (
 
 	"github.com/breakwater-iot/breakwater/hub/internal/devicecert"
 	"github.com/breakwater-iot/breakwater/hub/internal/head"
+	"github.com/breakwater-iot/breakwater/hub/internal/head/listen"
 	"github.com/breakwater-iot/breakwater/proto/iothub"
 )
 
@@ -50,6 +51,7 @@ func (s *Server) passedOn(r *http.Request, text string) ([]*x509.Certificate, er
 	if err := s.o.Backend.Authenticate(r.Context(), l); err != nil {
 		return nil, err
 	}
+	listen.Known(r.Context())
 	pem, err := url.PathUnescape(text) // where "+" is a plus, as in base64
 	if err != nil {
 		return nil, errors.New("header is not percent-encoded")

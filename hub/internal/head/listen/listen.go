@@ -40,9 +40,10 @@ type Listener struct {
 	strangers map[*guest]struct{} // open, and not known
 }
 
-// guest is an open connection. Its fields are guarded by Listener.mu.
+// guest is an open connection. Its fields are guarded by Listener.mu, but for outer.
 type guest struct {
 	l      *Listener
+	outer  *guest // the connection that this one runs in, as a WebSocket does; nil for none
 	nc     net.Conn
 	source string // where it comes from, without the port
 	number uint64
@@ -53,12 +54,13 @@ type guest struct {
 type guestKey struct{}
 
 // Known tells that the client of a connection has shown who it is: it does not have to
-// give way to others any more. ctx is that of Handle, or made of it.
+// give way to others any more. ctx is that of Handle or of Guest, or made of it.
 func Known(ctx context.Context) {
-	if g, ok := ctx.Value(guestKey{}).(*guest); ok {
+	g, _ := ctx.Value(guestKey{}).(*guest)
+	for ; g != nil; g = g.outer {
 		g.l.mu.Lock()
-		defer g.l.mu.Unlock()
 		delete(g.l.strangers, g)
+		g.l.mu.Unlock()
 	}
 }
 
@@ -139,6 +141,18 @@ func (l *Listener) Conn(ctx context.Context, nc net.Conn, handle Handle) {
 	if err := nc.SetDeadline(time.Now().Add(l.opts.Timeout)); err != nil {
 		return // it has ended already
 	}
+	g := l.admit(nc)
+	if g == nil {
+		return
+	}
+	defer l.leave(g)
+	g.outer, _ = ctx.Value(guestKey{}).(*guest)
+	handle(context.WithValue(ctx, guestKey{}, g), nc, nil)
+}
+
+// admit gives a connection a place, which another may have to leave for it; nil if it gets
+// none.
+func (l *Listener) admit(nc net.Conn) *guest {
 	g, victim := l.enter(nc)
 	if victim != nil {
 		l.opts.Logger.Warn(l.opts.Protocol+" connection gives way: too many connections", "remote", victim.RemoteAddr())
@@ -146,10 +160,8 @@ func (l *Listener) Conn(ctx context.Context, nc net.Conn, handle Handle) {
 	}
 	if g == nil {
 		l.opts.Logger.Warn(l.opts.Protocol+" connection refused: too many connections", "remote", nc.RemoteAddr())
-		return
 	}
-	defer l.leave(g)
-	handle(context.WithValue(ctx, guestKey{}, g), nc, nil)
+	return g
 }
 
 // enter counts an open connection against MaxConnections. When there are as many, the

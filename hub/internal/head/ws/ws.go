@@ -13,6 +13,8 @@ import (
 	"sync"
 
 	"github.com/coder/websocket"
+
+	"github.com/breakwater-iot/breakwater/hub/internal/head/listen"
 )
 
 // Serve serves one connection and returns when it has ended. peer is the chain of
@@ -78,7 +80,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.TLS != nil {
 		peer = r.TLS.PeerCertificates
 	}
-	serve(h.ctx, websocket.NetConn(h.ctx, c, websocket.MessageBinary), peer)
+	serve(listen.Within(h.ctx, r.Context()), websocket.NetConn(h.ctx, c, websocket.MessageBinary), peer)
 }
 
 func (h *Handler) enter() bool {
