@@ -63,9 +63,6 @@ func serve(ctx context.Context, environ []string, stderr io.Writer) error {
 	}
 	p := &program{set: set, log: slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: set.LogLevel}))}
 	p.log.Info("edgehub starts", "version", version, "device", set.DeviceID, "hub", set.HubName)
-	if set.AuthMode != "Scope" {
-		p.log.Warn("this version checks tokens against the keys of its scope, whatever AuthenticationMode says", "AuthenticationMode", set.AuthMode)
-	}
 	for _, i := range settings.FindIgnored(environ) {
 		p.log.Info("a variable changes nothing in this version", "name", i.Name, "reason", i.Reason)
 	}
@@ -215,6 +212,7 @@ func (p *program) wire(ctx context.Context) error {
 		ConfigRefresh: p.set.ConfigRefresh, Connectivity: p.set.Connectivity, CallTimeout: p.set.CallTimeout, Hanging: p.set.Hanging,
 		KeepConnections: p.set.KeepConnections, LocalSubscriptions: p.set.LocalSubscribing,
 		KeepForUnknown: p.set.KeepForUnknown, Fixed: p.set.LocalConfig,
+		CloudVouches: p.set.AuthMode == "CloudAndScope", CloudVouchesForAll: p.set.AuthMode == "Cloud",
 		Limits:  p.limits(),
 		Dial:    dial,
 		Records: records,

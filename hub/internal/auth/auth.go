@@ -1,6 +1,7 @@
 // Package auth decides whether a client of the edge hub is who it says: SAS tokens
 // against the keys of the scope, certificates against thumbprints or the trust
-// bundle (spec edgehub-core 5). It asks nobody but the scope.
+// bundle (spec edgehub-core 5). It asks nobody but the scope, unless it is told to ask the
+// cloud about others.
 package auth
 
 import (
@@ -39,8 +40,12 @@ type Options struct {
 	TrustBundle func() *x509.CertPool
 	// NoCertificates refuses all certificates.
 	NoCertificates bool
-	Now            func() time.Time
-	Logger         *slog.Logger
+	// Cloud asks the cloud about a token of somebody whom the scope does not know, with
+	// CloudOnly about every token. Errors as of Authenticate. nil: strangers are refused.
+	Cloud     func(ctx context.Context, l head.Login) error
+	CloudOnly bool
+	Now       func() time.Time
+	Logger    *slog.Logger
 }
 
 // Authenticator checks credentials. It may be used concurrently.
@@ -62,9 +67,47 @@ func New(s Scope, o Options) *Authenticator {
 
 // Authenticate checks the credentials of a login. A failure refreshes the identity
 // from the cloud, if that is due, and checks once more. Errors wrap
-// head.ErrUnauthorized; while the scope was never loaded, head.ErrUnavailable, so
-// that clients come again.
+// head.ErrUnauthorized; while the scope was never loaded, or the cloud is asked and away,
+// head.ErrUnavailable, so that clients come again.
 func (a *Authenticator) Authenticate(ctx context.Context, l head.Login) error {
+	if a.o.CloudOnly && a.Vouched(l) {
+		return a.askCloud(ctx, l)
+	}
+	err := a.byScope(ctx, l)
+	if err != nil && a.Vouched(l) {
+		return a.askCloud(ctx, l)
+	}
+	return err
+}
+
+// Vouched tells whether it is the cloud that has to say whether a login is good.
+func (a *Authenticator) Vouched(l head.Login) bool {
+	if a.o.Cloud == nil || l.Token == "" || l.AuthChain != "" {
+		return false
+	}
+	_, known := a.scope.Lookup(l.Identity)
+	return a.o.CloudOnly || !known
+}
+
+// askCloud asks the cloud, if it may say yes.
+func (a *Authenticator) askCloud(ctx context.Context, l head.Login) error {
+	if err := a.Valid(l); err != nil {
+		return err
+	}
+	return a.o.Cloud(ctx, l)
+}
+
+// Valid tells whether the token of a login is for its identity and has not expired. It says
+// nothing of the signature.
+func (a *Authenticator) Valid(l head.Login) error {
+	if _, _, err := a.token(l); err != nil {
+		return fmt.Errorf("%w: %s: %w", head.ErrUnauthorized, l.Identity, err)
+	}
+	return nil
+}
+
+// byScope is Authenticate for whom the scope knows.
+func (a *Authenticator) byScope(ctx context.Context, l head.Login) error {
 	first := a.Check(l)
 	if first == nil {
 		return nil
@@ -126,35 +169,45 @@ func (a *Authenticator) entry(id iothub.Identity) (scope.Entry, error) {
 	return e, nil
 }
 
+// token reads the token of a login, which must be for its identity and valid now. owner is
+// whose key it must be made with: a module may show a token of its device.
+func (a *Authenticator) token(l head.Login) (token sas.Token, owner iothub.Identity, err error) {
+	if token, err = sas.Parse(l.Token); err != nil {
+		return token, owner, fmt.Errorf("token: %w", err)
+	}
+	if token.Expired(a.o.Now()) {
+		return token, owner, errors.New("token has expired")
+	}
+	audience, err := token.Audience()
+	if err != nil {
+		return token, owner, fmt.Errorf("token: %w", err)
+	}
+	switch {
+	case !a.knownHost(audience.Host):
+		return token, owner, fmt.Errorf("token is for another host, %q", audience.Host)
+	case !strings.EqualFold(audience.Device, l.Identity.Device):
+		return token, owner, errors.New("token is for another device")
+	case audience.Module == "":
+		return token, l.Identity.Parent(), nil
+	case !strings.EqualFold(audience.Module, l.Identity.Module):
+		return token, owner, errors.New("token is for another module")
+	}
+	return token, l.Identity, nil
+}
+
 func (a *Authenticator) checkToken(l head.Login) error {
 	e, err := a.entry(l.Identity)
 	if err != nil {
 		return err
 	}
-	token, err := sas.Parse(l.Token)
+	token, owner, err := a.token(l)
 	if err != nil {
-		return fmt.Errorf("token: %w", err)
+		return err
 	}
-	if token.Expired(a.o.Now()) {
-		return errors.New("token has expired")
-	}
-	audience, err := token.Audience()
-	if err != nil {
-		return fmt.Errorf("token: %w", err)
-	}
-	if !a.knownHost(audience.Host) {
-		return fmt.Errorf("token is for another host, %q", audience.Host)
-	}
-	if !strings.EqualFold(audience.Device, l.Identity.Device) {
-		return errors.New("token is for another device")
-	}
-	if audience.Module == "" && l.Identity.IsModule() {
-		// A module may show a token of its device.
-		if e, err = a.entry(l.Identity.Parent()); err != nil {
+	if owner != l.Identity {
+		if e, err = a.entry(owner); err != nil {
 			return err
 		}
-	} else if !strings.EqualFold(audience.Module, l.Identity.Module) {
-		return errors.New("token is for another module")
 	}
 	if e.Auth != scope.SAS {
 		return fmt.Errorf("identity does not authenticate by token but by %q", e.Auth)

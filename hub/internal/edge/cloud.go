@@ -26,6 +26,7 @@ func (h *Hub) CloudState(id iothub.Identity, up bool, err error) {
 	if !up {
 		h.log.Debug("cloud connection is down", "id", id.String(), "error", err)
 		if errors.Is(err, upstream.ErrNoIdentity) {
+			h.refusedByCloud(id, err)
 			h.calls.add("refresh "+id.String(), func(ctx context.Context) {
 				if _, err := h.scope.Refresh(ctx, id); err != nil {
 					h.log.Debug("identity not refreshed", "id", id.String(), "error", err)

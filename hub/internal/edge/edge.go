@@ -61,8 +61,13 @@ type Options struct {
 	// KeepForUnknown lets messages of identities that the cloud does not let in wait;
 	// otherwise they are dropped.
 	KeepForUnknown bool
-	Records        twin.Records
-	Config         Config
+	// CloudVouches has the cloud asked about tokens of whom the scope does not know,
+	// CloudVouchesForAll about all tokens. Messages of strangers then wait for them to come
+	// back, as with KeepForUnknown.
+	CloudVouches, CloudVouchesForAll bool
+
+	Records twin.Records
+	Config  Config
 	// Fixed are desired properties that count in place of those of the hub's twin; nil:
 	// those of the twin count.
 	Fixed []byte
@@ -107,6 +112,7 @@ type Hub struct {
 	desired    desired               // guarded by configMu
 	inputs     map[string]*inputSink // guarded by configMu; by endpoint
 	refetch    chan struct{}         // capacity 1: the hub's twin could not be fetched
+	vouching   chan struct{}         // one token for each login that the cloud is asked about
 	hits       sync.Pool
 	jobs       *jobs // that wait for nobody
 	calls      *jobs // to the cloud, for clients
@@ -146,10 +152,15 @@ func New(o Options) (*Hub, error) {
 		sessions:   make(map[iothub.Identity]*session),
 		ready:      make(chan struct{}),
 		refetch:    make(chan struct{}, 1),
+		vouching:   make(chan struct{}, maxVouching),
+	}
+	if o.CloudVouches || o.CloudVouchesForAll {
+		o.Auth.Cloud, o.Auth.CloudOnly = h.askCloud, o.CloudVouchesForAll
+		o.KeepForUnknown = true
 	}
 	h.auth = auth.New(o.Scope, o.Auth)
 	h.pool = upstream.New(o.Dial, h, upstream.Options{
-		KeepForUnknown: o.KeepForUnknown, Idle: o.Idle, Hanging: o.Hanging, Logger: o.Logger, Max: max(1000, 2*o.MaxClients),
+		Token: h.ownToken, KeepForUnknown: o.KeepForUnknown, Idle: o.Idle, Hanging: o.Hanging, Logger: o.Logger, Max: max(1000, 2*o.MaxClients),
 	})
 	h.twins = twin.New(cloudTwins{h}, o.Records, h.notifyDesired, o.Twin)
 	h.jobs, h.calls, h.own = newJobs(4), newJobs(32), newJobs(4)
@@ -216,7 +227,7 @@ func (h *Hub) Connect(ctx context.Context, l head.Login, c head.Client) (head.Se
 	if err := h.Check(ctx, l); err != nil {
 		return nil, err
 	}
-	s := &session{hub: h, identity: l.Identity, login: l, client: c, gone: make(chan struct{}), features: make(map[head.Feature]bool)}
+	s := &session{hub: h, identity: l.Identity, login: l, byCloud: h.auth.Vouched(l), client: c, gone: make(chan struct{}), features: make(map[head.Feature]bool)}
 	h.mu.Lock()
 	old := h.sessions[l.Identity]
 	switch {
@@ -336,7 +347,11 @@ func (h *Hub) reauthenticate(ctx context.Context) error {
 }
 
 func (h *Hub) recheck(s *session) {
-	if err := h.auth.Check(s.credentials()); err != nil {
+	check, l := h.auth.Check, s.credentials()
+	if s.vouched() && h.auth.Vouched(l) {
+		check = h.auth.Valid // the rest is the cloud's to say
+	}
+	if err := check(l); err != nil {
 		h.log.Info("client is no longer authenticated", "id", s.id().String(), "error", err)
 		s.client.Disconnect(fmt.Errorf("%w: %w", head.ErrExpired, err))
 	}

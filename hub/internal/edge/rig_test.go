@@ -28,6 +28,7 @@ import (
 	"github.com/breakwater-iot/breakwater/hub/internal/twin"
 	"github.com/breakwater-iot/breakwater/hub/internal/upstream"
 	"github.com/breakwater-iot/breakwater/proto/iothub"
+	"github.com/breakwater-iot/breakwater/proto/iothub/client"
 	"github.com/breakwater-iot/breakwater/proto/iothub/sas"
 )
 
@@ -117,6 +118,8 @@ type cloud struct {
 	twins    int                           // calls
 	calls    []string                      // "identity twin" and "identity reported"
 	known    func(id iothub.Identity) bool // is below this gateway
+	keys     map[iothub.Identity]sas.Key   // of those who log in by themselves
+	asked    []iothub.Identity             // who did
 }
 
 func newCloud() *cloud {
@@ -137,18 +140,27 @@ type conn struct {
 	wake  chan struct{}
 	wants upstream.Wants // guarded by cloud.mu
 	lanes map[uint32]bool
+	token func() string // of one who logs in by itself
 }
 
-func (c *cloud) dial(id iothub.Identity, cb upstream.Callbacks) (upstream.Conn, error) {
-	if id != self {
-		if !c.known(id) {
-			return nil, upstream.ErrNoIdentity
-		}
+func (c *cloud) dial(id iothub.Identity, token func() string, cb upstream.Callbacks) (upstream.Conn, error) {
+	if id != self && token == nil && !c.known(id) {
+		return nil, upstream.ErrNoIdentity
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.dialed = append(c.dialed, id)
-	return &conn{cloud: c, id: id, cb: cb, wake: make(chan struct{}, 1), lanes: map[uint32]bool{}}, nil
+	if token != nil {
+		c.asked = append(c.asked, id)
+	}
+	return &conn{cloud: c, id: id, cb: cb, token: token, wake: make(chan struct{}, 1), lanes: map[uint32]bool{}}, nil
+}
+
+func (c *cloud) lets(id iothub.Identity, text string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	token, err := sas.Parse(text)
+	return err == nil && token.Verify(c.keys[id])
 }
 
 func (c *cloud) set(up bool) {
@@ -165,6 +177,11 @@ func (c *cloud) set(up bool) {
 }
 
 func (k *conn) Run(ctx context.Context) error {
+	if k.token != nil && !k.cloud.lets(k.id, k.token()) {
+		k.cb.State(false, fmt.Errorf("%w: %w", upstream.ErrNoIdentity, client.ErrUnauthorized))
+		<-ctx.Done()
+		return nil
+	}
 	k.cloud.mu.Lock()
 	k.cloud.conns[k.id] = k
 	k.cloud.mu.Unlock()

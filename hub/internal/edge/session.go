@@ -23,6 +23,7 @@ type session struct {
 
 	mu       sync.Mutex
 	login    head.Login // changed by Renew
+	byCloud  bool       // the cloud has vouched for it; changed by Renew
 	features map[head.Feature]bool
 	locks    map[string]bool // of cloud-to-device messages that the client has
 	closed   bool
@@ -52,8 +53,15 @@ func (s *session) Renew(ctx context.Context, l head.Login) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.login = l
+	s.login, s.byCloud = l, s.hub.auth.Vouched(l)
 	return nil
+}
+
+// vouched tells whether the cloud has vouched for the client.
+func (s *session) vouched() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.byCloud
 }
 
 // Telemetry stamps the message with who sent it and hands it to the router.

@@ -2,8 +2,10 @@ package upstream
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"hash/fnv"
+	"time"
 
 	"github.com/breakwater-iot/breakwater/proto/iothub"
 	"github.com/breakwater-iot/breakwater/proto/iothub/client"
@@ -26,7 +28,9 @@ type ClientOptions struct {
 }
 
 // ByClient returns a Dialer on the project's own client: the hub's identity logs in
-// as itself, every other with the hub's credentials and its auth chain. Over AMQP
+// as itself, every other with the hub's credentials and its auth chain, or with its own
+// token. That is not renewed on a connection: at its end the cloud closes that, and the
+// next one begins with what the identity has shown since. Over AMQP
 // all share one connection (or a few), with a session each; over MQTT each has its own.
 func ByClient(o ClientOptions) (Dialer, error) {
 	var shared []*client.Shared
@@ -44,7 +48,7 @@ func ByClient(o ClientOptions) (Dialer, error) {
 			shared = append(shared, one)
 		}
 	}
-	return func(id iothub.Identity, cb Callbacks) (Conn, error) {
+	return func(id iothub.Identity, token func() string, cb Callbacks) (Conn, error) {
 		options := o.Base
 		options.Identity = id
 		if len(shared) > 0 {
@@ -54,7 +58,13 @@ func ByClient(o ClientOptions) (Dialer, error) {
 			options.Shared = shared[h.Sum32()%uint32(len(shared))]
 		}
 		options.ProductInfo = o.Product(id)
-		if id != o.Self {
+		switch {
+		case token != nil:
+			options.Signer = nil
+			options.Tokens = client.TokenFunc(func(ctx context.Context) (string, time.Time, error) {
+				return client.StaticToken(token()).Token(ctx)
+			})
+		case id != o.Self:
 			chain, ok := o.Chain(id)
 			if !ok {
 				return nil, fmt.Errorf("%w: %s", ErrNoIdentity, id)

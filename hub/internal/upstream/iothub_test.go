@@ -236,3 +236,59 @@ func eventually(ok func() bool) bool {
 	}
 	return true
 }
+
+// A device that is not below the gateway logs in with its own token, or not.
+func TestOwnTokenAgainstIotHub(t *testing.T) {
+	for _, p := range []client.Protocol{client.MQTT, client.AMQP} {
+		t.Run(p.String(), func(t *testing.T) {
+			h := startHub(t)
+			h.family(0)
+			id := iothub.DeviceIdentity("alone")
+			d, err := h.rest.PutDevice(t.Context(), rest.Device{DeviceID: id.Device}, rest.MustNotExist)
+			if err != nil {
+				t.Fatal(err)
+			}
+			good, err := sas.ParseKey(d.Authentication.SymmetricKey.PrimaryKey.Reveal())
+			if err != nil {
+				t.Fatal(err)
+			}
+			for name, key := range map[string]sas.Key{"good": good, "of another": h.key} {
+				token, err := sas.New(sas.DeviceResource(hubName, id), time.Now().Add(time.Hour), "", key.Sign)
+				if err != nil {
+					t.Fatal(err)
+				}
+				dial, err := upstream.ByClient(upstream.ClientOptions{
+					Base:    client.Options{Protocol: p, HubName: hubName, RootCAs: h.roots, Dial: h.dial, Signer: client.KeySigner(h.key)},
+					Self:    self,
+					Chain:   func(iothub.Identity) (string, bool) { return "", false },
+					Product: func(iothub.Identity) string { return "test" },
+				})
+				if err != nil {
+					t.Fatal(err)
+				}
+				l := &listener{}
+				pool := upstream.New(dial, l, upstream.Options{Logger: quiet, Token: func(of iothub.Identity) func() string {
+					if of == id {
+						return func() string { return token }
+					}
+					return nil
+				}})
+				ctx, cancel := context.WithCancel(t.Context())
+				ended := make(chan error, 1)
+				go func() { ended <- pool.Run(ctx) }()
+				sent := make(chan error, 1)
+				pool.Send(from(id, "1"), upstream.Lane{First: true}, func(err error) { sent <- err })
+				if err := <-sent; (err == nil) != (name == "good") {
+					t.Errorf("token %s: %v", name, err)
+				}
+				l.mu.Lock()
+				if name != "good" && !slices.ContainsFunc(l.errs, func(err error) bool { return errors.Is(err, upstream.ErrNoIdentity) }) {
+					t.Errorf("told %v", l.errs)
+				}
+				l.mu.Unlock()
+				cancel()
+				<-ended
+			}
+		})
+	}
+}

@@ -220,7 +220,11 @@ func (p *Pool) openLocked(id iothub.Identity) (*link, error) {
 		return nil, fmt.Errorf("%w: %d connections are the limit", ErrDown, p.o.Max)
 	}
 	l := &link{id: id, ended: make(chan struct{}), before: p.ending[id], used: time.Now()}
-	conn, err := p.dial(id, Callbacks{
+	var token func() string
+	if p.o.Token != nil {
+		token = p.o.Token(id)
+	}
+	conn, err := p.dial(id, token, Callbacks{
 		State: func(up bool, err error) { p.state(l, up, err) },
 		Desired: func(ctx context.Context, patch json.RawMessage, version int64) {
 			p.handler.CloudDesired(ctx, id, patch, version)

@@ -94,7 +94,7 @@ type fakes struct {
 	made    []*fakeConn
 }
 
-func (f *fakes) dial(id iothub.Identity, cb upstream.Callbacks) (upstream.Conn, error) {
+func (f *fakes) dial(id iothub.Identity, _ func() string, cb upstream.Callbacks) (upstream.Conn, error) {
 	if id.Device == "stranger" {
 		return nil, upstream.ErrNoIdentity
 	}

@@ -59,8 +59,9 @@ type Callbacks struct {
 }
 
 // Dialer makes a connection for an identity, without waiting for anything. An
-// error that wraps ErrNoIdentity says that it may not speak for it.
-type Dialer func(id iothub.Identity, c Callbacks) (Conn, error)
+// error that wraps ErrNoIdentity says that it may not speak for it. With a function the
+// identity logs in by its own token, the one that the function gives at the time.
+type Dialer func(id iothub.Identity, token func() string, c Callbacks) (Conn, error)
 
 // Errors of the package.
 var (
@@ -94,5 +95,8 @@ type Options struct {
 	// KeepForUnknown makes messages of an identity that may not log in fail as those
 	// of one that is not connected.
 	KeepForUnknown bool
-	Logger         *slog.Logger
+	// Token gives the function for the Dialer of an identity that logs in by its own
+	// token; nil, as its result may be: the hub speaks for it.
+	Token  func(id iothub.Identity) func() string
+	Logger *slog.Logger
 }
