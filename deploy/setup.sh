@@ -17,6 +17,7 @@ want ctr containerd
 want runc runc
 want /usr/lib/cni/bridge containernetworking-plugins
 want iptables iptables
+want ip6tables iptables
 want ip iproute2
 want gcc gcc
 want /usr/include/stdlib.h libc6-dev

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net/netip"
 	"os"
 	"os/user"
 	"path/filepath"
@@ -152,16 +151,12 @@ func openTPM(c config.TPM) (*tpm.TPM, error) {
 }
 
 func openEngine(ctx context.Context, cfg config.Config, roots *x509.CertPool, log *slog.Logger) (*containerd.Runtime, error) {
-	net := network.Config{Name: cfg.Containerd.Network, PluginDirs: network.DefaultPluginDirs}
-	if dir := cfg.Containerd.CNIBinDir; dir != "" {
-		net.PluginDirs = []string{dir}
+	c := cfg.Containerd
+	net := network.Config{
+		Name: c.Network, V4: network.Range(c.V4), IPv6: c.IPv6, V6: network.Range(c.V6), PluginDirs: network.DefaultPluginDirs,
 	}
-	if s := cfg.Containerd.Subnet; s != "" {
-		subnet, err := netip.ParsePrefix(s)
-		if err != nil {
-			return nil, fmt.Errorf("subnet: %w", err)
-		}
-		net.Subnet = subnet
+	if dir := c.CNIBinDir; dir != "" {
+		net.PluginDirs = []string{dir}
 	}
 	judge, err := beside("edged-verify")
 	if err != nil {

@@ -152,7 +152,8 @@ type Watchdog struct {
 type Moby struct {
 	// URI is refused unless it names containerd's socket.
 	URI string `toml:"uri"`
-	// Network is a name, or a table {name, ipv6, ipam = {config = [{subnet}]}}.
+	// Network is a name, or a table
+	// {name, ipv6, ipam = {config = [{subnet, gateway, ip_range}]}}.
 	Network any `toml:"network"`
 }
 
@@ -165,6 +166,11 @@ type Containerd struct {
 	Subnet    string `toml:"subnet"`
 	// CNIBinDir holds the network plugins; empty means where distributions put them.
 	CNIBinDir string `toml:"cni_bin_dir"`
+
+	// IPv6 gives modules an address of IPv6 as well; V4 and V6 are the addresses of the
+	// module network as far as the file says. All are there after Load.
+	IPv6   bool    `toml:"-"`
+	V4, V6 IPRange `toml:"-"`
 }
 
 // ImageGC says when images that nobody uses are removed.

@@ -162,7 +162,10 @@ func TestFullFile(t *testing.T) {
 	if g := c.ImageGC; g.Enabled || g.Days != 2 || g.MinAge != 36*time.Hour || g.Hour != 23 || g.Minute != 45 {
 		t.Errorf("image garbage collection: %+v", g)
 	}
-	if c.Containerd != (config.Containerd{Address: "/run/other.sock", Namespace: "test", Network: "modules", Subnet: "172.30.0.0/24", CNIBinDir: "/usr/lib/cni"}) {
+	if c.Containerd != (config.Containerd{
+		Address: "/run/other.sock", Namespace: "test", Network: "modules", Subnet: "172.30.0.0/24", CNIBinDir: "/usr/lib/cni",
+		V4: ipRange("172.30.0.0/24", "", ""),
+	}) {
 		t.Errorf("containerd: %+v", c.Containerd)
 	}
 }
@@ -303,8 +306,6 @@ func TestErrorsNameLineAndKey(t *testing.T) {
 		{"CA with days", minimal + "[edge_ca]\ncert = \"/a\"\npk = \"/b\"\nauto_generated_edge_ca_expiry_days = 3", "line 7: edge_ca.auto_generated_edge_ca_expiry_days: has no meaning"},
 		{"docker engine", minimal + "[moby_runtime]\nuri = \"unix:///var/run/docker.sock\"", "line 5: moby_runtime.uri: a Docker engine is not used"},
 		{"two networks", minimal + "[moby_runtime]\nnetwork = \"a\"\n[containerd]\nnetwork = \"b\"", "line 5: moby_runtime.network: excludes"},
-		{"ipv6", minimal + "[moby_runtime.network]\nname = \"a\"\nipv6 = true", "line 6: moby_runtime.network.ipv6: true is not supported"},
-		{"ip range", minimal + "[moby_runtime.network]\nname = \"a\"\n[[moby_runtime.network.ipam.config]]\nsubnet = \"10.0.0.0/16\"\nip_range = \"10.0.1.0/24\"", "moby_runtime.network.ipam: only one"},
 		{"content trust", minimal + "[moby_runtime.content_trust.ca_certs]\nx = \"y\"", "line 4: moby_runtime.content_trust: is not supported: say in [[image_verification.policy]]"},
 		{"subnet", minimal + "[containerd]\nsubnet = \"172.30.0.0\"", "line 5: containerd.subnet: "},
 		{"namespace", minimal + "[containerd]\nnamespace = \"a/b\"", "line 5: containerd.namespace: "},
@@ -334,13 +335,13 @@ func TestAllErrorsAreReportedInOrder(t *testing.T) {
 }
 
 func TestMobyNetworkForms(t *testing.T) {
-	for _, c := range []struct{ name, text, network, subnet string }{
-		{"name", "[moby_runtime]\nnetwork = \"n1\"", "n1", ""},
-		{"table", "[moby_runtime.network]\nname = \"n2\"\nipv6 = false\n[[moby_runtime.network.ipam.config]]\nsubnet = \"10.9.0.0/16\"", "n2", "10.9.0.0/16"},
+	for _, c := range []struct{ name, text, network string }{
+		{"name", "[moby_runtime]\nnetwork = \"n1\"", "n1"},
+		{"table", "[moby_runtime.network]\nname = \"n2\"\nipv6 = false\n[[moby_runtime.network.ipam.config]]\nsubnet = \"10.9.0.0/16\"", "n2"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			got, err := config.Parse([]byte(minimal+c.text), "m")
-			if err != nil || got.Containerd.Network != c.network || got.Containerd.Subnet != c.subnet {
+			if err != nil || got.Containerd.Network != c.network || got.Containerd.IPv6 {
 				t.Fatalf("%+v, %v", got.Containerd, err)
 			}
 		})

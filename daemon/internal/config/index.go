@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/pelletier/go-toml/v2"
@@ -61,10 +62,23 @@ func (x *lineIndex) keyValue(p *unstable.Parser, prefix []string, n *unstable.No
 	key, line := keyOf(p, n)
 	full := append(append([]string(nil), prefix...), key...)
 	x.add(full, line)
-	if v := n.Value(); v.Kind == unstable.InlineTable {
-		for it := v.Children(); it.Next(); {
-			x.keyValue(p, full, it.Node())
+	switch v := n.Value(); v.Kind {
+	case unstable.InlineTable:
+		x.inline(p, full, v)
+	case unstable.Array:
+		i := 0
+		for it := v.Children(); it.Next(); i++ {
+			if e := it.Node(); e.Kind == unstable.InlineTable {
+				last := len(full) - 1
+				x.inline(p, append(slices.Clone(full[:last]), fmt.Sprintf("%s[%d]", full[last], i)), e)
+			}
 		}
+	}
+}
+
+func (x *lineIndex) inline(p *unstable.Parser, prefix []string, table *unstable.Node) {
+	for it := table.Children(); it.Next(); {
+		x.keyValue(p, prefix, it.Node())
 	}
 }
 

@@ -2,7 +2,6 @@ package config
 
 import (
 	"fmt"
-	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -258,43 +257,6 @@ func (v *validator) imageGC() {
 	g.Hour, g.Minute = at.Hour(), at.Minute()
 }
 
-func (v *validator) network() {
-	c := &v.c.Containerd
-	if uri := v.c.Moby.URI; uri != "" {
-		switch path, err := SocketPath(uri); {
-		case err != nil:
-			v.bad("moby_runtime.uri", "%v", err)
-		case strings.Contains(filepath.Base(path), "docker"):
-			v.bad("moby_runtime.uri", "a Docker engine is not used; set [containerd] address")
-		case v.set("containerd.address"):
-			v.bad("moby_runtime.uri", "excludes [containerd] address")
-		default:
-			c.Address = path
-		}
-	}
-	if v.c.Moby.Network != nil {
-		v.mobyNetwork()
-	}
-	c.Address = strings.TrimPrefix(c.Address, "unix://")
-	if !filepath.IsAbs(c.Address) {
-		v.bad("containerd.address", "must be an absolute path")
-	}
-	if c.CNIBinDir != "" && !filepath.IsAbs(c.CNIBinDir) {
-		v.bad("containerd.cni_bin_dir", "must be an absolute path")
-	}
-	for key, s := range map[string]string{"containerd.namespace": c.Namespace, "containerd.network": c.Network} {
-		if !simpleName.MatchString(s) {
-			v.bad(key, "must be letters, digits, \"-\", \"_\" and \".\", at most 76")
-		}
-	}
-	if c.Subnet == "" {
-		return
-	}
-	if p, err := netip.ParsePrefix(c.Subnet); err != nil || !p.Addr().Is4() || p.Bits() < 8 || p.Bits() > 29 {
-		v.bad("containerd.subnet", "must be an IPv4 network such as 172.20.0.0/16")
-	}
-}
-
 const simpleName pattern = `^[A-Za-z0-9][A-Za-z0-9_.-]{0,75}$`
 
 // pattern is a regular expression that is needed for a moment at the start: compiled,
@@ -303,59 +265,6 @@ type pattern string
 
 // MatchString compiles the pattern and applies it.
 func (p pattern) MatchString(s string) bool { return regexp.MustCompile(string(p)).MatchString(s) }
-
-// mobyNetwork reads [moby_runtime] network, a name or a table.
-func (v *validator) mobyNetwork() {
-	const key = "moby_runtime.network"
-	if v.set("containerd.network") || v.set("containerd.subnet") {
-		v.bad(key, "excludes [containerd] network and subnet")
-		return
-	}
-	switch n := v.c.Moby.Network.(type) {
-	case string:
-		v.c.Containerd.Network = n
-	case map[string]any:
-		v.networkTable(key, n)
-	default:
-		v.bad(key, "must be a name or a table")
-	}
-}
-
-func (v *validator) networkTable(key string, n map[string]any) {
-	for k, val := range n {
-		switch k {
-		case "name":
-			name, ok := val.(string)
-			if !ok {
-				v.bad(key+".name", "must be text")
-			}
-			v.c.Containerd.Network = name
-		case "ipv6":
-			if val != false {
-				v.bad(key+".ipv6", "true is not supported by this version")
-			}
-		case "ipam":
-			subnet, ok := ipamSubnet(val)
-			if !ok {
-				v.bad(key+".ipam", "only one config entry with only a subnet is supported by this version")
-			}
-			v.c.Containerd.Subnet = subnet
-		default:
-			v.bad(key+"."+k, "unknown key")
-		}
-	}
-}
-
-func ipamSubnet(v any) (string, bool) {
-	ipam, _ := v.(map[string]any)
-	entries, _ := ipam["config"].([]any)
-	if len(ipam) != 1 || len(entries) != 1 {
-		return "", false
-	}
-	entry, _ := entries[0].(map[string]any)
-	subnet, ok := entry["subnet"].(string)
-	return subnet, ok && len(entry) == 1
-}
 
 // unitName matches an fd:// URI: a socket that the service manager opens, by name.
 const unitName pattern = `^fd://[A-Za-z0-9_.@-]{1,255}$`

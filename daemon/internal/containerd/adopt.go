@@ -3,12 +3,16 @@ package containerd
 import (
 	"context"
 	"fmt"
-	"net/netip"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/errdefs"
+
+	"github.com/breakwater-iot/breakwater/daemon/internal/containerd/ocimap"
+	"github.com/breakwater-iot/breakwater/daemon/internal/network"
+	"github.com/breakwater-iot/breakwater/daemon/internal/runtime"
 )
 
 const (
@@ -51,6 +55,31 @@ func (r *Runtime) adopt(ctx context.Context) error {
 	for _, run := range adopted {
 		r.watch(run)
 	}
+	return r.stopCutOff(ctx, adopted)
+}
+
+// stopCutOff stops modules that have lost their place in the module network, which has been
+// made anew without them: nothing can give them one but a start.
+func (r *Runtime) stopCutOff(ctx context.Context, adopted []*run) error {
+	var stopping sync.WaitGroup
+	defer stopping.Wait()
+	for _, run := range adopted {
+		if run.module.Record.Network.Mode != ocimap.NetworkBridge {
+			continue
+		}
+		if joined, err := r.net.Joined(run.name); err != nil || joined {
+			if err != nil {
+				return err
+			}
+			continue
+		}
+		r.log.Info("the module network was made anew: stopping a module of the former one", "module", run.name)
+		stopping.Go(func() {
+			if err := r.Stop(ctx, run.name, runtime.DefaultStopTimeout); err != nil {
+				r.log.Error("stop a module without a network", "module", run.name, "error", err)
+			}
+		})
+	}
 	return nil
 }
 
@@ -90,9 +119,7 @@ func (r *Runtime) adoptOne(ctx context.Context, s stored) (*run, error) {
 		}
 	}
 	if s.last.Running {
-		last := s.last
-		last.Running, last.Address, last.Exited, last.ExitCode = false, netip.Addr{}, at, code
-		return nil, r.saveRun(ctx, c, last)
+		return nil, r.saveRun(ctx, c, s.last.ended(at, code))
 	}
 	return nil, nil
 }
@@ -110,7 +137,7 @@ func (r *Runtime) takeOver(s stored, c client.Container, task client.Task) *run 
 		groups = nil
 	}
 	run := &run{stored: s, container: c, task: task, cgroups: groups, done: make(chan struct{})}
-	r.hosts.Adopt(s.name, s.module.Record.Hosts, s.last.Address)
+	r.hosts.Adopt(s.name, s.module.Record.Hosts, network.Pair{V4: s.last.Address, V6: s.last.Address6})
 	r.mu.Lock()
 	r.running[s.name] = run
 	r.mu.Unlock()

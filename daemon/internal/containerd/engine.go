@@ -121,7 +121,7 @@ func Open(ctx context.Context, cfg Config) (*Runtime, error) {
 	if cfg.StallTimeout <= 0 {
 		cfg.StallTimeout = defaultStallTimeout
 	}
-	cfg.Network.Dir = filepath.Join(cfg.HomeDir, "cni")
+	cfg.Network.Dir = network.Dir(cfg.HomeDir)
 	cfg.Network.Log = cfg.Log
 	c, err := client.New(cfg.Address, client.WithDefaultNamespace(cfg.Namespace))
 	if err != nil {
@@ -155,6 +155,7 @@ func (r *Runtime) describeHost() (ocimap.Host, error) {
 		VolumesDir:  filepath.Join(r.cfg.HomeDir, "volumes"),
 		ScratchDir:  filepath.Join(r.cfg.HomeDir, "scratch"),
 		NetworkName: r.net.Name(),
+		IPv6:        r.net.Shape().V6.Subnet.IsValid(),
 	}
 	_, err := os.Stat(r.cfg.Init)
 	if err == nil {
@@ -206,7 +207,7 @@ func (r *Runtime) TearDown(ctx context.Context) error {
 }
 
 // Gateway is the host's address in the module network.
-func (r *Runtime) Gateway() string { return r.net.Gateway().String() }
+func (r *Runtime) Gateway() string { return r.net.Gateway().V4.String() }
 
 // Info implements runtime.Observer.
 func (r *Runtime) Info(ctx context.Context) (runtime.Info, error) {

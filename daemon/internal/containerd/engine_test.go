@@ -33,7 +33,7 @@ func (keychain) Resolve(authn.Resource) (authn.Authenticator, error) {
 }
 
 func netConfig() network.Config {
-	return network.Config{Bridge: "bw-rt-test", Subnet: netip.MustParsePrefix(testSubnet)}
+	return network.Config{Bridge: "bw-rt-test", V4: network.Range{Subnet: netip.MustParsePrefix(testSubnet)}}
 }
 
 func TestSuite(t *testing.T) {

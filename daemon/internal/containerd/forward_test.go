@@ -109,16 +109,16 @@ func TestNetworkFollowsItsConfiguration(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	chosen := open1.Subnet()
+	chosen := open1.Shape().V4.Subnet
 	again, err := network.Open(t.Context(), network.Config{Dir: dir, Bridge: "bw-rt-test"})
-	if err != nil || again.Subnet() != chosen {
-		t.Fatalf("the chosen subnet changed from %v to %v (%v)", chosen, again.Subnet(), err)
+	if err != nil || again.Shape() != open1.Shape() {
+		t.Fatalf("the chosen subnet changed from %v to %v (%v)", chosen, again.Shape().V4.Subnet, err)
 	}
 	cfg := netConfig()
 	cfg.Dir = dir
 	moved, err := network.Open(t.Context(), cfg)
-	if err != nil || moved.Subnet().String() != testSubnet {
-		t.Fatalf("subnet %v, %v", moved.Subnet(), err)
+	if err != nil || moved.Shape().V4.Subnet.String() != testSubnet {
+		t.Fatalf("subnet %v, %v", moved.Shape().V4.Subnet, err)
 	}
 	if rules := run(t, "iptables-save"); strings.Contains(rules, chosen.String()) || strings.Count(rules, "-j MASQUERADE") != 1+strings.Count(rules, "CNI-HOSTPORT-MASQ -m mark") {
 		t.Errorf("rules after the move:\n%s", rules)

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -148,20 +147,20 @@ func (r *Runtime) launch(ctx context.Context, run *run) error {
 	if run.cgroups, err = readCgroups(pid); err != nil {
 		return err
 	}
-	var addr netip.Addr
+	var addrs network.Pair
 	if n := run.module.Record.Network; n.Mode == ocimap.NetworkBridge {
-		addr, err = r.net.Attach(ctx, network.Attachment{
+		addrs, err = r.net.Attach(ctx, network.Attachment{
 			ID: run.name, NetNS: filepath.Join("/proc", strconv.Itoa(pid), "ns/net"),
-			Address: n.Address, MAC: n.MAC, Ports: n.Ports,
+			Wish: network.Pair{V4: n.Address, V6: n.Address6}, MAC: n.MAC, Ports: n.Ports,
 		})
 		if err != nil {
 			return err
 		}
-		if err := r.hosts.Up(run.name, addr); err != nil {
+		if err := r.hosts.Up(run.name, addrs); err != nil {
 			return fmt.Errorf("name files: %w", err)
 		}
 	}
-	run.last.Running, run.last.Started, run.last.Address = true, time.Now().UTC(), addr
+	run.last.Running, run.last.Started, run.last.Address, run.last.Address6 = true, time.Now().UTC(), addrs.V4, addrs.V6
 	if err := r.saveRun(ctx, run.container, run.last); err != nil {
 		return err
 	}
@@ -191,9 +190,7 @@ func (r *Runtime) abort(run *run) error {
 	}
 	errs := []error{err, r.hosts.Down(run.name), r.net.Detach(ctx, run.name)}
 	if run.last.Running {
-		run.last.Running, run.last.Address = false, netip.Addr{}
-		run.last.Exited, run.last.ExitCode = time.Now().UTC(), 127
-		errs = append(errs, r.saveRun(ctx, run.container, run.last))
+		errs = append(errs, r.saveRun(ctx, run.container, run.last.ended(time.Now().UTC(), 127)))
 	}
 	return errors.Join(errs...)
 }

@@ -55,6 +55,12 @@ type lastRun struct {
 	Exited   time.Time  `json:"exited,omitzero"`
 	ExitCode int        `json:"exitCode,omitempty"`
 	Address  netip.Addr `json:"address,omitzero"`
+	Address6 netip.Addr `json:"address6,omitzero"`
+}
+
+// ended is the run after its end.
+func (l lastRun) ended(at time.Time, code int) lastRun {
+	return lastRun{Started: l.Started, Exited: at, ExitCode: code}
 }
 
 func (m module) any() (typeurl.Any, error) {
@@ -201,7 +207,8 @@ func state(s stored, p *task.Process) runtime.State {
 	switch p.GetStatus() {
 	case task.Status_CREATED: // about to be started
 	case task.Status_RUNNING, task.Status_PAUSED, task.Status_PAUSING:
-		st.Status, st.Pid, st.Address = runtime.StatusRunning, int(p.GetPid()), address(s.last.Address)
+		st.Status, st.Pid = runtime.StatusRunning, int(p.GetPid())
+		st.Address, st.Address6 = address(s.last.Address), address(s.last.Address6)
 		feels := s.healthOf()
 		st.Health, st.HealthOutput = feels.Status, feels.Output
 		if p.GetStatus() != task.Status_RUNNING {

@@ -308,14 +308,17 @@ func nothingLeft(ctx context.Context, c *client.Client) error {
 }
 
 func noNetworkLeft() error {
-	out, err := exec.Command("iptables-save").CombinedOutput()
-	if err != nil {
-		return fmt.Errorf("iptables-save: %w: %s", err, out)
-	}
-	for line := range strings.Lines(string(out)) {
-		// The plugins' own empty top chains stay; nothing of a module or of ours may.
-		if strings.Contains(line, "BREAKWATER") || strings.Contains(line, "CNI-DN-") || strings.Contains(line, "172.30.77.") {
-			return fmt.Errorf("a rule is left: %s", line)
+	for _, save := range []string{"iptables-save", "ip6tables-save"} {
+		out, err := exec.Command(save).CombinedOutput()
+		if err != nil {
+			return fmt.Errorf("%s: %w: %s", save, err, out)
+		}
+		for line := range strings.Lines(string(out)) {
+			// The plugins' own empty top chains stay; nothing of a module or of ours may.
+			if strings.Contains(line, "BREAKWATER") || strings.Contains(line, "CNI-DN-") || strings.Contains(line, "172.30.77.") ||
+				strings.Contains(line, "module network") || strings.Contains(line, "fd") && strings.Contains(line, "::") {
+				return fmt.Errorf("a rule is left: %s", line)
+			}
 		}
 	}
 	links, err := exec.Command("ip", "-brief", "link").CombinedOutput()

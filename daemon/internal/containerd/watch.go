@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"iter"
-	"net/netip"
 	"time"
 
 	"github.com/containerd/containerd/v2/client"
@@ -66,9 +65,7 @@ func (r *Runtime) await(run *run) (code int, at time.Time, ok bool) {
 func (r *Runtime) settle(run *run, code int, at time.Time) {
 	ctx, cancel := context.WithTimeout(r.ctx(context.WithoutCancel(r.life)), settleTimeout)
 	defer cancel()
-	last := run.last
-	last.Running, last.Address, last.Exited, last.ExitCode = false, netip.Addr{}, at, code
-	errs := []error{r.saveRun(ctx, run.container, last), r.net.Detach(ctx, run.name), r.hosts.Down(run.name)}
+	errs := []error{r.saveRun(ctx, run.container, run.last.ended(at, code)), r.net.Detach(ctx, run.name), r.hosts.Down(run.name)}
 	// This also waits for the log writer, so followers get everything.
 	if _, err := run.task.Delete(ctx, client.WithProcessKill); err != nil && !errdefs.IsNotFound(err) {
 		errs = append(errs, fmt.Errorf("delete task: %w", err))

@@ -28,13 +28,22 @@ type addresses struct {
 	entries map[string]place
 }
 
-// place is an address that a module has or had.
+// place is the addresses that a module has or had; at least one.
 type place struct {
-	Addr netip.Addr `json:"address"`
+	V4 netip.Addr `json:"address,omitzero"`
+	V6 netip.Addr `json:"address6,omitzero"`
 	// Released says that the module has been removed.
 	Released bool `json:"released,omitempty"`
 	// At is the clock of the last change.
 	At uint64 `json:"at"`
+}
+
+// like is the address of the same family as another.
+func (p place) like(addr netip.Addr) netip.Addr {
+	if addr.Is4() {
+		return p.V4
+	}
+	return p.V6
 }
 
 // maxPlaces bounds what is remembered of removed modules.
@@ -74,10 +83,16 @@ func openAddresses(file string) (*addresses, error) {
 	}
 	seen := make(map[netip.Addr]bool)
 	for name, p := range entries {
-		if !p.Addr.IsValid() || seen[p.Addr] {
-			return a, fmt.Errorf("remembered addresses: %s has %s, as another one", name, p.Addr)
+		all := Pair{p.V4, p.V6}.All()
+		if len(all) == 0 {
+			return a, fmt.Errorf("remembered addresses: %s has none", name)
 		}
-		seen[p.Addr] = true
+		for _, addr := range all {
+			if seen[addr] {
+				return a, fmt.Errorf("remembered addresses: %s has %s, as another one", name, addr)
+			}
+			seen[addr] = true
+		}
 		a.clock = max(a.clock, p.At)
 	}
 	a.entries = entries
@@ -87,75 +102,91 @@ func openAddresses(file string) (*addresses, error) {
 	return a, nil
 }
 
-// choose returns the address for a module. wish is what its deployment asks for;
-// invalid is nothing. taken are the addresses that other modules have now, by
-// address: they are never returned. Without a wish it is the module's former address;
-// else one that nobody is remembered with; else that of the module that was removed
-// longest ago; else that of one that has not run for longest.
-func (a *addresses) choose(name string, wish netip.Addr, subnet netip.Prefix, taken map[netip.Addr]string) (netip.Addr, error) {
+// choose returns the address for a module in a complete range. wish is what its
+// deployment asks for; invalid is nothing. taken are the addresses that other modules have
+// now, by address: they are never returned. Without a wish it is the module's former
+// address; else one of the pool that nobody is remembered with; else that of the module
+// that was removed longest ago; else that of one that has not run for longest.
+func (a *addresses) choose(name string, wish netip.Addr, r Range, taken map[netip.Addr]string) (netip.Addr, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if wish.IsValid() {
 		switch by, ok := taken[wish]; {
-		case !usable(subnet, wish):
-			return netip.Addr{}, &AddressError{Addr: wish, Net: subnet}
+		case !r.usable(wish):
+			return netip.Addr{}, &AddressError{Addr: wish, Net: r.Subnet}
 		case ok:
-			return netip.Addr{}, &AddressError{Addr: wish, By: by, Net: subnet}
+			return netip.Addr{}, &AddressError{Addr: wish, By: by, Net: r.Subnet}
 		}
 		return wish, nil
 	}
 	free := func(addr netip.Addr) bool {
 		_, ok := taken[addr]
-		return !ok && usable(subnet, addr)
+		return !ok && r.usable(addr)
 	}
-	if p, ok := a.entries[name]; ok && free(p.Addr) {
-		return p.Addr, nil
+	former := func(p place) netip.Addr { return p.like(r.Subnet.Addr()) }
+	if p, ok := a.entries[name]; ok && free(former(p)) {
+		return former(p), nil
 	}
 	remembered := make(map[netip.Addr]bool, len(a.entries))
 	var oldest *place
 	for other, p := range a.entries {
-		remembered[p.Addr] = true
-		if other == name || !free(p.Addr) {
+		remembered[former(p)] = true
+		if other == name || !r.Pool.Contains(former(p)) || !free(former(p)) {
 			continue
 		}
 		if oldest == nil || p.Released && !oldest.Released || p.Released == oldest.Released && p.At < oldest.At {
 			oldest = &p
 		}
 	}
-	for addr := subnet.Addr().Next(); subnet.Contains(addr); addr = addr.Next() {
+	for addr := r.Pool.Addr(); r.Pool.Contains(addr); addr = addr.Next() {
 		if free(addr) && !remembered[addr] {
 			return addr, nil
 		}
 	}
 	if oldest == nil {
-		return netip.Addr{}, &AddressError{Net: subnet}
+		return netip.Addr{}, &AddressError{Net: r.Pool}
 	}
-	return oldest.Addr, nil
+	return former(*oldest), nil
 }
 
-// usable reports whether an address of a subnet can be a module's: not the network's
-// own, not the gateway's (the first), and not the one for all (the last).
-func usable(subnet netip.Prefix, addr netip.Addr) bool {
-	return subnet.Contains(addr) && addr != subnet.Addr() && addr != subnet.Addr().Next() && subnet.Contains(addr.Next())
-}
-
-// keep remembers that a module has an address, and writes it down. Another that was
-// remembered with it is forgotten.
-func (a *addresses) keep(name string, addr netip.Addr) error {
+// keep remembers that a module has these addresses, and writes it down. Another that was
+// remembered with one of them is so no more. What is known of a family without an address
+// here stays.
+func (a *addresses) keep(name string, now Pair) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if p, ok := a.entries[name]; ok && p.Addr == addr && !p.Released {
+	next := a.entries[name]
+	was := next
+	for _, addr := range now.All() {
+		for other, p := range a.entries {
+			if other != name && p.like(addr) == addr {
+				a.forgetLocked(other, addr)
+			}
+		}
+		p := Pair{next.V4, next.V6}.with(addr)
+		next.V4, next.V6 = p.V4, p.V6
+	}
+	if next.Released = false; next == was {
 		return nil
 	}
-	for other, p := range a.entries {
-		if p.Addr == addr {
-			delete(a.entries, other)
-		}
-	}
 	a.clock++
-	a.entries[name] = place{Addr: addr, At: a.clock}
+	next.At = a.clock
+	a.entries[name] = next
 	a.boundLocked()
 	return a.writeLocked()
+}
+
+// forgetLocked takes one address away from what is remembered of a module.
+func (a *addresses) forgetLocked(name string, addr netip.Addr) {
+	p := a.entries[name]
+	if p.V4 == addr {
+		p.V4 = netip.Addr{}
+	} else {
+		p.V6 = netip.Addr{}
+	}
+	if a.entries[name] = p; p.V4 == p.V6 { // none is left
+		delete(a.entries, name)
+	}
 }
 
 // release says that modules have been removed, and writes it down: those for which

@@ -20,6 +20,7 @@ type players struct {
 	t      *testing.T
 	file   string
 	subnet netip.Prefix
+	pool   netip.Prefix
 	book   *network.Addresses
 	taken  map[netip.Addr]string
 }
@@ -46,21 +47,37 @@ func (p *players) start(name, wish string) (string, error) {
 	if wish != "" {
 		want = netip.MustParseAddr(wish)
 	}
-	addr, err := p.book.Choose(name, want, p.subnet, p.taken)
+	r, err := network.Range{Subnet: p.subnet, Pool: p.pool}.Complete()
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	addr, err := p.book.Choose(name, want, r, p.taken)
 	if err != nil {
 		return "", err
 	}
 	if by, ok := p.taken[addr]; ok {
 		p.t.Fatalf("%s gets %s, which %s has", name, addr, by)
 	}
-	if !network.Usable(p.subnet, addr) {
+	if !r.Usable(addr) {
 		p.t.Fatalf("%s gets %s of %s", name, addr, p.subnet)
 	}
 	p.taken[addr] = name
-	if err := p.book.Keep(name, addr); err != nil {
+	if err := p.book.Keep(name, pair(addr.String())); err != nil {
 		p.t.Fatal(err)
 	}
 	return addr.String(), nil
+}
+
+// pair is made of addresses of both families.
+func pair(addrs ...string) (p network.Pair) {
+	for _, s := range addrs {
+		if a := netip.MustParseAddr(s); a.Is4() {
+			p.V4 = a
+		} else {
+			p.V6 = a
+		}
+	}
+	return p
 }
 
 func (p *players) stop(name string) {
@@ -136,6 +153,72 @@ func TestAFullNetwork(t *testing.T) {
 	p.gets("a", "", "10.0.0.3")
 }
 
+func TestAddressesOfIPv6(t *testing.T) {
+	p := newPlayers(t, "fd00:1::/64")
+	p.gets("a", "", "fd00:1::2")
+	p.gets("b", "fd00:1::ffff", "fd00:1::ffff")
+	p.stop("a")
+	p.restart()
+	p.gets("c", "", "fd00:1::3")
+	p.gets("a", "", "fd00:1::2")
+	for _, never := range []string{"fd00:1::", "fd00:1::1", "fd00:1::ffff:ffff:ffff:ffff", "fd00:2::5", "10.0.0.2"} {
+		var taken *network.AddressError
+		if _, err := p.start("d", never); !errors.As(err, &taken) || taken.By != "" {
+			t.Errorf("%s: error %v", never, err)
+		}
+	}
+}
+
+func TestAddressesOfARange(t *testing.T) {
+	p := newPlayers(t, "10.0.0.0/24")
+	p.pool = netip.MustParsePrefix("10.0.0.8/31")
+	p.gets("a", "", "10.0.0.8")
+	p.gets("wishes", "10.0.0.99", "10.0.0.99") // beyond the range, in the subnet
+	p.gets("b", "", "10.0.0.9")
+	var full *network.AddressError
+	if _, err := p.start("c", ""); !errors.As(err, &full) || full.Addr.IsValid() || full.Net != p.pool {
+		t.Errorf("error %v", err)
+	}
+	p.remove("wishes") // whose address is nobody's choice
+	if _, err := p.start("c", ""); err == nil {
+		t.Error("an address outside of the range was chosen")
+	}
+}
+
+// What a module has of one family outlives that the network loses the other, and that
+// another module takes it.
+func TestFamiliesAreRememberedEachForItself(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "addresses.json")
+	v4, err := network.Range{Subnet: netip.MustParsePrefix("10.0.0.0/24")}.Complete()
+	noErr(t, err)
+	v6, err := network.Range{Subnet: netip.MustParsePrefix("fd00:1::/64")}.Complete()
+	noErr(t, err)
+	book, err := network.OpenAddresses(file)
+	noErr(t, err, book.Keep("a", pair("10.0.0.7", "fd00:1::7")))
+	noErr(t, book.Keep("a", pair("10.0.0.7")), book.Keep("b", pair("10.0.0.8"))) // without IPv6 for a while
+	noErr(t, book.Keep("thief", pair("10.0.0.7", "fd00:1::9")))
+	book, err = network.OpenAddresses(file)
+	noErr(t, err)
+	for name, want := range map[string]network.Pair{
+		"a": pair("10.0.0.2", "fd00:1::7"), "b": pair("10.0.0.8", "fd00:1::2"), "thief": pair("10.0.0.7", "fd00:1::9"),
+	} {
+		var got network.Pair
+		if got.V4, err = book.Choose(name, netip.Addr{}, v4, nil); err != nil {
+			t.Fatal(err)
+		}
+		if got.V6, err = book.Choose(name, netip.Addr{}, v6, nil); err != nil {
+			t.Fatal(err)
+		}
+		if got != want {
+			t.Errorf("%s gets %s, want %s", name, got, want)
+		}
+	}
+	noErr(t, book.Keep("a", pair("10.0.0.2")), book.Keep("b", pair("10.0.0.2", "fd00:1::7")))
+	if book.Len() != 2 { // a has none left
+		t.Errorf("%d entries", book.Len())
+	}
+}
+
 func TestAnotherSubnet(t *testing.T) {
 	p := newPlayers(t, "10.0.0.0/24")
 	p.gets("a", "", "10.0.0.2")
@@ -152,6 +235,7 @@ func TestADamagedMemoryIsSaidAndReplaced(t *testing.T) {
 		"torn":           `{"a":{"addr`,
 		"no address":     `{"a":{"at":1}}`,
 		"twice the same": `{"a":{"address":"10.0.0.2","at":1},"b":{"address":"10.0.0.2","at":2}}`,
+		"twice of IPv6":  `{"a":{"address6":"fd00::2","at":1},"b":{"address":"10.0.0.2","address6":"fd00::2","at":2}}`,
 	} {
 		file := filepath.Join(t.TempDir(), "addresses.json")
 		noErr(t, os.WriteFile(file, []byte(content), 0o600))
@@ -159,7 +243,7 @@ func TestADamagedMemoryIsSaidAndReplaced(t *testing.T) {
 		if err == nil || book.Len() != 0 {
 			t.Errorf("%s: %d entries, %v", name, book.Len(), err)
 		}
-		noErr(t, book.Keep("a", netip.MustParseAddr("10.0.0.2")))
+		noErr(t, book.Keep("a", pair("10.0.0.2")))
 		if book, err = network.OpenAddresses(file); err != nil || book.Len() != 1 {
 			t.Errorf("%s: afterwards %v", name, err)
 		}
@@ -177,7 +261,7 @@ func TestRemovedModulesAreForgottenInTheEnd(t *testing.T) {
 	noErr(t, os.WriteFile(file, []byte("{"+strings.Join(entries, ",")+"}"), 0o600))
 	book, err := network.OpenAddresses(file)
 	noErr(t, err)
-	noErr(t, book.Keep("one more", addr.Next()))
+	noErr(t, book.Keep("one more", pair(addr.Next().String())))
 	if book.Len() != network.MaxPlaces+21 {
 		t.Errorf("%d entries of modules that are there", book.Len())
 	}

@@ -16,6 +16,9 @@ import (
 // firewall plugin needs; every plugin release of the last years speaks it.
 const cniVersion = "0.4.0"
 
+// confName is the file of the configuration.
+const confName = "modules.conflist"
+
 type confList struct {
 	CNIVersion string `json:"cniVersion"`
 	Name       string `json:"name"`
@@ -29,6 +32,8 @@ type bridgeConf struct {
 	IPMasq      bool     `json:"ipMasq"`
 	HairpinMode bool     `json:"hairpinMode"`
 	IPAM        ipamConf `json:"ipam"`
+	// Capabilities ask for what of an attachment is for this plugin.
+	Capabilities map[string]bool `json:"capabilities,omitempty"`
 }
 
 type ipamConf struct {
@@ -61,16 +66,24 @@ type firewallConf struct {
 // plugin: its rules are per container and stay behind when the namespace is gone
 // before it is called.
 func buildConf(cfg Config, leases string) ([]byte, error) {
-	list := confList{CNIVersion: cniVersion, Name: cfg.Name, Plugins: []any{
-		bridgeConf{
-			Type: "bridge", Bridge: cfg.Bridge, IsGateway: true, HairpinMode: true,
-			IPAM: ipamConf{
-				Type:    "host-local",
-				Ranges:  [][]ipamRange{{{Subnet: cfg.Subnet, Gateway: cfg.Subnet.Addr().Next()}}},
-				Routes:  []ipamRoute{{Dst: netip.MustParsePrefix("0.0.0.0/0")}},
-				DataDir: leases,
-			},
+	bridge := bridgeConf{
+		Type: "bridge", Bridge: cfg.Bridge, IsGateway: true, HairpinMode: true,
+		IPAM: ipamConf{
+			Type:    "host-local",
+			Ranges:  [][]ipamRange{{{Subnet: cfg.V4.Subnet, Gateway: cfg.V4.Gateway}}},
+			Routes:  []ipamRoute{{Dst: netip.MustParsePrefix("0.0.0.0/0")}},
+			DataDir: leases,
 		},
+	}
+	if cfg.IPv6 {
+		// The plugin takes one address from the arguments of an attachment, and others
+		// from this capability.
+		bridge.Capabilities = map[string]bool{"ips": true}
+		bridge.IPAM.Ranges = append(bridge.IPAM.Ranges, []ipamRange{{Subnet: cfg.V6.Subnet, Gateway: cfg.V6.Gateway}})
+		bridge.IPAM.Routes = append(bridge.IPAM.Routes, ipamRoute{Dst: netip.MustParsePrefix("::/0")})
+	}
+	list := confList{CNIVersion: cniVersion, Name: cfg.Name, Plugins: []any{
+		bridge,
 		portmapConf{Type: "portmap", Capabilities: map[string]bool{"portMappings": true}, SNAT: true},
 	}}
 	if findPlugin(cfg.PluginDirs, "firewall") {
@@ -83,19 +96,55 @@ func buildConf(cfg Config, leases string) ([]byte, error) {
 	return data, nil
 }
 
-// readConf finds bridge and subnet in a configuration that buildConf wrote.
-func readConf(data []byte) (string, netip.Prefix) {
+// Shape is what cannot be changed without making the network anew. The pools are not
+// part of it. V6 is zero in a network without.
+type Shape struct {
+	Name, Bridge string
+	V4, V6       Range
+}
+
+// Dir is where a daemon with that home directory keeps the state of its network.
+func Dir(home string) string { return filepath.Join(home, "cni") }
+
+// ReadShape reads how the network was last made in a daemon's directory of network state.
+// The error is fs.ErrNotExist if it was not yet.
+func ReadShape(dir string) (Shape, error) {
+	data, err := os.ReadFile(filepath.Join(dir, confName))
+	if err != nil {
+		return Shape{}, err
+	}
+	s := readConf(data)
+	if s.Bridge == "" {
+		return Shape{}, fmt.Errorf("%s is damaged", filepath.Join(dir, confName))
+	}
+	return s, nil
+}
+
+// readConf finds the shape in a configuration that buildConf wrote; zero in others.
+func readConf(data []byte) (s Shape) {
 	var list struct {
+		Name    string       `json:"name"`
 		Plugins []bridgeConf `json:"plugins"`
 	}
 	if json.Unmarshal(data, &list) != nil || len(list.Plugins) == 0 {
-		return "", netip.Prefix{}
+		return Shape{}
 	}
 	b := list.Plugins[0]
-	if len(b.IPAM.Ranges) == 0 || len(b.IPAM.Ranges[0]) == 0 {
-		return "", netip.Prefix{}
+	for _, set := range b.IPAM.Ranges {
+		for _, r := range set {
+			if to := &s.V4; r.Subnet.IsValid() {
+				if r.Subnet.Addr().Is6() {
+					to = &s.V6
+				}
+				*to = Range{Subnet: r.Subnet, Gateway: r.Gateway}
+			}
+		}
 	}
-	return b.Bridge, b.IPAM.Ranges[0][0].Subnet
+	if !s.V4.Subnet.IsValid() {
+		return Shape{}
+	}
+	s.Name, s.Bridge = list.Name, b.Bridge
+	return s
 }
 
 func findPlugin(dirs []string, name string) bool {
@@ -149,7 +198,7 @@ func (n *Network) reclaimLeases(running func(id string) bool) error {
 	var errs []error
 	for addr, id := range leases {
 		if running(id) {
-			errs = append(errs, n.addrs.keep(id, addr))
+			errs = append(errs, n.addrs.keep(id, Pair{}.with(addr)))
 		} else {
 			errs = append(errs, os.Remove(filepath.Join(n.leaseDir(), n.cfg.Name, addr.String())))
 		}

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -18,7 +17,7 @@ import (
 // shows the file that was there, not its name.
 type Hosts struct {
 	dir     string
-	gateway netip.Addr
+	gateway Pair
 
 	// mu also covers the writing of the files: they show one state at a time.
 	mu      sync.Mutex
@@ -40,14 +39,14 @@ type HostSettings struct {
 
 type host struct {
 	settings HostSettings
-	addr     netip.Addr // invalid while it does not run in the network
+	addrs    Pair // none while it does not run in the network
 }
 
 // Files are the paths to be mounted.
 type Files struct{ Hosts, Hostname, Resolv string }
 
 // NewHosts keeps its files below dir.
-func NewHosts(dir string, gateway netip.Addr) *Hosts {
+func NewHosts(dir string, gateway Pair) *Hosts {
 	return &Hosts{dir: dir, gateway: gateway, modules: make(map[string]*host)}
 }
 
@@ -82,26 +81,26 @@ func (h *Hosts) Prepare(module string, s HostSettings) error {
 
 // Adopt makes a module known that runs since before the daemon started. Its
 // files are brought up to date at the next Up or Down of any module, or by Sync.
-func (h *Hosts) Adopt(module string, s HostSettings, addr netip.Addr) {
+func (h *Hosts) Adopt(module string, s HostSettings, addrs Pair) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.modules[module] = &host{settings: s, addr: addr}
+	h.modules[module] = &host{settings: s, addrs: addrs}
 }
 
-// Up says that a module now has an address, and tells all modules.
-func (h *Hosts) Up(module string, addr netip.Addr) error { return h.change(module, addr) }
+// Up says that a module now has addresses, and tells all modules.
+func (h *Hosts) Up(module string, addrs Pair) error { return h.change(module, addrs) }
 
 // Down says that a module ended, and tells the others.
-func (h *Hosts) Down(module string) error { return h.change(module, netip.Addr{}) }
+func (h *Hosts) Down(module string) error { return h.change(module, Pair{}) }
 
-func (h *Hosts) change(module string, addr netip.Addr) error {
+func (h *Hosts) change(module string, addrs Pair) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	m := h.modules[module]
-	if m == nil || m.addr == addr {
+	if m == nil || m.addrs == addrs {
 		return nil
 	}
-	m.addr = addr
+	m.addrs = addrs
 	return h.syncLocked()
 }
 
@@ -157,8 +156,8 @@ func (h *Hosts) renderLocked(module string) ([]byte, error) {
 	if m.settings.Domainname != "" {
 		own = own + "." + m.settings.Domainname + " " + own
 	}
-	if m.addr.IsValid() {
-		fmt.Fprintf(&b, "%s\t%s\n", m.addr, own)
+	for _, addr := range m.addrs.All() {
+		fmt.Fprintf(&b, "%s\t%s\n", addr, own)
 	}
 	names := make([]string, 0, len(h.modules))
 	for name := range h.modules {
@@ -166,8 +165,9 @@ func (h *Hosts) renderLocked(module string) ([]byte, error) {
 	}
 	slices.Sort(names)
 	for _, name := range names {
-		if other := h.modules[name]; other.addr.IsValid() {
-			fmt.Fprintf(&b, "%s\t%s\n", other.addr, strings.Join(append([]string{name}, other.settings.Aliases...), " "))
+		other := h.modules[name]
+		for _, addr := range other.addrs.All() {
+			fmt.Fprintf(&b, "%s\t%s\n", addr, strings.Join(append([]string{name}, other.settings.Aliases...), " "))
 		}
 	}
 	return b.Bytes(), nil
@@ -177,7 +177,10 @@ func (h *Hosts) extraLocked(b *bytes.Buffer, m *host) {
 	for _, line := range m.settings.Extra {
 		name, addr, _ := strings.Cut(line, ":")
 		if addr == "host-gateway" {
-			addr = h.gateway.String()
+			for _, addr := range h.gateway.All() {
+				fmt.Fprintf(b, "%s\t%s\n", addr, name)
+			}
+			continue
 		}
 		fmt.Fprintf(b, "%s\t%s\n", strings.Trim(addr, "[]"), name)
 	}

@@ -1,6 +1,6 @@
 // Package network joins modules to the module network: a bridge with addresses
-// from a private subnet, masquerading to the outside, published ports, and names
-// by a hosts file per module. It drives the CNI plugins bridge, host-local,
+// from a private subnet, if so configured also one of IPv6, masquerading to the
+// outside, published ports, and names by a hosts file per module. It drives the CNI plugins bridge, host-local,
 // portmap and, where installed, firewall.
 //
 // Everything happens in the network namespace of the daemon's own process, which
@@ -31,9 +31,14 @@ type Config struct {
 	Name string
 	// Bridge is the interface, at most 15 characters: "bw-edge0".
 	Bridge string
-	// Subnet is an IPv4 range of at least a /30. Invalid (zero) means to choose a
-	// private /24 that does not clash with the host's routes, and to keep it.
-	Subnet netip.Prefix
+	// V4 are the IPv4 addresses, at least a /30. Without a subnet a private /24 that
+	// does not clash with the host's routes is chosen and kept.
+	V4 Range
+	// IPv6 gives modules an IPv6 address as well.
+	IPv6 bool
+	// V6 are the IPv6 addresses, at least a /126; of no meaning unless IPv6 is set.
+	// Without a subnet a unique local /64 is chosen and kept.
+	V6 Range
 	// Dir is the daemon's directory for network state; required, absolute.
 	Dir string
 	// PluginDirs are searched in order.
@@ -43,6 +48,8 @@ type Config struct {
 
 // DefaultName is the network that deployments and the agent expect.
 const DefaultName = "azure-iot-edge"
+
+const defaultBridge = "bw-edge0"
 
 // DefaultPluginDirs is where distributions install the plugins.
 var DefaultPluginDirs = []string{"/opt/cni/bin", "/usr/lib/cni", "/usr/libexec/cni"}
@@ -56,7 +63,7 @@ type Network struct {
 	cfg   Config
 	cni   *libcni.CNIConfig
 	list  *libcni.NetworkConfigList
-	rules rules
+	rules []rules // of each family that the network has
 	addrs *addresses
 	// turn holds a token while a change is made.
 	turn chan struct{}
@@ -67,10 +74,25 @@ type Attachment struct {
 	// ID is the container, NetNS the path of its network namespace.
 	ID    string
 	NetNS string
-	// Address and MAC are optional wishes.
-	Address netip.Addr
-	MAC     string
-	Ports   []Port
+	// Wish are addresses to have, and MAC is one of the hardware; all may be missing.
+	// One of IPv6 counts for nothing in a network without.
+	Wish  Pair
+	MAC   string
+	Ports []Port
+}
+
+// Pair is an address of each family; invalid is none.
+type Pair struct{ V4, V6 netip.Addr }
+
+// Range is the addresses of one family.
+type Range struct {
+	// Subnet is where all of them lie.
+	Subnet netip.Prefix
+	// Gateway is the host's; invalid is the first of Subnet.
+	Gateway netip.Addr
+	// Pool is the part of Subnet from which modules have addresses that ask for none;
+	// invalid is all of it.
+	Pool netip.Prefix
 }
 
 var linkName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,14}$`)
@@ -82,7 +104,7 @@ func Open(ctx context.Context, cfg Config) (*Network, error) {
 		cfg.Name = DefaultName
 	}
 	if cfg.Bridge == "" {
-		cfg.Bridge = "bw-edge0"
+		cfg.Bridge = defaultBridge
 	}
 	if len(cfg.PluginDirs) == 0 {
 		cfg.PluginDirs = DefaultPluginDirs
@@ -117,36 +139,34 @@ func Open(ctx context.Context, cfg Config) (*Network, error) {
 func (n *Network) confFile() string { return filepath.Join(n.cfg.Dir, "modules.conflist") }
 func (n *Network) leaseDir() string { return filepath.Join(n.cfg.Dir, "leases") }
 
-// configure chooses the subnet, replaces a differing older network, and writes
+// configure chooses the subnets, replaces a differing older network, and writes
 // the configuration.
 func (n *Network) configure(ctx context.Context) error {
-	old, err := os.ReadFile(n.confFile())
+	data, err := os.ReadFile(n.confFile())
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("network configuration: %w", err)
 	}
-	oldBridge, oldSubnet := readConf(old)
-	if !n.cfg.Subnet.IsValid() && oldSubnet.IsValid() && oldBridge == n.cfg.Bridge {
-		n.cfg.Subnet = oldSubnet
-	}
-	if !n.cfg.Subnet.IsValid() {
-		if n.cfg.Subnet, err = freeSubnet(); err != nil {
+	old := readConf(data)
+	if n.cfg.IPv6 {
+		if err := hostHasIPv6(procFiles, n.cfg.Bridge); err != nil {
 			return err
 		}
+	} else {
+		n.cfg.V6 = Range{}
 	}
-	n.cfg.Subnet = n.cfg.Subnet.Masked()
-	if !n.cfg.Subnet.Addr().Is4() || n.cfg.Subnet.Bits() > 30 || n.cfg.Subnet.Bits() < 8 {
-		return fmt.Errorf("subnet %s: want an IPv4 range between /8 and /30", n.cfg.Subnet)
+	if err := n.chooseRanges(old); err != nil {
+		return err
 	}
 	conf, err := buildConf(n.cfg, n.leaseDir())
 	if err != nil {
 		return err
 	}
-	if oldSubnet.IsValid() && (oldBridge != n.cfg.Bridge || oldSubnet != n.cfg.Subnet) {
-		if err := n.tearDown(ctx, oldBridge, oldSubnet); err != nil {
+	if old.Bridge != "" && old != n.Shape() {
+		if err := n.tearDown(ctx, old); err != nil {
 			return fmt.Errorf("remove the network's former shape: %w", err)
 		}
 	}
-	if !bytes.Equal(old, conf) {
+	if !bytes.Equal(data, conf) {
 		if err := replaceFile(n.confFile(), conf); err != nil {
 			return fmt.Errorf("network configuration: %w", err)
 		}
@@ -154,18 +174,62 @@ func (n *Network) configure(ctx context.Context) error {
 	if n.list, err = libcni.NetworkConfFromBytes(conf); err != nil {
 		return fmt.Errorf("network configuration: %w", err)
 	}
-	n.rules = rules{name: n.cfg.Name, bridge: n.cfg.Bridge, subnet: n.cfg.Subnet}
-	return n.rules.ensure(ctx)
+	n.rules = rulesOf(n.Shape())
+	return n.ensure(ctx)
+}
+
+// chooseRanges completes the ranges. A subnet that is not configured is the former one.
+func (n *Network) chooseRanges(old Shape) (err error) {
+	v4, v6 := &n.cfg.V4, &n.cfg.V6
+	same := old.Bridge == n.cfg.Bridge
+	if !v4.Subnet.IsValid() && same {
+		v4.Subnet = old.V4.Subnet
+	}
+	if !v4.Subnet.IsValid() {
+		if v4.Subnet, err = freeSubnet(); err != nil {
+			return err
+		}
+	}
+	if err := v4.complete(true); err != nil || !n.cfg.IPv6 {
+		return err
+	}
+	if !v6.Subnet.IsValid() && same {
+		v6.Subnet = old.V6.Subnet
+	}
+	if !v6.Subnet.IsValid() {
+		if v6.Subnet, err = uniqueLocal(); err != nil {
+			return err
+		}
+	}
+	if err := v6.complete(false); err != nil {
+		return err
+	}
+	return clashesWithHost(v6.Subnet, n.cfg.Bridge)
+}
+
+// ensure puts in place what the network needs of the host.
+func (n *Network) ensure(ctx context.Context) error {
+	for _, r := range n.rules {
+		if err := r.ensure(ctx); err != nil {
+			return err
+		}
+	}
+	if !n.cfg.IPv6 {
+		return nil
+	}
+	return errors.Join(forwardIPv6(procFiles), makeBridge(ctx, n.cfg.Bridge))
 }
 
 // Name is the network's name.
 func (n *Network) Name() string { return n.cfg.Name }
 
-// Gateway is the host's address in the network.
-func (n *Network) Gateway() netip.Addr { return n.cfg.Subnet.Addr().Next() }
+// Shape tells how the network is made.
+func (n *Network) Shape() Shape {
+	return Shape{Name: n.cfg.Name, Bridge: n.cfg.Bridge, V4: n.cfg.V4.fixed(), V6: n.cfg.V6.fixed()}
+}
 
-// Subnet is the range of the modules' addresses.
-func (n *Network) Subnet() netip.Prefix { return n.cfg.Subnet }
+// Gateway are the host's addresses in the network.
+func (n *Network) Gateway() Pair { return Pair{n.cfg.V4.Gateway, n.cfg.V6.Gateway} }
 
 func (n *Network) lock(ctx context.Context) (unlock func(), err error) {
 	select {
@@ -176,82 +240,100 @@ func (n *Network) lock(ctx context.Context) (unlock func(), err error) {
 	}
 }
 
-// Attach joins a container and returns its address: the wished one, else the one that a
-// container of this ID had before, unless it has become another's. On failure nothing is
-// left. A host port that is taken is an *PortError, an address an *AddressError.
-func (n *Network) Attach(ctx context.Context, a Attachment) (netip.Addr, error) {
+// Attach joins a container and returns its addresses: the wished ones, else those that a
+// container of this ID had before, unless they have become another's. On failure nothing
+// is left. A host port that is taken is an *PortError, an address an *AddressError.
+func (n *Network) Attach(ctx context.Context, a Attachment) (Pair, error) {
 	unlock, err := n.lock(ctx)
 	if err != nil {
-		return netip.Addr{}, err
+		return Pair{}, err
 	}
 	defer unlock()
 	if err := n.detach(ctx, a.ID); err != nil { // what a crash left
-		return netip.Addr{}, err
+		return Pair{}, err
 	}
 	used, err := n.publishedPorts()
 	if err != nil {
-		return netip.Addr{}, err
+		return Pair{}, err
 	}
-	ports, err := choosePorts(a.Ports, used, probePort)
+	ports, err := choosePorts(a.Ports, n.cfg.IPv6, used, probePort)
 	if err != nil {
-		return netip.Addr{}, err
+		return Pair{}, err
 	}
-	if err := n.rules.ensure(ctx); err != nil {
-		return netip.Addr{}, err
+	if err := n.ensure(ctx); err != nil {
+		return Pair{}, err
 	}
-	taken, err := n.leases()
+	chosen, err := n.choose(a)
 	if err != nil {
-		return netip.Addr{}, err
+		return Pair{}, err
 	}
-	if a.Address, err = n.addrs.choose(a.ID, a.Address, n.cfg.Subnet, taken); err != nil {
-		return netip.Addr{}, err
-	}
-	rt := n.runtimeConf(a, ports)
+	rt := n.runtimeConf(a, chosen, ports)
 	result, err := n.cni.AddNetworkList(ctx, n.list, rt)
 	if err != nil {
 		undo := n.cni.DelNetworkList(context.WithoutCancel(ctx), n.list, rt)
-		return netip.Addr{}, errors.Join(fmt.Errorf("join network %s: %w", n.cfg.Name, err), undo)
+		return Pair{}, errors.Join(fmt.Errorf("join network %s: %w", n.cfg.Name, err), undo)
 	}
-	addr, err := address(result)
-	if err == nil && addr != a.Address {
-		err = fmt.Errorf("join network %s: got address %s instead of %s", n.cfg.Name, addr, a.Address)
+	got, err := pairOf(result)
+	if err == nil && got != chosen {
+		err = fmt.Errorf("join network %s: got addresses %s instead of %s", n.cfg.Name, got, chosen)
 	}
 	if err != nil {
-		return netip.Addr{}, errors.Join(err, n.detach(context.WithoutCancel(ctx), a.ID))
+		return Pair{}, errors.Join(err, n.detach(context.WithoutCancel(ctx), a.ID))
 	}
-	if err := n.addrs.keep(a.ID, addr); err != nil {
+	if err := n.addrs.keep(a.ID, got); err != nil {
 		n.cfg.Log.WarnContext(ctx, "a module may get another address at its next start", "module", a.ID, "error", err)
 	}
-	return addr, nil
+	return got, nil
 }
 
-// runtimeConf asks the plugins for the chosen address and ports.
-func (n *Network) runtimeConf(a Attachment, ports []mapping) *libcni.RuntimeConf {
-	rt := &libcni.RuntimeConf{
-		ContainerID: a.ID, NetNS: a.NetNS, IfName: IfName,
-		CapabilityArgs: map[string]any{"portMappings": ports},
+// choose finds an address of each family that the network has.
+func (n *Network) choose(a Attachment) (p Pair, err error) {
+	taken, err := n.leases()
+	if err != nil {
+		return Pair{}, err
 	}
-	if len(ports) == 0 {
-		rt.CapabilityArgs = nil
+	if p.V4, err = n.addrs.choose(a.ID, a.Wish.V4, n.cfg.V4, taken); err != nil {
+		return Pair{}, err
+	}
+	if n.cfg.IPv6 {
+		p.V6, err = n.addrs.choose(a.ID, a.Wish.V6, n.cfg.V6, taken)
+	}
+	return p, err
+}
+
+// runtimeConf asks the plugins for the chosen addresses and ports.
+func (n *Network) runtimeConf(a Attachment, chosen Pair, ports []mapping) *libcni.RuntimeConf {
+	rt := &libcni.RuntimeConf{ContainerID: a.ID, NetNS: a.NetNS, IfName: IfName}
+	ask := func(capability string, value any) {
+		if rt.CapabilityArgs == nil {
+			rt.CapabilityArgs = make(map[string]any)
+		}
+		rt.CapabilityArgs[capability] = value
+	}
+	if len(ports) > 0 {
+		ask("portMappings", ports)
+	}
+	if chosen.V6.IsValid() {
+		ask("ips", []string{chosen.V6.String()})
 	}
 	if a.MAC == "" {
-		a.MAC = macOf(a.Address)
+		a.MAC = macOf(chosen.V4)
 	}
-	rt.Args = [][2]string{{"IgnoreUnknown", "1"}, {"IP", a.Address.String()}, {"MAC", a.MAC}}
+	rt.Args = [][2]string{{"IgnoreUnknown", "1"}, {"IP", chosen.V4.String()}, {"MAC", a.MAC}}
 	return rt
 }
 
-func address(result types.Result) (netip.Addr, error) {
+func pairOf(result types.Result) (p Pair, err error) {
 	r, err := types100.NewResultFromResult(result)
 	if err != nil {
-		return netip.Addr{}, fmt.Errorf("network result: %w", err)
+		return Pair{}, fmt.Errorf("network result: %w", err)
 	}
 	for _, ip := range r.IPs {
-		if addr, ok := netip.AddrFromSlice(ip.Address.IP); ok && addr.Unmap().Is4() {
-			return addr.Unmap(), nil
+		if addr, ok := netip.AddrFromSlice(ip.Address.IP); ok {
+			p = p.with(addr.Unmap())
 		}
 	}
-	return netip.Addr{}, errors.New("network result has no IPv4 address")
+	return p, nil
 }
 
 // Detach takes back a container's address and ports. It works after the
@@ -286,6 +368,16 @@ func (n *Network) detach(ctx context.Context, id string) error {
 		}
 	}
 	return nil
+}
+
+// Joined reports whether a container is in the network. One that runs and is not has been
+// cut off: the network was made anew since it started.
+func (n *Network) Joined(id string) (bool, error) {
+	attachments, err := n.cni.GetCachedAttachments(id)
+	if err != nil {
+		return false, fmt.Errorf("network attachments: %w", err)
+	}
+	return len(attachments) > 0, nil
 }
 
 // Release lets others have the addresses of modules that do not exist any more: those
@@ -328,18 +420,18 @@ func (n *Network) TearDown(ctx context.Context) error {
 		return err
 	}
 	defer unlock()
-	return errors.Join(n.tearDown(ctx, n.cfg.Bridge, n.cfg.Subnet), os.RemoveAll(n.cfg.Dir))
+	return errors.Join(n.tearDown(ctx, n.Shape()), os.RemoveAll(n.cfg.Dir))
 }
 
-func (n *Network) tearDown(ctx context.Context, bridge string, subnet netip.Prefix) error {
+func (n *Network) tearDown(ctx context.Context, s Shape) error {
 	attachments, err := n.cni.GetCachedAttachments("")
 	errs := []error{err}
 	for _, a := range attachments {
 		errs = append(errs, n.detach(ctx, a.ContainerID))
 	}
-	errs = append(errs,
-		rules{name: n.cfg.Name, bridge: bridge, subnet: subnet}.remove(ctx),
-		deleteLink(bridge),
-		os.RemoveAll(n.leaseDir()))
+	for _, r := range rulesOf(s) {
+		errs = append(errs, r.remove(ctx))
+	}
+	errs = append(errs, deleteLink(s.Bridge), os.RemoveAll(n.leaseDir()))
 	return errors.Join(errs...)
 }

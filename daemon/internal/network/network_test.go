@@ -94,7 +94,7 @@ func TestPortsAreChosen(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			next = 90
-			got, err := network.ChoosePorts([]network.Port{tc.want}, used, probe)
+			got, err := network.ChoosePorts([]network.Port{tc.want}, false, used, probe)
 			var taken *network.PortError
 			switch {
 			case tc.port != 0:
@@ -107,7 +107,7 @@ func TestPortsAreChosen(t *testing.T) {
 		})
 	}
 	twice := []network.Port{{Protocol: "tcp", Container: 1, HostMin: 5, HostMax: 5}, {Protocol: "tcp", Container: 2, HostMin: 5, HostMax: 5}}
-	if _, err := network.ChoosePorts(twice, nil, probe); err == nil {
+	if _, err := network.ChoosePorts(twice, false, nil, probe); err == nil {
 		t.Error("one host port went to two ports of a module")
 	}
 }
@@ -118,7 +118,7 @@ func TestProbeSeesListeners(t *testing.T) {
 		t.Fatal(err)
 	}
 	port := netip.MustParseAddrPort(l.Addr().String()).Port()
-	for _, ip := range []netip.Addr{{}, netip.MustParseAddr("127.0.0.1"), netip.IPv4Unspecified()} {
+	for _, ip := range []netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.IPv4Unspecified()} {
 		if _, err := network.ProbePort("tcp", ip, port); err == nil {
 			t.Errorf("%v: port %d seems free", ip, port)
 		}
@@ -126,10 +126,10 @@ func TestProbeSeesListeners(t *testing.T) {
 	if err := l.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if got, err := network.ProbePort("tcp", netip.Addr{}, port); err != nil || got != port {
+	if got, err := network.ProbePort("tcp", netip.IPv4Unspecified(), port); err != nil || got != port {
 		t.Errorf("%d, %v", got, err)
 	}
-	if got, err := network.ProbePort("udp", netip.Addr{}, 0); err != nil || got == 0 {
+	if got, err := network.ProbePort("udp", netip.IPv4Unspecified(), 0); err != nil || got == 0 {
 		t.Errorf("%d, %v", got, err)
 	}
 }
@@ -143,12 +143,20 @@ func TestConfigurationIsReadBackAndUnderstoodByCNI(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		data, err := network.BuildConf(network.Config{Name: "n", Bridge: "br", Subnet: subnet, PluginDirs: []string{plugins}}, "/leases")
+		r, err := network.Range{Subnet: subnet}.Complete()
 		if err != nil {
 			t.Fatal(err)
 		}
-		if b, s := network.ReadConf(data); b != "br" || s != subnet {
-			t.Errorf("read back %q %v", b, s)
+		data, err := network.BuildConf(network.Config{Name: "n", Bridge: "br", V4: r, PluginDirs: []string{plugins}}, "/leases")
+		if err != nil {
+			t.Fatal(err)
+		}
+		want4 := network.Range{Subnet: subnet, Gateway: subnet.Addr().Next()}
+		if s := network.ReadConf(data); s != (network.Shape{Name: "n", Bridge: "br", V4: want4}) {
+			t.Errorf("read back %v", s)
+		}
+		if strings.Contains(string(data), "::") || strings.Contains(string(data), `"ips"`) {
+			t.Errorf("something of IPv6 in %s", data)
 		}
 		list, err := libcni.NetworkConfFromBytes(data)
 		if err != nil {
@@ -166,8 +174,8 @@ func TestConfigurationIsReadBackAndUnderstoodByCNI(t *testing.T) {
 			t.Errorf("plugins %q in %s", types, data)
 		}
 	}
-	if b, s := network.ReadConf([]byte("{")); b != "" || s.IsValid() {
-		t.Errorf("read %q %v from rubbish", b, s)
+	if s := network.ReadConf([]byte("{")); s != (network.Shape{}) {
+		t.Errorf("read %v from rubbish", s)
 	}
 }
 
@@ -182,8 +190,10 @@ func TestOpenRefuses(t *testing.T) {
 		"bridge name":      {Bridge: "much-too-long-name", Dir: t.TempDir()},
 		"absolute":         {Dir: "rel"},
 		"plugin bridge":    {Dir: t.TempDir(), PluginDirs: []string{t.TempDir()}},
-		"want an IPv4":     {Dir: t.TempDir(), PluginDirs: []string{full}, Subnet: netip.MustParsePrefix("fd00::/64")},
-		"between /8 and /": {Dir: t.TempDir(), PluginDirs: []string{full}, Subnet: netip.MustParsePrefix("10.0.0.0/31")},
+		"want an IPv4":     {Dir: t.TempDir(), PluginDirs: []string{full}, V4: network.Range{Subnet: netip.MustParsePrefix("fd00::/64")}},
+		"between /8 and /": {Dir: t.TempDir(), PluginDirs: []string{full}, V4: network.Range{Subnet: netip.MustParsePrefix("10.0.0.0/31")}},
+		"gateway":          {Dir: t.TempDir(), PluginDirs: []string{full}, V4: network.Range{Subnet: netip.MustParsePrefix("10.0.0.0/24"), Gateway: netip.MustParseAddr("10.0.1.1")}},
+		"not in":           {Dir: t.TempDir(), PluginDirs: []string{full}, V4: network.Range{Subnet: netip.MustParsePrefix("10.0.0.0/24"), Pool: netip.MustParsePrefix("10.0.0.0/16")}},
 	} {
 		if _, err := network.Open(t.Context(), cfg); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("error %v, want one with %q", err, want)
@@ -194,7 +204,7 @@ func TestOpenRefuses(t *testing.T) {
 func hosts(t *testing.T) (*network.Hosts, string) {
 	t.Helper()
 	dir := t.TempDir()
-	return network.NewHosts(dir, netip.MustParseAddr("172.30.0.1")), dir
+	return network.NewHosts(dir, pair("172.30.0.1")), dir
 }
 
 func content(t *testing.T, file string) string {
@@ -226,7 +236,7 @@ func TestHostsFilesFollowTheModules(t *testing.T) {
 		t.Errorf("nobody runs: %q", got)
 	}
 	before, err := os.Stat(file)
-	noErr(t, err, h.Up("edgeHub", netip.MustParseAddr("172.30.0.2")), h.Up("mod", netip.MustParseAddr("172.30.0.3")))
+	noErr(t, err, h.Up("edgeHub", pair("172.30.0.2")), h.Up("mod", pair("172.30.0.3")))
 	if got, want := content(t, file), localLines+extra+"172.30.0.3\tbox.lan box\n172.30.0.2\tedgeHub gw.test\n172.30.0.3\tmod\n"; got != want {
 		t.Errorf("both run: %q, want %q", got, want)
 	}
@@ -244,10 +254,27 @@ func TestHostsFilesFollowTheModules(t *testing.T) {
 	}
 }
 
+func TestHostsFilesHaveBothFamilies(t *testing.T) {
+	h := network.NewHosts(t.TempDir(), pair("172.30.0.1", "fd00:1::1"))
+	noErr(t,
+		h.Prepare("edgeHub", network.HostSettings{Hostname: "edgeHub", Aliases: []string{"gw.test"}}),
+		h.Prepare("mod", network.HostSettings{Hostname: "box", Extra: []string{"gw:host-gateway"}}),
+		h.Up("edgeHub", pair("172.30.0.2", "fd00:1::2")), h.Up("mod", pair("172.30.0.3", "fd00:1::3")))
+	want := localLines + "172.30.0.1\tgw\nfd00:1::1\tgw\n172.30.0.3\tbox\nfd00:1::3\tbox\n" +
+		"172.30.0.2\tedgeHub gw.test\nfd00:1::2\tedgeHub gw.test\n172.30.0.3\tmod\nfd00:1::3\tmod\n"
+	if got := content(t, h.Paths("mod").Hosts); got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+	noErr(t, h.Down("edgeHub"))
+	if got := content(t, h.Paths("mod").Hosts); strings.Contains(got, "edgeHub") {
+		t.Errorf("after its end: %q", got)
+	}
+}
+
 func TestForgottenModulesLeaveNoFiles(t *testing.T) {
 	h, dir := hosts(t)
 	noErr(t, h.Prepare("a", network.HostSettings{Hostname: "a"}), h.Prepare("b", network.HostSettings{Hostname: "b"}),
-		h.Up("a", netip.MustParseAddr("172.30.0.2")), h.Forget("a"), h.Forget("never"))
+		h.Up("a", pair("172.30.0.2")), h.Forget("a"), h.Forget("never"))
 	if _, err := os.Stat(filepath.Join(dir, "a")); !errors.Is(err, os.ErrNotExist) {
 		t.Error(err)
 	}
@@ -259,7 +286,7 @@ func TestForgottenModulesLeaveNoFiles(t *testing.T) {
 func TestAdoptedModulesAreWrittenBySync(t *testing.T) {
 	h, dir := hosts(t)
 	noErr(t, os.MkdirAll(filepath.Join(dir, "old"), 0o755))
-	h.Adopt("old", network.HostSettings{Hostname: "old"}, netip.MustParseAddr("172.30.0.9"))
+	h.Adopt("old", network.HostSettings{Hostname: "old"}, pair("172.30.0.9"))
 	noErr(t, h.Sync())
 	if got := content(t, h.Paths("old").Hosts); !strings.Contains(got, "172.30.0.9\told\n") {
 		t.Errorf("%q", got)
@@ -288,11 +315,22 @@ func TestResolvConf(t *testing.T) {
 		"the host's without loopback": {network.Resolver{}, false, "nameserver 10.0.0.1\nsearch corp lan\noptions edns0\nsortlist 1.2.3.4\n"},
 		"all of it on its network":    {network.Resolver{}, true, "nameserver 127.0.0.53\nnameserver 10.0.0.1\nsearch corp lan\noptions edns0\nsortlist 1.2.3.4\n"},
 		"own":                         {network.Resolver{Servers: []string{"9.9.9.9"}, Search: []string{"a"}, Options: []string{"ndots:1"}}, false, "nameserver 9.9.9.9\nsearch a\noptions ndots:1\nsortlist 1.2.3.4\n"},
+		"servers of IPv6":             {network.Resolver{Servers: []string{"fd00::53", "9.9.9.9"}}, false, "nameserver fd00::53\nnameserver 9.9.9.9\nsearch corp lan\noptions edns0\nsortlist 1.2.3.4\n"},
 		"no search":                   {network.Resolver{Search: []string{"."}}, false, "nameserver 10.0.0.1\noptions edns0\nsortlist 1.2.3.4\n"},
 	} {
 		if got := string(tc.r.Render(host, tc.host)); got != tc.want {
 			t.Errorf("%s: %q, want %q", name, got, tc.want)
 		}
+	}
+}
+
+func TestServersThatOnlyTheHostReachesAreLeftOut(t *testing.T) {
+	const host = "nameserver ::1\nnameserver fe80::1%eth0\nnameserver 2001:db8::53\nnameserver 169.254.169.253\n"
+	if got := string(network.Resolver{}.Render(host, false)); got != "nameserver 2001:db8::53\nnameserver 169.254.169.253\n" {
+		t.Errorf("in the module network: %q", got)
+	}
+	if got := string(network.Resolver{}.Render(host, true)); got != host {
+		t.Errorf("in the host's: %q", got)
 	}
 }
 

@@ -19,7 +19,7 @@ func (r Resolver) file(hostNetwork bool) ([]byte, error) {
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("resolv.conf of the host: %w", err)
 	}
-	if !hostNetwork && onlyLoopback(string(data)) {
+	if !hostNetwork && noneReachable(string(data)) {
 		// A local caching resolver cannot be reached from the module; systemd's
 		// keeps the servers behind it here.
 		if behind, err := os.ReadFile("/run/systemd/resolve/resolv.conf"); err == nil {
@@ -38,7 +38,7 @@ func (r Resolver) render(host string, hostNetwork bool) []byte {
 		}
 		switch f[0] {
 		case "nameserver":
-			if hostNetwork || !loopback(f[1]) {
+			if hostNetwork || reachable(f[1]) {
 				servers = append(servers, f[1])
 			}
 		case "search", "domain":
@@ -74,14 +74,16 @@ func (r Resolver) render(host string, hostNetwork bool) []byte {
 	return []byte(b.String())
 }
 
-func loopback(server string) bool {
+// reachable is false for the servers that only the host itself has: those on its loopback,
+// and those on one of its links, which is not one of a module.
+func reachable(server string) bool {
 	addr, err := netip.ParseAddr(server)
-	return err == nil && addr.IsLoopback()
+	return err != nil || !addr.IsLoopback() && !(addr.Is6() && addr.IsLinkLocalUnicast())
 }
 
-func onlyLoopback(conf string) bool {
+func noneReachable(conf string) bool {
 	for line := range strings.Lines(conf) {
-		if f := strings.Fields(line); len(f) >= 2 && f[0] == "nameserver" && !loopback(f[1]) {
+		if f := strings.Fields(line); len(f) >= 2 && f[0] == "nameserver" && reachable(f[1]) {
 			return false
 		}
 	}

@@ -75,8 +75,9 @@ type State struct {
 	// HealthOutput is what its last failed check said when Health changed; bounded.
 	Health       Health
 	HealthOutput string
-	// Address is the module's address in the module network while it runs there.
-	Address string
+	// Address is the module's address in the module network while it runs there, and
+	// Address6 that of IPv6 if the network has any.
+	Address, Address6 string
 }
 
 // Process is a process of a module.

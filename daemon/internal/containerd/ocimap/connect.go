@@ -140,7 +140,14 @@ func (b *builder) endpoint(e *createopts.Endpoint, n *Network, h *network.HostSe
 			n.Address = addr
 		}
 		if c.IPv6Address != "" {
-			b.warn(path+".IPAMConfig.IPv6Address", "ignored: the module network has no IPv6")
+			addr, err := netip.ParseAddr(c.IPv6Address)
+			if err != nil || !addr.Is6() || addr.Is4In6() || addr.Zone() != "" {
+				return invalid(path+".IPAMConfig.IPv6Address", "%q is not an IPv6 address", c.IPv6Address)
+			}
+			// It counts when the network has IPv6 one day.
+			if n.Address6 = addr; !b.in.Host.IPv6 {
+				b.warn(path+".IPAMConfig.IPv6Address", "ignored: the module network has no IPv6")
+			}
 		}
 	}
 	return nil
@@ -157,7 +164,7 @@ func (b *builder) ports(n *Network) error {
 		for i, binding := range b.host.PortBindings[spec] {
 			for c := first; c <= last; c++ {
 				p := network.Port{Protocol: proto, Container: uint16(c)}
-				if err := hostEnd(&p, binding, c-first, last-first); err != nil {
+				if err := b.hostEnd(&p, binding, c-first, last-first); err != nil {
 					return invalid(indexed(path, i), "%v", err)
 				}
 				n.Ports = append(n.Ports, p)
@@ -189,18 +196,21 @@ func (b *builder) ports(n *Network) error {
 }
 
 // hostEnd fills in the host's end for the i-th port of a range of n+1.
-func hostEnd(p *network.Port, binding createopts.PortBinding, i, n int) error {
+func (b *builder) hostEnd(p *network.Port, binding createopts.PortBinding, i, n int) error {
 	if binding.HostIp != "" {
 		addr, err := netip.ParseAddr(binding.HostIp)
 		if err != nil {
 			return fmt.Errorf("HostIp %q is not an address", binding.HostIp)
 		}
-		if addr.Is6() && !addr.IsUnspecified() {
-			return fmt.Errorf("HostIp %s: ports are published on IPv4 only", addr)
+		switch addr = addr.Unmap(); {
+		case addr.Is6() && addr.IsLinkLocalUnicast():
+			return fmt.Errorf("HostIp %s: ports are not published on addresses of one link", addr)
+		case addr == netip.IPv6Loopback():
+			return fmt.Errorf("HostIp %s: ports are not published on the loopback of IPv6; 127.0.0.1 and other addresses of the host can be named", addr)
+		case addr.Is6() && !addr.IsUnspecified() && !b.in.Host.IPv6:
+			return fmt.Errorf("HostIp %s: ports are published on IPv4 only, since the module network has no IPv6", addr)
 		}
-		if addr.Is4() {
-			p.HostIP = addr
-		}
+		p.HostIP = addr
 	}
 	if binding.HostPort == "" || binding.HostPort == "0" {
 		return nil

@@ -42,6 +42,8 @@ type Host struct {
 	VolumesDir, ScratchDir string
 	// NetworkName is the module network.
 	NetworkName string
+	// IPv6 says that the module network has it.
+	IPv6 bool
 	// Hostname is the host's own.
 	Hostname string
 	// Capabilities are all that the daemon could hand on.
@@ -96,10 +98,12 @@ const (
 
 // Network is the module's place in the module network.
 type Network struct {
-	Mode    NetworkMode    `json:"mode"`
-	Address netip.Addr     `json:"address,omitzero"`
-	MAC     string         `json:"mac,omitempty"`
-	Ports   []network.Port `json:"ports,omitempty"`
+	Mode NetworkMode `json:"mode"`
+	// Address and Address6 are wishes.
+	Address  netip.Addr     `json:"address,omitzero"`
+	Address6 netip.Addr     `json:"address6,omitzero"`
+	MAC      string         `json:"mac,omitempty"`
+	Ports    []network.Port `json:"ports,omitempty"`
 }
 
 // Log is what is kept of the output.

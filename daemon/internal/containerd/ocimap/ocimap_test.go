@@ -229,7 +229,7 @@ func TestPorts(t *testing.T) {
 		"no bindings":      {`{"PortBindings":{"1/tcp":null}}`, nil},
 		"only exposed":     {`{}`, nil},
 		"with host's net":  {`{"NetworkMode":"host","PortBindings":{"1/tcp":[{"HostPort":"5"}]}}`, nil},
-		"IPv6 unspecified": {`{"PortBindings":{"1/tcp":[{"HostIp":"::","HostPort":"5"}]}}`, []network.Port{{Protocol: "tcp", Container: 1, HostMin: 5, HostMax: 5}}},
+		"IPv6 unspecified": {`{"PortBindings":{"1/tcp":[{"HostIp":"::","HostPort":"5"}]}}`, []network.Port{{Protocol: "tcp", Container: 1, HostIP: netip.IPv6Unspecified(), HostMin: 5, HostMax: 5}}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := build(t, `{"ExposedPorts":{"8080/tcp":{},"1/tcp":{}},"HostConfig":`+tc.options+`}`)
@@ -237,6 +237,31 @@ func TestPorts(t *testing.T) {
 				t.Errorf("got %+v, want %+v", p.Record.Network.Ports, tc.want)
 			}
 		})
+	}
+}
+
+func TestAddressesOfIPv6CountWhereTheNetworkHasThem(t *testing.T) {
+	for _, ipv6 := range []bool{false, true} {
+		in := input(t, `{"NetworkingConfig":{"EndpointsConfig":{"azure-iot-edge":{"IPAMConfig":{"IPv4Address":"172.30.0.9","IPv6Address":"fd00:1::9"}}}}}`)
+		in.Host.IPv6 = ipv6
+		p, err := ocimap.Build(in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		warned := slices.ContainsFunc(p.Warnings, func(w createopts.Warning) bool { return strings.HasSuffix(w.Path, "IPAMConfig.IPv6Address") })
+		n := p.Record.Network
+		if n.Address.String() != "172.30.0.9" || n.Address6.String() != "fd00:1::9" || warned == ipv6 {
+			t.Errorf("ipv6 %t: %+v, warnings %v", ipv6, n, p.Warnings)
+		}
+		in = input(t, `{"HostConfig":{"PortBindings":{"80/tcp":[{"HostIp":"2001:db8::5","HostPort":"80"}]}}}`)
+		in.Host.IPv6 = ipv6
+		p, err = ocimap.Build(in)
+		switch {
+		case !ipv6 && (err == nil || !strings.Contains(err.Error(), "HostConfig.PortBindings.80/tcp[0]: HostIp 2001:db8::5: ports are published on IPv4 only")):
+			t.Errorf("error %v", err)
+		case ipv6 && (err != nil || p.Record.Network.Ports[0].HostIP != netip.MustParseAddr("2001:db8::5")):
+			t.Errorf("%+v, %v", p, err)
+		}
 	}
 }
 
@@ -253,6 +278,9 @@ func TestErrorsNameTheOption(t *testing.T) {
 		`{"NetworkingConfig":{"EndpointsConfig":{"other":{}}}}`: "NetworkingConfig.EndpointsConfig.other",
 		`{"NetworkingConfig":{"EndpointsConfig":{"azure-iot-edge":{"Aliases":["x\ny"]}}}}`:                            "NetworkingConfig.EndpointsConfig.azure-iot-edge.Aliases[0]",
 		`{"NetworkingConfig":{"EndpointsConfig":{"azure-iot-edge":{"IPAMConfig":{"IPv4Address":"x"}}}}}`:              "IPAMConfig.IPv4Address",
+		`{"NetworkingConfig":{"EndpointsConfig":{"azure-iot-edge":{"IPAMConfig":{"IPv6Address":"10.0.0.1"}}}}}`:       "IPAMConfig.IPv6Address",
+		`{"NetworkingConfig":{"EndpointsConfig":{"azure-iot-edge":{"IPAMConfig":{"IPv6Address":"fd00::1%eth0"}}}}}`:   "IPAMConfig.IPv6Address",
+		`{"HostConfig":{"PortBindings":{"80/tcp":[{"HostIp":"::1","HostPort":"80"}]}}}`:                               "HostConfig.PortBindings.80/tcp[0]: HostIp ::1",
 		`{"HostConfig":{"NetworkMode":"container:x"}}`:                                                                "HostConfig.NetworkMode",
 		`{"HostConfig":{"NetworkMode":"mine"}}`:                                                                       "HostConfig.NetworkMode",
 		`{"HostConfig":{"PidMode":"container:x"}}`:                                                                    "HostConfig.PidMode",

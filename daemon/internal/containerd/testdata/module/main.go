@@ -7,6 +7,7 @@
 //	touch=FILE               create a file
 //	listen=PORT              answer every connection with the host name, from now on
 //	get=HOST:PORT            print the answer, tried for half a minute
+//	get6=HOST:PORT           the same over IPv6
 //	call=SOCKET~TEXT         wait until the answer of a unix socket has the text
 //	watch=FILE~TEXT          wait until the file has the text
 //	stubborn                 ignore SIGTERM
@@ -64,7 +65,9 @@ func main() {
 			check(err)
 			go serve(l)
 		case "get":
-			get(value)
+			get("tcp", value)
+		case "get6":
+			get("tcp6", value)
 		case "call":
 			path, text, _ := strings.Cut(value, "~")
 			retry(func() error {
@@ -156,9 +159,9 @@ func serve(l net.Listener) {
 	}
 }
 
-func get(addr string) {
+func get(network, addr string) {
 	retry(func() error {
-		c, err := net.DialTimeout("tcp", addr, time.Second)
+		c, err := net.DialTimeout(network, addr, time.Second)
 		if err != nil {
 			return err
 		}
