@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/breakwater-iot/breakwater/daemon/internal/config"
+	"github.com/breakwater-iot/breakwater/daemon/internal/network"
 )
 
 // Result is what became of a check.
@@ -104,6 +105,12 @@ type Probes struct {
 	Preloaded, KeyFiles func(context.Context, config.Config) error
 	// Nameservers are those of modules.
 	Nameservers func() ([]netip.Addr, error)
+	// HostIPv6 fails if the host cannot have a module network with IPv6.
+	HostIPv6 func() error
+	// Network is how the module network is made now; fs.ErrNotExist if it was not yet.
+	Network func(config.Config) (network.Shape, error)
+	// LinkAddrs are the addresses of an interface of the host; none if it is not there.
+	LinkAddrs func(name string) ([]netip.Addr, error)
 	// LogSizes are the bytes of each module's log.
 	LogSizes func(config.Config) (map[string]int64, error)
 	// Storage tells where a running module keeps its data, and whether that is a

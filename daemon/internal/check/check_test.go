@@ -21,6 +21,7 @@ import (
 
 	"github.com/breakwater-iot/breakwater/daemon/internal/check"
 	"github.com/breakwater-iot/breakwater/daemon/internal/config"
+	"github.com/breakwater-iot/breakwater/daemon/internal/network"
 )
 
 var update = flag.Bool("update", false, "write golden files")
@@ -56,7 +57,12 @@ func healthy() check.Options {
 		Info: func(context.Context, config.Config) (check.Info, error) {
 			return check.Info{Version: "1.0", DeviceID: "edge1", HubName: "hub.test"}, nil
 		},
-		Workload: fine, TPM: fine, Preloaded: fine, KeyFiles: fine, ESTConnect: connect,
+		HostIPv6: func() error { return nil },
+		Network: func(config.Config) (network.Shape, error) {
+			return network.Shape{Bridge: "bw-edge0", V4: network.Range{Subnet: netip.MustParsePrefix("172.30.0.0/24")}}, nil
+		},
+		LinkAddrs: func(string) ([]netip.Addr, error) { return nil, nil },
+		Workload:  fine, TPM: fine, Preloaded: fine, KeyFiles: fine, ESTConnect: connect,
 		Nameservers: func() ([]netip.Addr, error) { return []netip.Addr{netip.MustParseAddr("10.0.0.2")}, nil },
 		LogSizes:    func(config.Config) (map[string]int64, error) { return map[string]int64{"a": 30 << 20}, nil },
 		Storage: func(context.Context, config.Config, string) (string, bool, error) {

@@ -83,6 +83,11 @@ func Device(o DeviceOptions) Probes {
 		Pairs:   matchingPairs, Preloaded: preloadedFiles, KeyFiles: readableKeys,
 		TrustBundle: func(cfg config.Config) ([]Certificate, error) { return certificates(cfg.TrustBundleCert) },
 		ClockOffset: clockOffset,
+		HostIPv6:    func() error { return network.HostHasIPv6("") },
+		Network: func(cfg config.Config) (network.Shape, error) {
+			return network.ReadShape(network.Dir(cfg.HomeDir))
+		},
+		LinkAddrs:   linkAddrs,
 		Nameservers: moduleNameservers, LogSizes: logSizes, Storage: moduleStorage,
 		HostConnect: o.hostConnect, ESTConnect: o.estConnect,
 		ModuleConnect: connectFrom(inModuleNetwork), SharedConnect: connectFrom(inHostNetwork),

@@ -117,11 +117,6 @@ func dns(_ context.Context, s *state) Outcome {
 	return Outcome{OK, []string{strings.Join(names, ", ")}}
 }
 
-// ipv6 cannot fail: a configuration that asks for it is refused.
-func ipv6(context.Context, *state) Outcome {
-	return Outcome{OK, []string{"modules have IPv4 addresses only"}}
-}
-
 // muchLog is what a module's log may take before it is worth a warning; the default
 // bound is 30 MiB.
 const muchLog = 256 << 20
