@@ -71,6 +71,7 @@ func bundleHost(t *testing.T) (*machine, string) {
 	if err := errors.Join(
 		os.WriteFile(file, []byte("homedir = \""+home+"\"\n[provisioning]\nsource = \"manual\"\nconnection_string = \""+strings.Replace(connection, "hub.invalid", "127.0.0.1", 1)+"\"\n[containerd]\naddress = \""+home+"/none.sock\"\n"), 0o600),
 		os.WriteFile(filepath.Join(home, "cni", "modules.conflist"), []byte(`{"name":"azure-iot-edge"}`), 0o600),
+		os.WriteFile(filepath.Join(home, "cni", "addresses.json"), []byte(`{"temp":{"address":"172.30.0.2","address6":"fd00:1::2","at":1}}`), 0o600),
 	); err != nil {
 		t.Fatal(err)
 	}
@@ -93,7 +94,7 @@ func TestSupportBundleIsWhole(t *testing.T) {
 	}
 	got := unzip(t, data)
 	want := []string{
-		"check.json", "inspect/temp.json", "logs/aziot-edged.txt", "logs/containerd.txt", "logs/temp_log.txt", "network/azure-iot-edge.json", "system.json",
+		"check.json", "inspect/temp.json", "logs/aziot-edged.txt", "logs/containerd.txt", "logs/temp_log.txt", "network/addresses.json", "network/azure-iot-edge.json", "system.json",
 	}
 	var names []string
 	for name, text := range got {
@@ -136,7 +137,7 @@ func TestSupportBundleWithoutDaemonAndJournal(t *testing.T) {
 		t.Fatalf("code %d: %s", code, &m.out)
 	}
 	got := unzip(t, zipped.Bytes())
-	if len(got) != 2 || got["check.json"] == "" {
+	if len(got) != 3 || got["check.json"] == "" {
 		t.Errorf("%v", got)
 	}
 	for _, want := range []string{"without logs and states of modules: the daemon cannot be reached", "without journals"} {

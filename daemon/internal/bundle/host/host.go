@@ -17,6 +17,7 @@ import (
 	"github.com/breakwater-iot/breakwater/daemon/internal/bundle"
 	"github.com/breakwater-iot/breakwater/daemon/internal/check"
 	"github.com/breakwater-iot/breakwater/daemon/internal/hostinfo"
+	"github.com/breakwater-iot/breakwater/daemon/internal/network"
 )
 
 // Names of entries.
@@ -110,25 +111,33 @@ func (p Parts) journals(ctx context.Context, a *bundle.Archive) error {
 	return nil
 }
 
-// network adds the configuration of the module network, as its plugins get it.
+// network adds the configuration of the module network, as its plugins get it, and which
+// module has which addresses.
 func (p Parts) network(_ context.Context, a *bundle.Archive) error {
 	cfg, err := p.Probes.Config()
 	if err != nil {
 		return nil //nolint:nilerr // check.json tells
 	}
-	name := "network/" + cfg.Containerd.Network + ".json"
-	if a.Has(name) {
-		return nil
+	for _, part := range []struct{ entry, file string }{
+		{"network/" + cfg.Containerd.Network + ".json", "modules.conflist"},
+		{"network/addresses.json", "addresses.json"},
+	} {
+		if a.Has(part.entry) {
+			continue
+		}
+		text, err := os.ReadFile(filepath.Join(network.Dir(cfg.HomeDir), part.file))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if err := a.Add(part.entry, func(w io.Writer) error {
+			_, err := w.Write(text)
+			return err
+		}); err != nil {
+			return err
+		}
 	}
-	text, err := os.ReadFile(filepath.Join(cfg.HomeDir, "cni", "modules.conflist"))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	return a.Add(name, func(w io.Writer) error {
-		_, err := w.Write(text)
-		return err
-	})
+	return nil
 }
