@@ -196,30 +196,43 @@ func (p *path) agentGood(t *testing.T) {
 	p.onlyChanged(t, before, "edgeAgent")
 }
 
-// agentRestarted restarts the agent by hand. Its last words in the twin are that it does
-// not run; the new process takes them back.
+// agentRestarted restarts the agent by hand and by its own method, whose answer may be lost
+// with it. Its last words in the twin are that it does not run; the new process takes them
+// back.
 func (p *path) agentRestarted(t *testing.T) {
-	ctx := p.within(t, time.Minute)
-	before := p.pids(t)
-	if _, err := p.EdgeCtl(ctx, "restart", "edgeAgent"); err != nil {
-		t.Fatal(err)
-	}
-	report, _, err := p.AgentReport(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for name, m := range report.All() {
-		if m.RuntimeStatus != "running" {
-			t.Errorf("%s is reported as %s", name, m.RuntimeStatus)
+	for name, restart := range map[string]func(ctx context.Context) (string, error){
+		"edgectl": func(ctx context.Context) (string, error) { return p.EdgeCtl(ctx, "restart", "edgeAgent") },
+		"method": func(ctx context.Context) (string, error) {
+			return p.IoTHub(ctx, "method", rig.EdgeID, "$edgeAgent", "RestartModule", "--payload", `{"schemaVersion":"1.0","id":"edgeAgent"}`)
+		},
+	} {
+		ctx := p.within(t, time.Minute)
+		before := p.pids(t)
+		began := time.Now()
+		out, err := restart(ctx)
+		if err != nil && name == "edgectl" {
+			t.Fatal(err)
 		}
+		t.Logf("%s answers after %.1f s: %s %v", name, time.Since(began).Seconds(), out, err)
+		p.restarted(t, ctx, "edgeAgent", before["edgeAgent"])
+		report, _, err := p.AgentReport(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for name, m := range report.All() {
+			if m.RuntimeStatus != "running" {
+				t.Errorf("%s is reported as %s", name, m.RuntimeStatus)
+			}
+		}
+		if _, err := p.WaitDeployed(ctx); err != nil {
+			t.Fatal(err)
+		}
+		p.onlyChanged(t, before, "edgeAgent")
 	}
-	if _, err := p.WaitDeployed(ctx); err != nil {
-		t.Fatal(err)
-	}
-	p.onlyChanged(t, before, "edgeAgent")
 }
 
-// agentMoved deploys a good agent by a tag, and then a bad one by the same tag.
+// agentMoved deploys a good agent by a tag, and then a bad one by the same tag. Neither
+// has the memory of the one before.
 func (p *path) agentMoved(t *testing.T) {
 	ctx := p.within(t, 2*time.Minute)
 	const image = "breakwater/edgeagent:moving"
@@ -228,7 +241,8 @@ func (p *path) agentMoved(t *testing.T) {
 	if _, err := p.CopyImage(ctx, "breakwater/edgeagent:dev", image, map[string][]byte{"good": nil}); err != nil {
 		t.Fatal(err)
 	}
-	p.updateAgent(t, ctx, "localhost:5000/"+image, nil, nil)
+	forgetful := map[string]any{"StorageFolder": "/elsewhere"}
+	p.updateAgent(t, ctx, "localhost:5000/"+image, nil, forgetful)
 	if _, err := p.WaitDeployed(ctx); err != nil {
 		t.Fatal(err)
 	}
@@ -243,7 +257,8 @@ func (p *path) agentMoved(t *testing.T) {
 		return err
 	})
 	p.pushForeign(t, ctx, image)
-	p.updateAgent(t, ctx, "localhost:5000/"+image, nil, map[string]any{"ConfigRefreshFrequencySecs": "1700"})
+	forgetful["ConfigRefreshFrequencySecs"] = "1700"
+	p.updateAgent(t, ctx, "localhost:5000/"+image, nil, forgetful)
 	p.agentReportsWith(t, ctx, "localhost:5000/"+image, "exec format error", "edgeagent:moving was taken back")
 	report, _, err := p.AgentReport(ctx)
 	if err != nil {

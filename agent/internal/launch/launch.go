@@ -156,15 +156,17 @@ func offer(env map[string]string, key, value string) {
 	setIf(env, key, value)
 }
 
-// addLabels records on the agent's own container what it was made from, so that
-// the next agent can tell a change from its own additions.
+// addLabels records on a container what it was made from, so that the next agent can tell
+// a change from its own additions, and on the others whether there is one at all: it may
+// not have the memory of this one.
 func (h Host) addLabels(m manifest.Module, options map[string]any) error {
-	if m.Name != manifest.AgentName {
-		return nil
-	}
 	labels, err := object(options, "Labels")
 	if err != nil {
 		return err
+	}
+	if m.Name != manifest.AgentName {
+		labels[plan.LabelModule] = m.Fingerprint()
+		return nil
 	}
 	labels[plan.LabelOptions] = m.CreateOptions
 	labels[plan.LabelEnv] = string(m.EnvJSON())

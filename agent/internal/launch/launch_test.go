@@ -99,6 +99,7 @@ func TestCreateOptions(t *testing.T) {
 		"host network idiom": {"m", `{"HostConfig":{"NetworkMode":"host"},"NetworkingConfig":{"EndpointsConfig":{"host":{}}}}`,
 			`{"HostConfig":{"Binds":["` + socket + `"],"NetworkMode":"host"},"NetworkingConfig":{"EndpointsConfig":{"host":{}}}}`},
 		"host network mode alone": {"m", `{"HostConfig":{"NetworkMode":"host"}}`, `{"HostConfig":{"Binds":["` + socket + `"],"NetworkMode":"host"}}`},
+		"own labels":              {"m", `{"Labels":{"own":"x","` + plan.LabelModule + `":"y"}}`, `{"HostConfig":{"Binds":["` + socket + `"]},` + network + `}`},
 		"image is overwritten":    {"m", `{"Image":"other"}`, `{"HostConfig":{"Binds":["` + socket + `"]},` + network + `}`},
 		"hub has the host's name": {"edgeHub", `{}`, `{"HostConfig":{"Binds":["` + strings.Replace(socket, "/m.sock", "/edgeHub.sock", 1) + `"]},
 			"NetworkingConfig":{"EndpointsConfig":{"azure-iot-edge":{"Aliases":["gateway"]}}}}`},
@@ -106,7 +107,14 @@ func TestCreateOptions(t *testing.T) {
 			"Labels":{"` + plan.LabelOptions + `":"{\"Tty\":true}","` + plan.LabelEnv + `":"{}"},` + network + `,"Tty":true}`},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s, _ := build(t, host(""), module(tt.module, tt.options, nil))
+			m := module(tt.module, tt.options, nil)
+			s, _ := build(t, host(""), m)
+			if labels := s.CreateOptions["Labels"].(map[string]any); m.Name != manifest.AgentName {
+				if labels[plan.LabelModule] != m.Fingerprint() || labels["own"] != nil && labels["own"] != "x" {
+					t.Errorf("labels %v", labels)
+				}
+				delete(s.CreateOptions, "Labels")
+			}
 			got, err := json.Marshal(s.CreateOptions)
 			if err != nil {
 				t.Fatal(err)
@@ -127,6 +135,7 @@ func TestSharedSocketWithoutFolder(t *testing.T) {
 	h := host("")
 	h.SocketsURI, h.NetworkID = "", ""
 	s, _ := build(t, h, module("m", "{}", nil))
+	delete(s.CreateOptions, "Labels")
 	b, _ := json.Marshal(s.CreateOptions)
 	if string(b) != `{"HostConfig":{"Binds":["/run/workload.sock:/run/workload.sock"]}}` {
 		t.Errorf("%s", b)
@@ -134,13 +143,12 @@ func TestSharedSocketWithoutFolder(t *testing.T) {
 }
 
 func TestOptionsWithoutPlaceAreRefused(t *testing.T) {
-	for _, options := range []string{`{"HostConfig":[]}`, `{"HostConfig":{"Binds":"x"}}`, `{"NetworkingConfig":3}`} {
-		if _, err := host("").Build(module("m", options, nil), launch.Identity{}, nil); err == nil {
-			t.Errorf("%s: accepted", options)
+	for _, options := range []string{`{"HostConfig":[]}`, `{"HostConfig":{"Binds":"x"}}`, `{"NetworkingConfig":3}`, `{"Labels":[]}`} {
+		for _, name := range []string{"m", "edgeAgent"} {
+			if _, err := host("").Build(module(name, options, nil), launch.Identity{}, nil); err == nil {
+				t.Errorf("%s: accepted for %s", options, name)
+			}
 		}
-	}
-	if _, err := host("").Build(module("edgeAgent", `{"Labels":[]}`, nil), launch.Identity{}, nil); err == nil {
-		t.Error("labels: accepted")
 	}
 }
 

@@ -1,6 +1,8 @@
 package manifest
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"log/slog"
@@ -80,6 +82,14 @@ func (m Module) Same(o Module) bool {
 	return m.Type == o.Type && m.Version == o.Version && m.Digest == o.Digest &&
 		m.CreateOptions == o.CreateOptions && m.Restart == o.Restart &&
 		m.Pull == o.Pull && m.Order == o.Order && maps.Equal(m.Env, o.Env)
+}
+
+// Fingerprint is the same for modules that are Same and have the same image. It names
+// nothing of the module.
+func (m Module) Fingerprint() string {
+	m.Status = ""
+	sum := sha256.Sum256(marshal(m))
+	return hex.EncodeToString(sum[:])
 }
 
 // EnvJSON is env as a manifest writes it, with sorted names.

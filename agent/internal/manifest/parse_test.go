@@ -47,6 +47,32 @@ func code(err error) int {
 	return -1
 }
 
+func TestFingerprintIsThatOfTheContainer(t *testing.T) {
+	base := manifest.Module{Name: "m", Type: "docker", Status: manifest.Running, Image: "m:1", Env: map[string]string{"a": "1", "b": "2"}, CreateOptions: "{}"}
+	for name, c := range map[string]struct {
+		change func(*manifest.Module)
+		same   bool
+	}{
+		"status":         {func(m *manifest.Module) { m.Status = manifest.Stopped }, true},
+		"order of env":   {func(m *manifest.Module) { m.Env = map[string]string{"b": "2", "a": "1"} }, true},
+		"image":          {func(m *manifest.Module) { m.Image = "m:2" }, false},
+		"type":           {func(m *manifest.Module) { m.Type = "other" }, false},
+		"version":        {func(m *manifest.Module) { m.Version = "2" }, false},
+		"digest":         {func(m *manifest.Module) { m.Digest = "d" }, false},
+		"options":        {func(m *manifest.Module) { m.CreateOptions = `{"Tty":true}` }, false},
+		"restart policy": {func(m *manifest.Module) { m.Restart = manifest.RestartAlways }, false},
+		"pull policy":    {func(m *manifest.Module) { m.Pull = manifest.PullNever }, false},
+		"startup order":  {func(m *manifest.Module) { m.Order = 3 }, false},
+		"env":            {func(m *manifest.Module) { m.Env = map[string]string{"a": "1"} }, false},
+	} {
+		m := base
+		c.change(&m)
+		if same := m.Fingerprint() == base.Fingerprint(); same != c.same || same != (m.Same(base) && m.Image == base.Image) {
+			t.Errorf("%s: same %t", name, same)
+		}
+	}
+}
+
 func TestParseCodes(t *testing.T) {
 	tests := []struct {
 		name string

@@ -22,11 +22,14 @@ const (
 	Unhealthy State = "unhealthy"
 )
 
-// Labels that tell what the agent's own container was made from.
+// Labels that tell what a container was made from; the first two only of the agent's own.
 const (
 	LabelOptions = "net.azure-devices.edge.create-options"
 	LabelEnv     = "net.azure-devices.edge.env"
 	LabelImage   = "net.azure-devices.edge.original-image"
+	// LabelModule is what any other container was made from: Module.Fingerprint. The
+	// original's containers do not have it.
+	LabelModule = "io.breakwater.module"
 )
 
 // Engine is one container as the daemon reports it.

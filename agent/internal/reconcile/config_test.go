@@ -191,6 +191,41 @@ func TestRestartOfTheAgentChangesNothing(t *testing.T) {
 	})
 }
 
+func TestAgentWithoutMemoryLeavesWhatIsAsWanted(t *testing.T) {
+	for name, c := range map[string]struct {
+		wanted string
+		calls  []string
+	}{
+		"all as before": {desired(2, mod{name: "edgeHub"}, mod{name: "a", env: map[string]string{"K": "v"}}), nil},
+		"another variable": {desired(2, mod{name: "edgeHub"}, mod{name: "a", env: map[string]string{"K": "w"}}),
+			[]string{"identity= a", "pull a", "stop a", "update a", "start a"}},
+		"another image": {desired(2, mod{name: "edgeHub"}, mod{name: "a", image: "a:2", env: map[string]string{"K": "v"}}),
+			[]string{"identity= a", "pull a", "stop a", "update a", "start a"}},
+		"stopped": {desired(2, mod{name: "edgeHub"}, mod{name: "a", status: "stopped", env: map[string]string{"K": "v"}}), []string{"stop a"}},
+		"removed": {desired(2, mod{name: "edgeHub"}), []string{"identity- a", "stop a", "remove a"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := newRig(t, desired(1, mod{name: "edgeHub"}, mod{name: "a", env: map[string]string{"K": "v"}}))
+				r.start(true)
+				r.pass(time.Second)
+				r.end()
+				r.daemon.Calls()
+				r.folder = t.TempDir()
+				r.cloud.SetDesired(c.wanted)
+				r.start(true)
+				r.pass(time.Minute)
+				r.expect(c.calls...)
+				r.expectStatus(2, 200)
+				r.daemon.Exit("edgeHub", 1)
+				r.pass(11 * time.Second)
+				r.expect("stop edgeHub", "start edgeHub")
+				r.end()
+			})
+		})
+	}
+}
+
 func TestAgentKilledMidPlanConverges(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		mods := []mod{{name: "a"}, {name: "b"}, {name: "c"}}

@@ -240,6 +240,7 @@ type outcome struct {
 
 // apply brings the modules towards wanted.
 func (l *Loop) apply(ctx context.Context, wanted *manifest.Deployment, engines []plan.Engine) outcome {
+	l.adopt(wanted, engines)
 	current := l.current(engines)
 	diff := plan.Compare(wanted.Modules, current, l.opts.Policy)
 	var idErr error
@@ -353,6 +354,19 @@ func (l *Loop) current(engines []plan.Engine) map[string]plan.Current {
 		list[e.Name] = c
 	}
 	return list
+}
+
+// adopt takes containers as they are whose labels say that they were made from what is
+// wanted. The agent that made them was another one, whose memory this one does not have.
+func (l *Loop) adopt(wanted *manifest.Deployment, engines []plan.Engine) {
+	for _, e := range engines {
+		m, ok := wanted.Modules[e.Name]
+		if _, known := l.taken.Applied[e.Name]; known || !ok || e.Labels[plan.LabelModule] != m.Fingerprint() {
+			continue
+		}
+		l.log.Info("module was made from what is wanted", "module", e.Name)
+		l.setApplied(func(a map[string]manifest.Module) { a[e.Name] = m })
+	}
 }
 
 func (l *Loop) setStatus(s report.Status) {
