@@ -13,6 +13,7 @@ import (
 // TestNothingIsLostWhileSpaceIsGivenBack has the log delete and rewrite segments all
 // the time under writers and a reader that lags behind.
 func TestNothingIsLostWhileSpaceIsGivenBack(t *testing.T) {
+	t.Parallel() // one of those that take long
 	s := openStore(t, t.TempDir())
 	q := newQueue(t, s, queue.Options{SegmentSize: 512 << 10})
 	const n = 15_000

@@ -90,6 +90,7 @@ func settleSome(r *queue.Reader) {
 }
 
 func TestEveryAcknowledgedMessageSurvivesAKill(t *testing.T) {
+	t.Parallel() // one of those that take long
 	cycles := 20
 	if v := os.Getenv(crashCycles); v != "" {
 		var err error

@@ -133,6 +133,7 @@ func damagedMessage(t *testing.T, damage func(d *simdisk.Disk, name string)) {
 // TestPowerCutsLoseNothingAcknowledged appends, delivers and settles, and cuts the
 // power, again and again.
 func TestPowerCutsLoseNothingAcknowledged(t *testing.T) {
+	t.Parallel() // one of those that take long
 	for seed := range uint64(60) {
 		random := rand.New(rand.NewPCG(seed, 3))
 		d := simdisk.New()

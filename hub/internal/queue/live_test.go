@@ -139,6 +139,7 @@ func TestWhatHasPassedIsForgottenUnderALastingOverload(t *testing.T) {
 // anew at random, and looks that all come once, both kinds in order, and that nothing
 // stays on disk.
 func TestLiveFirstLosesAndRepeatsNothing(t *testing.T) {
+	t.Parallel() // one of those that take long
 	for seed := range uint64(30) {
 		random := rand.New(rand.NewPCG(seed, 1))
 		dir := t.TempDir()

@@ -27,6 +27,7 @@ func backlogs(t *testing.T, q *queue.Queue, endpoints, messages int) {
 }
 
 func TestMessagesInMemoryAreBoundedOverAllEndpoints(t *testing.T) {
+	t.Parallel() // one of those that take long
 	const endpoints, messages, bound = 30, 40, 1 << 20
 	for _, first := range []string{"stored", "read"} {
 		t.Run("first "+first, func(t *testing.T) {

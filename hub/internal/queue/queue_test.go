@@ -147,6 +147,7 @@ func TestMessagesComeInOrderOfAppendPerPriority(t *testing.T) {
 }
 
 func TestDoneFollowsTheOrderOfAppend(t *testing.T) {
+	t.Parallel() // one of those that take long
 	q := newQueue(t, openStore(t, t.TempDir()), queue.Options{MaxPending: 64})
 	const n = 3000
 	var got []int

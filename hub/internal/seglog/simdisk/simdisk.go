@@ -190,7 +190,7 @@ func (f folder) Create(name string, size int64) (seglog.File, error) {
 	if err := f.d.take(size); err != nil {
 		return nil, err
 	}
-	n := &file{data: make([]byte, size), blocks: size}
+	n := &file{data: make([]byte, size), blocks: size, lo: math.MaxInt64}
 	f.d.names[name] = n
 	return &handle{f.d, n}, nil
 }
@@ -306,7 +306,11 @@ func (h *handle) Sync() error {
 		return err
 	}
 	h.d.syncs++
-	if f := h.f; len(f.saved) != len(f.data) {
+	f := h.f
+	if f.saved == nil { // most of a new segment is nothing but zeros
+		f.saved = make([]byte, len(f.data))
+	}
+	if len(f.saved) != len(f.data) {
 		f.saved = bytes.Clone(f.data)
 	} else if f.lo < f.hi {
 		copy(f.saved[f.lo:], f.data[f.lo:min(f.hi, int64(len(f.data)))])
