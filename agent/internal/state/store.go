@@ -15,6 +15,7 @@ import (
 	"github.com/breakwater-iot/breakwater/agent/internal/manifest"
 	"github.com/breakwater-iot/breakwater/agent/internal/plan"
 	"github.com/breakwater-iot/breakwater/agent/internal/rollout"
+	"github.com/breakwater-iot/breakwater/proto/atomicfile"
 )
 
 // ErrNone is returned when nothing was saved yet.
@@ -135,7 +136,7 @@ func (s *Store) writeRestartsLocked() error {
 	if err != nil {
 		return fmt.Errorf("restart states: %w", err)
 	}
-	return writeFile(filepath.Join(s.opts.Folder, restartsFile), b)
+	return atomicfile.Write(filepath.Join(s.opts.Folder, restartsFile), b, 0o600)
 }
 
 // LoadTaken returns what SaveTaken saved. ErrNone when there is nothing; any other
@@ -239,7 +240,7 @@ func (s *Store) writeSealed(ctx context.Context, path string, plaintext []byte) 
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return writeFile(path, b)
+	return atomicfile.Write(path, b, 0o600)
 }
 
 func (s *Store) readSealed(ctx context.Context, path string) ([]byte, error) {

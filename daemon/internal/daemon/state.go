@@ -14,11 +14,11 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/breakwater-iot/breakwater/daemon/internal/atomicfile"
 	"github.com/breakwater-iot/breakwater/daemon/internal/module"
 	"github.com/breakwater-iot/breakwater/daemon/internal/provision"
 	"github.com/breakwater-iot/breakwater/daemon/internal/renewal"
 	"github.com/breakwater-iot/breakwater/daemon/internal/runtime"
+	"github.com/breakwater-iot/breakwater/proto/atomicfile"
 )
 
 // LockHome makes the home directory and makes sure that only one daemon uses it,

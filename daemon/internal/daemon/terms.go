@@ -11,8 +11,8 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/breakwater-iot/breakwater/daemon/internal/atomicfile"
 	"github.com/breakwater-iot/breakwater/daemon/internal/config"
+	"github.com/breakwater-iot/breakwater/proto/atomicfile"
 )
 
 // terms are what modules were started under and learn only at a start of theirs. They are

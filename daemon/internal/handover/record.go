@@ -11,10 +11,10 @@ import (
 	"slices"
 	"time"
 
-	"github.com/breakwater-iot/breakwater/daemon/internal/atomicfile"
 	"github.com/breakwater-iot/breakwater/daemon/internal/module"
 	"github.com/breakwater-iot/breakwater/daemon/internal/runtime"
 	"github.com/breakwater-iot/breakwater/daemon/internal/runtime/createopts"
+	"github.com/breakwater-iot/breakwater/proto/atomicfile"
 )
 
 // phase is where the replacement of the agent stands.

@@ -8,7 +8,7 @@ import (
 	"maps"
 	"os"
 
-	"github.com/breakwater-iot/breakwater/daemon/internal/atomicfile"
+	"github.com/breakwater-iot/breakwater/proto/atomicfile"
 )
 
 // cacheDocument is the cache file.

@@ -11,7 +11,7 @@ import (
 	"slices"
 	"sync"
 
-	"github.com/breakwater-iot/breakwater/daemon/internal/atomicfile"
+	"github.com/breakwater-iot/breakwater/proto/atomicfile"
 )
 
 // Kept is the file of images that stay although no module is made from them: a list of

@@ -20,7 +20,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/breakwater-iot/breakwater/daemon/internal/atomicfile"
+	"github.com/breakwater-iot/breakwater/proto/atomicfile"
 )
 
 // Uses is the file of images and when each was used last: lines of image id and

@@ -28,7 +28,7 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/breakwater-iot/breakwater/daemon/internal/atomicfile"
+	"github.com/breakwater-iot/breakwater/proto/atomicfile"
 )
 
 const (

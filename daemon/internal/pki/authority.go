@@ -25,8 +25,8 @@ import (
 	"sync"
 	"time"
 
-	"github.com/breakwater-iot/breakwater/daemon/internal/atomicfile"
 	"github.com/breakwater-iot/breakwater/daemon/internal/renewal"
+	"github.com/breakwater-iot/breakwater/proto/atomicfile"
 )
 
 // Options says where the edge CA comes from.

@@ -17,8 +17,8 @@ import (
 	"sync"
 	"time"
 
-	"github.com/breakwater-iot/breakwater/daemon/internal/atomicfile"
 	"github.com/breakwater-iot/breakwater/daemon/internal/renewal"
+	"github.com/breakwater-iot/breakwater/proto/atomicfile"
 )
 
 const rsaBits = 2048

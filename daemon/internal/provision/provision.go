@@ -24,8 +24,8 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/breakwater-iot/breakwater/daemon/internal/atomicfile"
 	"github.com/breakwater-iot/breakwater/daemon/internal/dps"
+	"github.com/breakwater-iot/breakwater/proto/atomicfile"
 )
 
 // State is the content of the file.

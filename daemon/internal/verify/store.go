@@ -12,7 +12,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/breakwater-iot/breakwater/daemon/internal/atomicfile"
+	"github.com/breakwater-iot/breakwater/proto/atomicfile"
 )
 
 // record is a file of the store: what is known of an image in a repository. Two

@@ -9,7 +9,7 @@ import (
 	"io/fs"
 	"os"
 
-	"github.com/breakwater-iot/breakwater/hub/internal/cloud/atomicfile"
+	"github.com/breakwater-iot/breakwater/proto/atomicfile"
 	"github.com/breakwater-iot/breakwater/proto/iothub/sas"
 )
 

@@ -22,7 +22,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/breakwater-iot/breakwater/hub/internal/cloud/atomicfile"
+	"github.com/breakwater-iot/breakwater/proto/atomicfile"
 )
 
 // Names of the files in the data directory.

@@ -18,7 +18,6 @@ import (
 	"github.com/breakwater-iot/breakwater/hub/internal/cloud"
 	"github.com/breakwater-iot/breakwater/hub/internal/cloud/access"
 	"github.com/breakwater-iot/breakwater/hub/internal/cloud/api"
-	"github.com/breakwater-iot/breakwater/hub/internal/cloud/atomicfile"
 	"github.com/breakwater-iot/breakwater/hub/internal/cloud/dps"
 	"github.com/breakwater-iot/breakwater/hub/internal/cloud/events"
 	"github.com/breakwater-iot/breakwater/hub/internal/cloud/pki"
@@ -27,6 +26,7 @@ import (
 	"github.com/breakwater-iot/breakwater/hub/internal/head/mqtt"
 	"github.com/breakwater-iot/breakwater/hub/internal/head/ws"
 	"github.com/breakwater-iot/breakwater/hub/internal/store"
+	"github.com/breakwater-iot/breakwater/proto/atomicfile"
 	"github.com/breakwater-iot/breakwater/proto/iothub/connstr"
 )
 

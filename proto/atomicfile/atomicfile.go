@@ -1,6 +1,7 @@
 // Package atomicfile replaces small files so that a power cut leaves either the
 // old content or the new one, never a mixture and never an empty file. The
-// daemon keeps keys, certificates and its identity cache in such files.
+// daemon keeps keys, certificates and its identity cache in such files, the agent
+// its state, and the local hub its keys and policies.
 package atomicfile
 
 import (
