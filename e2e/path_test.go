@@ -80,7 +80,7 @@ func (p *path) comesUp(t *testing.T) {
 			t.Errorf("%s is reported as %q", name, got)
 		}
 	}
-	p.countedByTheMetric(t, ctx)
+	p.countedByTheMetrics(t, ctx)
 	list, err := p.EdgeCtl(ctx, "list")
 	if err != nil {
 		t.Fatal(err)
@@ -90,22 +90,46 @@ func (p *path) comesUp(t *testing.T) {
 	}
 }
 
-// countedByTheMetric checks that the query that a deployment measures its success with
-// finds the device, and that of its failure does not. What it asks of configurations is
-// left out: the manifest was applied to the one device.
-func (p *path) countedByTheMetric(t *testing.T, ctx context.Context) {
+// countedByTheMetrics makes a deployment at scale of the manifest that is in force, and
+// checks that its metrics count the device. As nothing differs, nothing is restarted.
+func (p *path) countedByTheMetrics(t *testing.T, ctx context.Context) {
 	t.Helper()
-	const metric = "select deviceId from devices.modules where moduleId = '$edgeAgent' and properties.desired.$version = properties.reported.lastDesiredVersion and properties.reported.lastDesiredStatus.code "
-	for condition, want := range map[string]int{"= 200": 1, "!= 200": 0} {
-		out, err := p.IoTHub(ctx, "query", metric+condition)
-		if err != nil {
-			t.Fatal(err)
-		}
-		var rows []struct{ DeviceID string }
-		if err := json.Unmarshal([]byte(out), &rows); err != nil || len(rows) != want || want == 1 && rows[0].DeviceID != rig.EdgeID {
-			t.Errorf("%s counts %s, %v", condition, out, err)
-		}
+	before := p.pids(t)
+	if err := p.DeployToAll(ctx, "everything", p.Manifest, "tags.nothing = 1 OR capabilities.iotEdge = true"); err != nil {
+		t.Fatal(err)
 	}
+	const want = "targetedCount:1 appliedCount:1 reportedSuccessfulCount:1 reportedFailedCount:0"
+	eventually(t, ctx, "metrics of the deployment", func() error {
+		out, err := p.IoTHub(ctx, "deployment", "show", "everything")
+		if err != nil {
+			return err
+		}
+		var doc struct {
+			SystemMetrics struct {
+				Results map[string]int
+				Queries map[string]string
+			}
+		}
+		if err := json.Unmarshal([]byte(out), &doc); err != nil {
+			return err
+		}
+		r := doc.SystemMetrics.Results
+		got := fmt.Sprintf("targetedCount:%d appliedCount:%d reportedSuccessfulCount:%d reportedFailedCount:%d",
+			r["targetedCount"], r["appliedCount"], r["reportedSuccessfulCount"], r["reportedFailedCount"])
+		if got != want {
+			return fmt.Errorf("%s", got)
+		}
+		// The same by hand, as a back end would ask.
+		out, err = p.IoTHub(ctx, "query", doc.SystemMetrics.Queries["reportedSuccessfulCount"])
+		if err == nil && strings.Join(strings.Fields(out), "") != `[{"deviceId":"`+rig.EdgeID+`"}]` {
+			err = fmt.Errorf("the query gives %s", out)
+		}
+		return err
+	})
+	if _, err := p.IoTHub(ctx, "deployment", "delete", "everything"); err != nil {
+		t.Fatal(err)
+	}
+	p.onlyChanged(t, before)
 }
 
 func (p *path) messagesArrive(t *testing.T) {

@@ -164,7 +164,7 @@ func (w *world) nodeService(ctx context.Context, transport string) (*scenario, e
 	s.config["device"], s.config["connection"], s.config["other"] = l.device, l.connection, other.device
 	if transport == "https" {
 		s.features = has("create a device", "read a device", "list devices", "update a device", "modules of a device",
-			"twin: tags, desired, etag", "queries", "delete a device", "bad key refused", "method, device away", "method, no answer in time")
+			"twin: tags, desired, etag", "queries", "deployments", "delete a device", "bad key refused", "method, device away", "method, no answer in time")
 	} else {
 		s.features = has("open", "feedback receiver", "C2D to an unknown device refused", "C2D and feedback: Success",
 			"feedback: Expired", "queue of 50 is full", "close")

@@ -100,6 +100,16 @@ func (r *Rig) Deploy(ctx context.Context, manifest string) error {
 	return err
 }
 
+// DeployToAll makes a deployment of the manifest for the edge devices of a condition.
+func (r *Rig) DeployToAll(ctx context.Context, id, manifest, condition string) error {
+	hasty, err := r.hasty(manifest)
+	if err != nil {
+		return fmt.Errorf("manifest %s: %w", manifest, err)
+	}
+	_, err = r.IoTHub(ctx, "deployment", "create", id, hasty, "--condition", condition)
+	return err
+}
+
 // hasty writes a copy of the manifest whose agent restarts modules after a second, two
 // seconds and so on, unless it has a setting for that. Ten seconds and more, the default,
 // would be most of what the tests wait for.

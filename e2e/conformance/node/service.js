@@ -85,6 +85,44 @@ function registryFeatures(s) {
       expect(err.responseBody.includes('column 41'), `no place in ${err.responseBody}`);
       await Promise.all(ids.map((id) => registry.delete(id)));
     },
+    async deployments() {
+      const mark = crypto.randomUUID();
+      const deviceId = `deployment-${mark}`;
+      await registry.create({ deviceId, capabilities: { iotEdge: true } });
+      await registry.updateTwin(deviceId, { tags: { mark } }, '*');
+      const agent = { schemaVersion: '1.1', runtime: {}, systemModules: {} };
+      const make = (name, priority, modulesContent) => registry.addConfiguration({
+        id: `${name}-${mark}`, content: { modulesContent }, targetCondition: `tags.mark = '${mark}'`, priority, labels: { made: 'here' },
+        metrics: { queries: { mine: `select deviceId from devices where tags.mark = '${mark}'` } },
+      });
+      const base = body(await make('base', 1, { $edgeAgent: { 'properties.desired': agent }, temp: { 'properties.desired': { a: 1, b: 2 } } }));
+      await make('layer', 2, { temp: { 'properties.desired.b': 3 } });
+      const applied = async () => {
+        const doc = body(await registry.getConfiguration(base.id));
+        return doc.systemMetrics.results.appliedCount === 1 && doc;
+      };
+      const desired = async () => body(await registry.getModuleTwin(deviceId, 'temp')).properties.desired;
+      for (let i = 0; !(await applied()) || (await desired()).b !== 3; i += 1) {
+        expect(i < 100, 'the deployments are not applied');
+        await sleep(100);
+      }
+      const doc = await applied();
+      same([doc.systemMetrics.results.targetedCount, doc.metrics.results.mine, doc.labels.made], [1, 1, 'here'], 'metrics');
+      same((await desired()).a, 1, 'what the layer leaves');
+      expect(body(await registry.getConfigurations()).filter((c) => c.id.endsWith(mark)).length === 2, 'not both are listed');
+      doc.priority = 5;
+      const next = body(await registry.updateConfiguration(doc));
+      same([next.priority, next.content.modulesContent.temp['properties.desired'].a], [5, 1], 'update');
+      doc.content.modulesContent.temp['properties.desired'].a = 2;
+      same((await refused(registry.updateConfiguration(doc, true), 'another content')).name, 'ArgumentError', 'error');
+      same((await refused(registry.addConfiguration({ ...doc, targetCondition: 'tags.' }), 'an id that is taken')).name, 'DeviceAlreadyExistsError', 'error');
+      await registry.removeConfiguration(base.id);
+      await registry.removeConfiguration(`layer-${mark}`);
+      await refused(registry.getConfiguration(base.id), 'a removed configuration');
+      await registry.applyConfigurationContentOnDevice(deviceId, { modulesContent: { temp: { 'properties.desired': { c: 4 } } } });
+      same((await desired()).c, 4, 'manifest for one device');
+      await registry.delete(deviceId);
+    },
     async 'delete a device'() {
       await registry.delete(id);
       same((await refused(registry.get(id), 'a deleted device')).name, 'DeviceNotFoundError', 'error');

@@ -22,6 +22,13 @@ type commands struct {
 		Patch twinPatch `cmd:"" help:"Change desired properties or tags of a twin."`
 	} `cmd:"" help:"Twins."`
 
+	Deployment struct {
+		Create deploymentCreate `cmd:"" help:"Bring a manifest to all edge devices of a condition."`
+		List   deploymentList   `cmd:"" help:"List the deployments and how far they got."`
+		Show   deploymentShow   `cmd:"" help:"Print a deployment."`
+		Delete deploymentDelete `cmd:"" help:"Remove a deployment; what it brought stays until another one takes over."`
+	} `cmd:"" help:"Deployments for many edge devices."`
+
 	Message struct {
 		Send     messageSend     `cmd:"" help:"Send a message to a device."`
 		Feedback messageFeedback `cmd:"" help:"Print and remove the feedback of messages that asked for it."`
@@ -53,7 +60,7 @@ type commands struct {
 
 	ConnectionString connectionString `cmd:"" help:"Print the connection string of a policy, for back ends."`
 
-	Deploy  deployCommand  `cmd:"" help:"Apply a deployment manifest to an edge device."`
+	Deploy  deployCommand  `cmd:"" help:"Apply a deployment manifest to one edge device."`
 	Method  methodCommand  `cmd:"" help:"Call a direct method and print the answer."`
 	Query   queryCommand   `cmd:"" help:"Print what a query of the twins gives."`
 	Monitor monitorCommand `cmd:"" help:"Print the telemetry that arrives."`

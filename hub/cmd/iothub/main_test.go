@@ -190,6 +190,23 @@ func TestDeployTwinAndMethod(t *testing.T) {
 	if _, errOut, code := h.do("query", "SELECT"); code != exitRefused || !strings.Contains(errOut, "line 1, column 7") {
 		t.Errorf("exit %d: %s", code, errOut)
 	}
+	layer := filepath.Join(t.TempDir(), "layer.json")
+	if err := os.WriteFile(layer, []byte(`{"modulesContent":{"m":{"properties.desired.layer":1}}}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out := h.must("deployment", "create", "layer", layer, "--condition", "deviceId = 'e'", "--priority", "7"); !strings.Contains(out, `"targetedCount": 1`) {
+		t.Error(out)
+	}
+	if out := strings.Join(strings.Fields(h.must("deployment", "list")), " "); out != "ID PRIORITY CONDITION TARGETED APPLIED SUCCESSFUL FAILED layer 7 deviceId = 'e' 1 0 0 0" {
+		t.Error(out)
+	}
+	if out := h.must("deployment", "show", "layer"); !strings.Contains(out, `"properties.desired.layer": 1`) {
+		t.Error(out)
+	}
+	h.must("deployment", "delete", "layer")
+	if _, errOut, code := h.do("deployment", "show", "layer"); code != exitRefused || !strings.Contains(errOut, "ConfigurationNotFound") {
+		t.Errorf("exit %d: %s", code, errOut)
+	}
 	_, errOut, code := h.do("method", "e", "m", "ping", "--payload", "{}")
 	if code != exitRefused || !strings.Contains(errOut, "404103") {
 		t.Errorf("exit %d: %s", code, errOut)

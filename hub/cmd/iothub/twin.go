@@ -74,7 +74,7 @@ type deployCommand struct {
 
 // Run applies the manifest.
 func (d *deployCommand) Run(ctx context.Context, env environment) error {
-	content, err := d.read(env)
+	content, err := readManifest(env, d.File)
 	if err != nil {
 		return fmt.Errorf("manifest %s: %w", d.File, err)
 	}
@@ -83,13 +83,13 @@ func (d *deployCommand) Run(ctx context.Context, env environment) error {
 	})
 }
 
-func (d *deployCommand) read(env environment) (rest.ConfigurationContent, error) {
+func readManifest(env environment, file string) (rest.ConfigurationContent, error) {
 	var raw []byte
 	var err error
-	if d.File == "-" {
+	if file == "-" {
 		raw, err = argument(env, "-")
 	} else {
-		raw, err = os.ReadFile(d.File)
+		raw, err = os.ReadFile(file)
 	}
 	if err != nil {
 		return rest.ConfigurationContent{}, err

@@ -19,6 +19,7 @@ import (
 	"github.com/breakwater-iot/breakwater/hub/internal/cloud/access"
 	"github.com/breakwater-iot/breakwater/hub/internal/cloud/authority"
 	"github.com/breakwater-iot/breakwater/hub/internal/cloud/c2d"
+	"github.com/breakwater-iot/breakwater/hub/internal/cloud/deployment"
 	"github.com/breakwater-iot/breakwater/hub/internal/cloud/events"
 	"github.com/breakwater-iot/breakwater/hub/internal/cloud/registry"
 	"github.com/breakwater-iot/breakwater/hub/internal/cloud/twin"
@@ -63,6 +64,9 @@ type Hub struct {
 	access      *access.Checker
 	presence    *presenceTable
 	refresh     *refresher
+	// configurations are deployments for many devices, and deployments is where they got.
+	configurations *deployment.List
+	deployments    *deployer
 
 	applying sync.Map // device id -> struct{}: a manifest is being applied
 
@@ -90,13 +94,19 @@ func Open(s *store.Store, o Options) (*Hub, error) {
 		o.Events.Now = o.Now
 	}
 	h := &Hub{o: o, log: o.Logger, store: s, twins: twin.NewStore(s), sessions: map[iothub.Identity]*session{},
-		changed: make(chan struct{}), idle: make(chan struct{}), refresh: newRefresher()}
+		changed: make(chan struct{}), idle: make(chan struct{}), refresh: newRefresher(), deployments: newDeployer(s)}
 	var err error
 	if h.registry, err = registry.Open(s, h.twins, o.Now, h.identitiesChanged); err != nil {
 		return nil, fmt.Errorf("open hub: %w", err)
 	}
 	h.registry.SetMaxChildren(o.MaxChildren)
 	if h.events, err = events.Open(s, o.Events); err != nil {
+		return nil, fmt.Errorf("open hub: %w", err)
+	}
+	if h.configurations, err = deployment.Open(s, o.Now, h.deployments.changed); err != nil {
+		return nil, fmt.Errorf("open hub: %w", err)
+	}
+	if err = h.deployments.load(); err != nil {
 		return nil, fmt.Errorf("open hub: %w", err)
 	}
 	if h.presence, err = openPresence(s, o.Now, h.log); err != nil {
@@ -127,6 +137,7 @@ func (h *Hub) Run(ctx context.Context, grace time.Duration) error {
 	g.Go(func() error { return h.messages.Run(ctx) })
 	g.Go(func() error { return h.refreshScopes(ctx) })
 	g.Go(func() error { return h.reauthenticate(ctx) })
+	g.Go(func() error { return h.deploy(ctx) })
 	g.Go(func() error {
 		<-ctx.Done()
 		h.shutdown(grace)
@@ -160,6 +171,10 @@ func (h *Hub) shutdown(grace time.Duration) {
 
 // Registry returns the identities, without their connection state.
 func (h *Hub) Registry() *registry.Registry { return h.registry }
+
+// Configurations returns the deployments for many devices, without the results of their
+// metrics.
+func (h *Hub) Configurations() *deployment.List { return h.configurations }
 
 // Authorities returns the certificate authorities of the hub.
 func (h *Hub) Authorities() *authority.List { return h.authorities }

@@ -39,6 +39,8 @@ type bench struct {
 	t        *testing.T
 	now      func() time.Time
 	policies access.Policies
+	store    *store.Store
+	stop     func()
 }
 
 func newBench(t *testing.T, now func() time.Time) *bench {
@@ -48,6 +50,12 @@ func newBench(t *testing.T, now func() time.Time) *bench {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = s.Close() })
+	return openBench(t, s, now)
+}
+
+// openBench runs a hub on what is stored; stop ends it.
+func openBench(t *testing.T, s *store.Store, now func() time.Time) *bench {
+	t.Helper()
 	policies, err := access.LoadPolicies(filepath.Join(t.TempDir(), "p"), true)
 	if err != nil {
 		t.Fatal(err)
@@ -59,16 +67,17 @@ func newBench(t *testing.T, now func() time.Time) *bench {
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- h.Run(ctx, time.Second) }()
-	t.Cleanup(func() {
+	stop := sync.OnceFunc(func() {
 		cancel()
 		if err := <-ended; err != nil {
 			t.Error(err)
 		}
 	})
+	t.Cleanup(stop)
 	if now == nil {
 		now = time.Now
 	}
-	return &bench{Hub: h, t: t, now: now, policies: policies}
+	return &bench{Hub: h, t: t, now: now, policies: policies, store: s, stop: stop}
 }
 
 func (b *bench) device(c registry.DeviceChange) rest.Device {

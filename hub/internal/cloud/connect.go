@@ -95,6 +95,9 @@ func (h *Hub) admit(login head.Login, client head.Client) (*session, error) {
 	h.wakeLocked()
 	h.mu.Unlock()
 	save()
+	if !s.id.IsModule() {
+		h.deployments.changed()
+	}
 	if old != nil {
 		old.disconnect(head.ErrReplaced)
 	}
@@ -149,6 +152,9 @@ func (h *Hub) leave(s *session) {
 	last := h.closed && len(h.sessions) == 0
 	h.mu.Unlock()
 	save()
+	if !s.id.IsModule() {
+		h.deployments.changed()
+	}
 	if last {
 		close(h.idle) // nobody comes in any more, so this happens once
 	}
@@ -190,6 +196,7 @@ func (h *Hub) identitiesChanged(changes []registry.Change) {
 			h.refresh.add(edge, c.ID)
 		}
 	}
+	h.deployments.changed()
 }
 
 // endUnlessAdmitted ends those sessions that would not be admitted now.

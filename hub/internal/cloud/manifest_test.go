@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/breakwater-iot/breakwater/hub/internal/cloud"
+	"github.com/breakwater-iot/breakwater/hub/internal/cloud/deployment"
 	"github.com/breakwater-iot/breakwater/hub/internal/cloud/registry"
 	"github.com/breakwater-iot/breakwater/hub/internal/cloud/twin"
 	"github.com/breakwater-iot/breakwater/hub/internal/head"
@@ -16,7 +16,7 @@ import (
 )
 
 func (b *bench) apply(body string) error {
-	m, err := cloud.ParseManifest([]byte(body))
+	m, err := deployment.ParseManifest([]byte(body))
 	if err != nil {
 		return err
 	}
@@ -126,15 +126,15 @@ func TestRefusedManifests(t *testing.T) {
 		body string
 		want registry.Code
 	}{
-		"not JSON":              {`{`, cloud.InvalidContent},
-		"empty":                 {`{}`, cloud.InvalidContent},
-		"no modules":            {`{"modulesContent":{}}`, cloud.InvalidContent},
-		"module name":           {`{"modulesContent":{"a/b":{"properties.desired":{}}}}`, cloud.InvalidContent},
-		"other key":             {`{"modulesContent":{"a":{"properties.reported":{}}}}`, cloud.InvalidContent},
-		"empty path":            {`{"modulesContent":{"a":{"properties.desired.":{}}}}`, cloud.InvalidContent},
-		"hole in the path":      {`{"modulesContent":{"a":{"properties.desired.x..y":{}}}}`, cloud.InvalidContent},
-		"desired not an object": {`{"modulesContent":{"a":{"properties.desired":1}}}`, cloud.InvalidContent},
-		"agent incomplete":      {`{"modulesContent":{"$edgeAgent":{"properties.desired":{"schemaVersion":"1.0"}}}}`, cloud.InvalidContent},
+		"not JSON":              {`{`, deployment.InvalidContent},
+		"empty":                 {`{}`, deployment.InvalidContent},
+		"no modules":            {`{"modulesContent":{}}`, deployment.InvalidContent},
+		"module name":           {`{"modulesContent":{"a/b":{"properties.desired":{}}}}`, deployment.InvalidContent},
+		"other key":             {`{"modulesContent":{"a":{"properties.reported":{}}}}`, deployment.InvalidContent},
+		"empty path":            {`{"modulesContent":{"a":{"properties.desired.":{}}}}`, deployment.InvalidContent},
+		"hole in the path":      {`{"modulesContent":{"a":{"properties.desired.x..y":{}}}}`, deployment.InvalidContent},
+		"desired not an object": {`{"modulesContent":{"a":{"properties.desired":1}}}`, deployment.InvalidContent},
+		"agent incomplete":      {`{"modulesContent":{"$edgeAgent":{"properties.desired":{"schemaVersion":"1.0"}}}}`, deployment.InvalidContent},
 		"not an edge device":    {`{"modulesContent":{"a":{"properties.desired":{}}}}`, registry.InvalidOperation},
 	}
 	for name, tt := range tests {
@@ -168,7 +168,7 @@ func FuzzManifest(f *testing.F) {
 		f.Add(raw)
 	}
 	f.Fuzz(func(t *testing.T, body []byte) {
-		_, err := cloud.ParseManifest(body)
+		_, err := deployment.ParseManifest(body)
 		var refusal *registry.Error
 		if err != nil && !errors.As(err, &refusal) {
 			t.Error(err)

@@ -65,6 +65,9 @@ func (h *Hub) document(id iothub.Identity, t *twin.Twin) (rest.Twin, error) {
 	} else {
 		doc.Capabilities, doc.DeviceScope, doc.ParentScopes = d.Capabilities, d.DeviceScope, d.ParentScopes
 	}
+	if id.Module == iothub.AgentModule {
+		doc.Configurations = h.deployments.status(id.Device)
+	}
 	p := h.presence.get(id)
 	doc.DeviceEtag, doc.AuthenticationType, doc.X509Thumbprint = etag, auth.Type, auth.X509Thumbprint
 	doc.CloudToDeviceMessageCount = h.messages.Depth(id)
@@ -87,6 +90,7 @@ func (h *Hub) WriteTwin(ctx context.Context, id iothub.Identity, c twin.Change, 
 	if err != nil {
 		return rest.Twin{}, err
 	}
+	h.deployments.changed()
 	return h.document(id, t)
 }
 

@@ -79,6 +79,9 @@ func (s *session) PatchReported(ctx context.Context, patch json.RawMessage, ifVe
 	if err != nil {
 		return 0, headError(err)
 	}
+	if !s.id.IsModule() {
+		s.h.deployments.changed() // conditions are on devices
+	}
 	return t.Reported.Version, nil
 }
 

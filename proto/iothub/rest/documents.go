@@ -192,3 +192,38 @@ type ErrorBody struct {
 	Message          string `json:"Message"`
 	ExceptionMessage string `json:"ExceptionMessage"`
 }
+
+// Configuration brings a manifest to all edge devices for which a condition holds. The
+// hub alone says times, etag, and the results and queries of the system metrics.
+type Configuration struct {
+	ID              string               `json:"id"`
+	SchemaVersion   string               `json:"schemaVersion"`
+	Labels          map[string]string    `json:"labels"`
+	Content         json.RawMessage      `json:"content"`
+	ContentType     Text                 `json:"contentType"`
+	TargetCondition string               `json:"targetCondition"`
+	Created         Time                 `json:"createdTimeUtc"`
+	Updated         Time                 `json:"lastUpdatedTimeUtc"`
+	Priority        int                  `json:"priority"`
+	SystemMetrics   ConfigurationMetrics `json:"systemMetrics"`
+	Metrics         ConfigurationMetrics `json:"metrics"`
+	Etag            string               `json:"etag"`
+}
+
+// ConfigurationMetrics are queries, and how many rows each of them gives.
+type ConfigurationMetrics struct {
+	Results map[string]int    `json:"results"`
+	Queries map[string]string `json:"queries"`
+}
+
+// QueryTest are queries to be looked at before they are used.
+type QueryTest struct {
+	TargetCondition     string            `json:"targetCondition"`
+	CustomMetricQueries map[string]string `json:"customMetricQueries"`
+}
+
+// QueryTestResult is what is wrong with a QueryTest: null and empty if nothing is.
+type QueryTestResult struct {
+	TargetConditionError    Text              `json:"targetConditionError"`
+	CustomMetricQueryErrors map[string]string `json:"customMetricQueryErrors"`
+}

@@ -165,3 +165,32 @@ func (c *Client) Query(ctx context.Context, text string, rows int, token string)
 	}
 	return page, nil
 }
+
+// PutConfiguration creates (ifMatch MustNotExist) or updates a configuration. An update
+// keeps the content, which may be left out.
+func (c *Client) PutConfiguration(ctx context.Context, doc Configuration, ifMatch string) (Configuration, error) {
+	var out Configuration
+	err := c.do(ctx, request{method: http.MethodPut, path: configurationPath(doc.ID), body: doc, ifMatch: ifMatch}, &out)
+	return out, err
+}
+
+// GetConfiguration reads a configuration with its metrics.
+func (c *Client) GetConfiguration(ctx context.Context, id string) (Configuration, error) {
+	var out Configuration
+	err := c.do(ctx, request{method: http.MethodGet, path: configurationPath(id)}, &out)
+	return out, err
+}
+
+// ListConfigurations reads all configurations with their metrics.
+func (c *Client) ListConfigurations(ctx context.Context) ([]Configuration, error) {
+	var out []Configuration
+	err := c.do(ctx, request{method: http.MethodGet, path: "/configurations"}, &out)
+	return out, err
+}
+
+// DeleteConfiguration removes a configuration.
+func (c *Client) DeleteConfiguration(ctx context.Context, id string) error {
+	return c.do(ctx, request{method: http.MethodDelete, path: configurationPath(id), ifMatch: MustExist}, nil)
+}
+
+func configurationPath(id string) string { return "/configurations/" + url.PathEscape(id) }

@@ -14,6 +14,7 @@ import (
 	"github.com/breakwater-iot/breakwater/hub/internal/cloud/access"
 	"github.com/breakwater-iot/breakwater/hub/internal/cloud/authority"
 	"github.com/breakwater-iot/breakwater/hub/internal/cloud/c2d"
+	"github.com/breakwater-iot/breakwater/hub/internal/cloud/deployment"
 	"github.com/breakwater-iot/breakwater/hub/internal/cloud/httpjson"
 	"github.com/breakwater-iot/breakwater/hub/internal/cloud/registry"
 	"github.com/breakwater-iot/breakwater/hub/internal/cloud/twin"
@@ -43,7 +44,13 @@ var statuses = map[registry.Code]int{
 	registry.ArgumentInvalid:      http.StatusBadRequest,
 	registry.InvalidOperation:     http.StatusBadRequest,
 	registry.InvalidDeviceScope:   http.StatusBadRequest,
-	cloud.InvalidContent:          http.StatusBadRequest,
+	deployment.InvalidContent:     http.StatusBadRequest,
+	deployment.InvalidCondition:   http.StatusBadRequest,
+	deployment.InvalidMetrics:     http.StatusBadRequest,
+	deployment.ContentFixed:       http.StatusBadRequest,
+	deployment.NotFound:           http.StatusNotFound,
+	deployment.Exists:             http.StatusConflict,
+	deployment.TooMany:            http.StatusRequestEntityTooLarge,
 	unauthorized:                  http.StatusUnauthorized,
 	unauthorizedAccess:            http.StatusUnauthorized,
 	registry.SystemModuleReserved: http.StatusUnauthorized,

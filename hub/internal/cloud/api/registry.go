@@ -3,7 +3,7 @@ package api
 import (
 	"strconv"
 
-	"github.com/breakwater-iot/breakwater/hub/internal/cloud"
+	"github.com/breakwater-iot/breakwater/hub/internal/cloud/deployment"
 	"github.com/breakwater-iot/breakwater/hub/internal/cloud/registry"
 	"github.com/breakwater-iot/breakwater/proto/iothub"
 	"github.com/breakwater-iot/breakwater/proto/iothub/rest"
@@ -95,7 +95,7 @@ func (a *API) deleteModule(r *request) (answer, error) {
 }
 
 func (a *API) applyConfiguration(r *request) (answer, error) {
-	m, err := cloud.ParseManifest(r.body)
+	m, err := deployment.ParseManifest(r.body)
 	if err != nil {
 		return answer{}, err
 	}

@@ -9,7 +9,8 @@ import (
 )
 
 // route is one operation. In the pattern {d} and {m} stand for device and module
-// id, {t} for a lock token; other words match in any case.
+// id, {d} also for the id of something else, {t} for a lock token; other words match in
+// any case.
 type route struct {
 	method  string
 	pattern []string
@@ -67,6 +68,12 @@ func (a *API) table() []route {
 	add(get, "devices/{d}/modules/{m}", orEdgeDevice(read), (*API).getModule)
 	add(put, "devices/{d}/modules/{m}", orEdgeDevice(write), (*API).putModule)
 	add(del, "devices/{d}/modules/{m}", orEdgeDevice(write), (*API).deleteModule)
+
+	add(get, "configurations", policy(read|service), (*API).listConfigurations)
+	add(post, "configurations/testQueries", policy(read|service), (*API).testQueries)
+	add(get, "configurations/{d}", policy(read|service), (*API).getConfiguration)
+	add(put, "configurations/{d}", policy(write|service), (*API).putConfiguration)
+	add(del, "configurations/{d}", policy(write|service), (*API).deleteConfiguration)
 
 	for _, path := range []string{"twins/{d}", "twins/{d}/modules/{m}"} {
 		add(get, path, policy(service), (*API).getTwin)

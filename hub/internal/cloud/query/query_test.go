@@ -264,6 +264,25 @@ func TestErrorsOfTheStoreEndTheQuery(t *testing.T) {
 	}
 }
 
+func TestConditionsThatStandAlone(t *testing.T) {
+	doc := map[string]any{"deviceId": "d", "tags": map[string]any{"floor": json.Number("2")}}
+	for text, want := range map[string]bool{
+		"*": true, " * ": true, "": false, " ": false, "tags.floor > 1": true, "TAGS.floor = 1": false, "devices.tags.floor = 2": true,
+		"tags.floor": false, "/* all */ true": true,
+	} {
+		c, err := query.ParseCondition(text)
+		if err != nil || c.Holds(doc) != want {
+			t.Errorf("%q: %v, %v", text, c.Holds(doc), err)
+		}
+	}
+	for _, text := range []string{"* AND true", "tags.floor > 1 GROUP BY deviceId", "FROM devices.modules WHERE true", "tags.floor >"} {
+		var e *route.Error
+		if _, err := query.ParseCondition(text); !errors.As(err, &e) {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+}
+
 func TestTextsAreBounded(t *testing.T) {
 	const begin = "SELECT * FROM devices WHERE "
 	for name, text := range map[string]string{
@@ -290,17 +309,26 @@ func FuzzQuery(f *testing.F) {
 		for line := range strings.Lines(string(data)) {
 			if input, _, ok := strings.Cut(line, arrow); ok {
 				f.Add(prefix + lines.Replace(input))
+				f.Add(lines.Replace(input))
 			}
 		}
 	}
 	docs := load(f)
-	f.Fuzz(func(t *testing.T, text string) {
-		list, err := rows(docs, text)
+	refused := func(t *testing.T, text string, err error) bool {
 		var e *route.Error
-		if errors.As(err, &e) {
-			if e.Offset < 0 || e.Offset > len(text) || e.Line < 1 || e.Col < 1 || e.Msg == "" {
-				t.Fatalf("%q: %+v", text, e)
-			}
+		if errors.As(err, &e) && (e.Offset < 0 || e.Offset > len(text) || e.Line < 1 || e.Col < 1 || e.Msg == "") {
+			t.Fatalf("%q: %+v", text, e)
+		}
+		return e != nil
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		if c, err := query.ParseCondition(text); !refused(t, text, err) && err != nil {
+			t.Fatalf("%q: %v", text, err)
+		} else if err == nil {
+			c.Holds(map[string]any{"deviceId": "a"})
+		}
+		list, err := rows(docs, text)
+		if refused(t, text, err) {
 			return
 		}
 		if err != nil {

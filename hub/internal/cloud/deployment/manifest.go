@@ -1,9 +1,7 @@
-package cloud
+package deployment
 
 import (
-	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -13,12 +11,6 @@ import (
 	"github.com/breakwater-iot/breakwater/hub/internal/cloud/twin"
 	"github.com/breakwater-iot/breakwater/proto/iothub"
 	"github.com/breakwater-iot/breakwater/proto/iothub/rest"
-)
-
-// Codes of refused manifests.
-const (
-	InvalidContent registry.Code = "InvalidConfigurationContent"
-	ApplyRunning   registry.Code = "ApplyConfigurationAlreadyInProgressOnDevice"
 )
 
 // Manifest is what a deployment puts on one device.
@@ -105,6 +97,15 @@ func parseModule(name string, in map[string]json.RawMessage) (moduleContent, err
 	return c, nil
 }
 
+// Modules returns the names of the modules of the manifest, in their order.
+func (m Manifest) Modules() []string { return slices.Sorted(maps.Keys(m.modules)) }
+
+// Desired returns the desired properties that the manifest makes of a module's current
+// ones, which stay as they are.
+func (m Manifest) Desired(module string, current map[string]any) map[string]any {
+	return m.modules[module].on(twin.Copy(current))
+}
+
 // on returns the desired properties that the content makes of current ones, which
 // it may change.
 func (c moduleContent) on(current map[string]any) map[string]any {
@@ -131,70 +132,4 @@ func (c moduleContent) on(current map[string]any) map[string]any {
 		}
 	}
 	return values
-}
-
-// Apply puts a manifest on an edge device: it makes the module identities that are
-// missing and replaces the desired properties of each module named, unless they
-// are equal already. The agent's come last. Errors: *registry.Error,
-// *twin.InvalidError, twin.ErrTooLarge; these write no twin.
-func (h *Hub) Apply(ctx context.Context, device string, m Manifest) error {
-	d, err := h.registry.Device(device)
-	if err != nil {
-		return err
-	}
-	if !d.IsEdge() {
-		return &registry.Error{Code: registry.InvalidOperation, Text: "the device is not an edge device"}
-	}
-	if _, running := h.applying.LoadOrStore(device, struct{}{}); running {
-		return &registry.Error{Code: ApplyRunning, Text: "another manifest is being applied to the device"}
-	}
-	defer h.applying.Delete(device)
-	names := slices.Sorted(maps.Keys(m.modules))
-	if err := h.rehearse(device, m, names); err != nil {
-		return err
-	}
-	if err := h.registry.EnsureModules(ctx, device, names); err != nil {
-		return err
-	}
-	slices.SortStableFunc(names, func(a, b string) int { return agentLast(a) - agentLast(b) })
-	for _, name := range names {
-		content := m.modules[name]
-		_, err := h.updateDesired(ctx, iothub.ModuleIdentity(device, name), func(t *twin.Twin) (json.RawMessage, error) {
-			return content.apply(t, h)
-		})
-		if err != nil {
-			return fmt.Errorf("module %s: %w", name, err)
-		}
-	}
-	return nil
-}
-
-func (c moduleContent) apply(t *twin.Twin, h *Hub) (json.RawMessage, error) {
-	values := c.on(twin.Copy(t.Desired.Values))
-	if t.SameDesired(values) {
-		return nil, twin.ErrUnchanged
-	}
-	return t.ReplaceDesired(values, h.o.Now())
-}
-
-func agentLast(name string) int {
-	if name == iothub.AgentModule {
-		return 1
-	}
-	return 0
-}
-
-// rehearse applies the manifest to copies, so that one bad module leaves all others
-// as they were.
-func (h *Hub) rehearse(device string, m Manifest, names []string) error {
-	for _, name := range names {
-		t, err := h.twins.Get(iothub.ModuleIdentity(device, name))
-		if err != nil {
-			t = twin.New()
-		}
-		if _, err := m.modules[name].apply(t, h); err != nil && !errors.Is(err, twin.ErrUnchanged) {
-			return fmt.Errorf("module %s: %w", name, err)
-		}
-	}
-	return nil
 }
