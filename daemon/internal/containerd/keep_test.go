@@ -56,7 +56,9 @@ func TestAnImageOutlivesItsTag(t *testing.T) {
 	if back.ID != first.ID {
 		t.Errorf("%+v", back)
 	}
-	check(t, r.Create(t.Context(), runtime.Spec{Name: "moved", Image: ref, ImageID: first.ID}))
+	check(t, r.Create(t.Context(), runtime.Spec{
+		Name: "moved", Image: ref, ImageID: first.ID, Options: parsed(t, `{"Cmd":["exit=-1"]}`),
+	}))
 	check(t, r.Start(t.Context(), "moved"))
 	unhook()
 	st, err := r.Get(t.Context(), "moved")
