@@ -34,7 +34,6 @@ func TestBenchmarkCloud(t *testing.T) {
 		return
 	}
 	c := newCloud(t, client.MQTT)
-	defer c.close()
 	c.forgetful = true
 	var ends []string
 	for _, serve := range []func(net.Conn){c.serveMQTT, c.serveAMQP} {

@@ -92,6 +92,7 @@ func newCloud(t testing.TB, p client.Protocol) *cloud {
 	if err := c.server.Serve(); err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(c.close)
 	return c
 }
 

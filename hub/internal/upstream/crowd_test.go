@@ -26,11 +26,9 @@ func TestHundredIdentitiesOnOneConnectionOneOfThemRevoked(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				const n, rounds, midway = 100, 40, 20
 				c := newCloud(t, p)
-				defer c.close()
 				l := &listener{}
 				before := runtime.NumGoroutine()
-				pool, stop := runPool(t, c.dialer(nil), l, upstream.Options{})
-				defer stop()
+				pool := runPool(t, c.dialer(nil), l, upstream.Options{})
 				k := newCrowd(t, pool, n)
 				synctest.Wait()
 				k.allUp()
@@ -85,10 +83,8 @@ func TestHundredIdentitiesOnOneConnectionOneOfThemRevoked(t *testing.T) {
 func TestLostSharedConnectionIsMadeAnewOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCloud(t, client.AMQP)
-		defer c.close()
 		l := &listener{}
-		pool, stop := runPool(t, c.dialer(nil), l, upstream.Options{})
-		defer stop()
+		pool := runPool(t, c.dialer(nil), l, upstream.Options{})
 		k := newCrowd(t, pool, 50)
 		time.Sleep(time.Minute)
 		k.allUp()

@@ -19,11 +19,9 @@ func TestRenewedTrustCountsForTheNextConnection(t *testing.T) {
 		t.Run(p.String(), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				c := newCloud(t, p)
-				defer c.close()
 				var roots atomic.Pointer[x509.CertPool]
 				roots.Store(x509.NewCertPool())
-				pool, stop := runPool(t, c.dialer(func(o *client.Options) { o.RootCAs, o.Roots = nil, roots.Load }), &listener{}, upstream.Options{})
-				defer stop()
+				pool := runPool(t, c.dialer(func(o *client.Options) { o.RootCAs, o.Roots = nil, roots.Load }), &listener{}, upstream.Options{})
 				if err := pool.Subscribe(leaf, upstream.Wants{C2D: true}); err != nil {
 					t.Fatal(err)
 				}
@@ -44,8 +42,7 @@ func TestRenewedTrustCountsForTheNextConnection(t *testing.T) {
 func TestMessagesOfStrangersWaitIfTheyAreToBeKept(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakes{}
-		pool, stop := runPool(t, f.dial, &listener{}, upstream.Options{KeepForUnknown: true})
-		defer stop()
+		pool := runPool(t, f.dial, &listener{}, upstream.Options{KeepForUnknown: true})
 		var told error
 		pool.Send(from(iothub.DeviceIdentity("stranger"), "x"), upstream.Lane{First: true}, func(err error) { told = err })
 		if !errors.Is(told, upstream.ErrDown) || errors.Is(told, upstream.ErrNoIdentity) {
@@ -74,8 +71,7 @@ func TestStatesAreToldInTheirOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakes{}
 		l := &slowListener{gate: make(chan struct{}), hold: func(up bool) bool { return up }}
-		pool, stop := runPool(t, f.dial, l, upstream.Options{})
-		defer stop()
+		pool := runPool(t, f.dial, l, upstream.Options{})
 		if _, err := pool.Twin(t.Context(), leaf); err != nil {
 			t.Fatal(err)
 		}
@@ -99,8 +95,7 @@ func TestBrokenConnectionIsNotMadeAnewForOneWhoHasLeft(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakes{}
 		l := &slowListener{gate: make(chan struct{}), hold: func(up bool) bool { return !up }}
-		pool, stop := runPool(t, f.dial, l, upstream.Options{})
-		defer stop()
+		pool := runPool(t, f.dial, l, upstream.Options{})
 		if err := pool.Subscribe(leaf, upstream.Wants{Methods: true}); err != nil {
 			t.Fatal(err)
 		}
@@ -126,8 +121,7 @@ func TestBrokenConnectionIsNotMadeAnewForOneWhoHasLeft(t *testing.T) {
 func TestConnectionThatNobodyUsesGivesWay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakes{}
-		pool, stop := runPool(t, f.dial, &listener{}, upstream.Options{Max: 3})
-		defer stop()
+		pool := runPool(t, f.dial, &listener{}, upstream.Options{Max: 3})
 		id := func(i int) iothub.Identity { return iothub.DeviceIdentity(fmt.Sprint("d", i)) }
 		if err := pool.Subscribe(id(0), upstream.Wants{C2D: true}); err != nil {
 			t.Fatal(err)
@@ -151,8 +145,7 @@ func TestConnectionThatNobodyUsesGivesWay(t *testing.T) {
 func TestConnectionOfOneWhoHasLeftEndsWhenItIsNotBusy(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakes{}
-		pool, stop := runPool(t, f.dial, &listener{}, upstream.Options{})
-		defer stop()
+		pool := runPool(t, f.dial, &listener{}, upstream.Options{})
 		pool.Leave(leaf) // there is none
 		if _, err := pool.Twin(t.Context(), leaf); err != nil {
 			t.Fatal(err)

@@ -159,7 +159,6 @@ func TestNoMessageOvertakesAnother(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			overEach(t, func(t *testing.T, p client.Protocol) {
 				c := newCloud(t, p)
-				defer c.close()
 				l := newLine(t, c.dialer(tt.options))
 				defer l.stop()
 				ctx, calm := context.WithCancel(t.Context())
@@ -200,9 +199,7 @@ func pause(ctx context.Context, d time.Duration) bool {
 func TestMessageAfterAFailureWaitsForTheFirst(t *testing.T) {
 	overEach(t, func(t *testing.T, p client.Protocol) {
 		c := newCloud(t, p)
-		defer c.close()
-		pool, stop := runPool(t, c.dialer(nil), &listener{}, upstream.Options{})
-		defer stop()
+		pool := runPool(t, c.dialer(nil), &listener{}, upstream.Options{})
 		var results []string
 		var mu sync.Mutex
 		send := func(body string, lane upstream.Lane) {

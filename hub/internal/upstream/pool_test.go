@@ -22,7 +22,8 @@ import (
 
 var leaf = iothub.DeviceIdentity("leaf")
 
-func runPool(t *testing.T, dial upstream.Dialer, h upstream.Handler, o upstream.Options) (*upstream.Pool, func()) {
+// runPool runs a pool up to the end of the test.
+func runPool(t *testing.T, dial upstream.Dialer, h upstream.Handler, o upstream.Options) *upstream.Pool {
 	t.Helper()
 	o.Logger = slog.New(slog.DiscardHandler)
 	pool := upstream.New(dial, h, o)
@@ -30,12 +31,13 @@ func runPool(t *testing.T, dial upstream.Dialer, h upstream.Handler, o upstream.
 	ended := make(chan error, 1)
 	go func() { ended <- pool.Run(ctx) }()
 	synctest.Wait()
-	return pool, func() {
+	t.Cleanup(func() {
 		cancel()
 		if err := <-ended; err != nil {
 			t.Errorf("Run: %v", err)
 		}
-	}
+	})
+	return pool
 }
 
 func from(id iothub.Identity, body string) *iothub.Message {
@@ -114,8 +116,7 @@ func (f *fakes) count() int {
 func TestConnectionIsOpenedWhenNeededAndOnlyOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakes{}
-		pool, stop := runPool(t, f.dial, &listener{}, upstream.Options{})
-		defer stop()
+		pool := runPool(t, f.dial, &listener{}, upstream.Options{})
 		if f.count() != 0 {
 			t.Error("a connection that nobody needs")
 		}
@@ -180,8 +181,7 @@ func TestIdleConnections(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				f := &fakes{}
-				pool, stop := runPool(t, f.dial, &listener{}, upstream.Options{Idle: tt.idle})
-				defer stop()
+				pool := runPool(t, f.dial, &listener{}, upstream.Options{Idle: tt.idle})
 				if _, err := pool.Twin(t.Context(), leaf); err != nil {
 					t.Fatal(err)
 				}
@@ -204,8 +204,7 @@ func TestNextConnectionWaitsForTheEndOfTheOneBefore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakes{linger: 3 * time.Second}
 		l := &listener{}
-		pool, stop := runPool(t, f.dial, l, upstream.Options{})
-		defer stop()
+		pool := runPool(t, f.dial, l, upstream.Options{})
 		for _, w := range []upstream.Wants{{Desired: true, C2D: true}, {Desired: true}, {}, {Methods: true}} {
 			if err := pool.Subscribe(leaf, w); err != nil {
 				t.Fatal(err)
@@ -232,8 +231,7 @@ func TestNextConnectionWaitsForTheEndOfTheOneBefore(t *testing.T) {
 func TestLimitAndStrangers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakes{}
-		pool, stop := runPool(t, f.dial, &listener{}, upstream.Options{Max: 2})
-		defer stop()
+		pool := runPool(t, f.dial, &listener{}, upstream.Options{Max: 2})
 		for i, want := range []error{nil, nil, upstream.ErrDown} {
 			err := pool.Subscribe(iothub.DeviceIdentity(fmt.Sprint("d", i)), upstream.Wants{C2D: true})
 			if !errors.Is(err, want) {
@@ -258,8 +256,7 @@ func TestLimitAndStrangers(t *testing.T) {
 func TestCloseBelowEndsADeviceWithItsModules(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakes{}
-		pool, stop := runPool(t, f.dial, &listener{}, upstream.Options{})
-		defer stop()
+		pool := runPool(t, f.dial, &listener{}, upstream.Options{})
 		ids := []iothub.Identity{self, iothub.ModuleIdentity("edge", "m"), iothub.DeviceIdentity("edge"), leaf}
 		for _, id := range ids {
 			if err := pool.Subscribe(id, upstream.Wants{Desired: true}); err != nil {
@@ -280,10 +277,8 @@ func TestCloseBelowEndsADeviceWithItsModules(t *testing.T) {
 func TestIdentitiesLogInWithTheHubsTokenAndTheirChain(t *testing.T) {
 	overEach(t, func(t *testing.T, p client.Protocol) {
 		c := newCloud(t, p)
-		defer c.close()
 		l := &listener{}
-		pool, stop := runPool(t, c.dialer(nil), l, upstream.Options{})
-		defer stop()
+		pool := runPool(t, c.dialer(nil), l, upstream.Options{})
 		if err := pool.Subscribe(self, upstream.Wants{Desired: true, Methods: true}); err != nil {
 			t.Fatal(err)
 		}
@@ -315,9 +310,7 @@ func TestIdentitiesLogInWithTheHubsTokenAndTheirChain(t *testing.T) {
 func TestTwinCallsDoNotWaitForACloudThatIsAway(t *testing.T) {
 	overEach(t, func(t *testing.T, p client.Protocol) {
 		c := newCloud(t, p)
-		defer c.close()
-		pool, stop := runPool(t, c.dialer(nil), &listener{}, upstream.Options{})
-		defer stop()
+		pool := runPool(t, c.dialer(nil), &listener{}, upstream.Options{})
 		c.set(func() { c.away = true })
 		for range 3 {
 			start := time.Now()
@@ -343,10 +336,8 @@ func TestTwinCallsDoNotWaitForACloudThatIsAway(t *testing.T) {
 func TestRefusedIdentityIsReportedAsSuch(t *testing.T) {
 	overEach(t, func(t *testing.T, p client.Protocol) {
 		c := newCloud(t, p)
-		defer c.close()
 		l := &listener{}
-		pool, stop := runPool(t, c.dialer(nil), l, upstream.Options{})
-		defer stop()
+		pool := runPool(t, c.dialer(nil), l, upstream.Options{})
 		c.set(func() { c.refuse = true })
 		if err := pool.Subscribe(leaf, upstream.Wants{C2D: true}); err != nil {
 			t.Fatal(err)
@@ -363,9 +354,7 @@ func TestRefusedIdentityIsReportedAsSuch(t *testing.T) {
 func TestMessageThatFitsNowhereIsRefusedForGood(t *testing.T) {
 	overEach(t, func(t *testing.T, p client.Protocol) {
 		c := newCloud(t, p)
-		defer c.close()
-		pool, stop := runPool(t, c.dialer(nil), &listener{}, upstream.Options{})
-		defer stop()
+		pool := runPool(t, c.dialer(nil), &listener{}, upstream.Options{})
 		results := make(chan error, 3)
 		send := func(m *iothub.Message, lane upstream.Lane) {
 			pool.Send(m, lane, func(err error) { results <- err })
@@ -400,9 +389,7 @@ func TestMessageThatFitsNowhereIsRefusedForGood(t *testing.T) {
 func TestPatchThatIsRefusedForGood(t *testing.T) {
 	overEach(t, func(t *testing.T, p client.Protocol) {
 		c := newCloud(t, p)
-		defer c.close()
-		pool, stop := runPool(t, c.dialer(nil), &listener{}, upstream.Options{})
-		defer stop()
+		pool := runPool(t, c.dialer(nil), &listener{}, upstream.Options{})
 		// The cloud answers with the status that the patch names.
 		for status, final := range map[string]bool{"400": true, "413": true, "429": false, "500": false} {
 			err := pool.PatchReported(t.Context(), leaf, json.RawMessage(status))
@@ -416,8 +403,7 @@ func TestPatchThatIsRefusedForGood(t *testing.T) {
 func TestConnectionThatDoesNotAnswerIsMadeAnew(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f, heard := &fakes{}, &listener{}
-		pool, stop := runPool(t, f.dial, heard, upstream.Options{Hanging: 50 * time.Second})
-		defer stop()
+		pool := runPool(t, f.dial, heard, upstream.Options{Hanging: 50 * time.Second})
 		if err := pool.Subscribe(leaf, upstream.Wants{Methods: true}); err != nil {
 			t.Fatal(err)
 		}

@@ -18,7 +18,6 @@ import (
 func TestInputsOverAMQP(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCloud(t, client.AMQP)
-		defer c.close()
 		o := c.options()
 		o.Queue = 8 // credit for 4
 		var mu sync.Mutex
@@ -67,7 +66,6 @@ func TestInputsOverAMQP(t *testing.T) {
 func TestTwinAndMethodsOverAMQP(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCloud(t, client.AMQP)
-		defer c.close()
 		patches := make(chan string, 10)
 		d, stop := runClient(t, c.options())
 		defer stop()

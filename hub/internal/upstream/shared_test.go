@@ -70,11 +70,10 @@ func (k *crowd) allUp(but ...iothub.Identity) {
 func TestTokensAreRenewedOnTheConnection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCloud(t, client.AMQP)
-		defer c.close()
 		l := &listener{}
 		var signs atomic.Int32
 		var failing atomic.Bool
-		pool, stop := runPool(t, c.dialer(func(o *client.Options) {
+		pool := runPool(t, c.dialer(func(o *client.Options) {
 			o.TokenLifetime = 2 * time.Minute
 			o.Signer = client.SignerFunc(func(_ context.Context, data []byte) ([]byte, error) {
 				if signs.Add(1); failing.Load() {
@@ -83,7 +82,6 @@ func TestTokensAreRenewedOnTheConnection(t *testing.T) {
 				return key.Sign(data)
 			})
 		}), l, upstream.Options{})
-		defer stop()
 		k := newCrowd(t, pool, 1)
 		synctest.Wait()
 		var peer *amqpPeer
@@ -121,10 +119,8 @@ func TestTokensAreRenewedOnTheConnection(t *testing.T) {
 func TestIdleIdentityNoticesThatItIsDropped(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCloud(t, client.AMQP)
-		defer c.close()
 		l := &listener{}
-		pool, stop := runPool(t, c.dialer(nil), l, upstream.Options{})
-		defer stop()
+		pool := runPool(t, c.dialer(nil), l, upstream.Options{})
 		k := &crowd{t: t, pool: pool, ids: []iothub.Identity{leaf}, sent: map[string]int{}, errs: map[string][]error{}}
 		k.send("x") // it wants nothing, so no link of it receives
 		c.revoke(leaf)
@@ -143,10 +139,8 @@ func TestOutcomesOfSentMessages(t *testing.T) {
 		t.Run(reason, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				c := newCloud(t, client.AMQP)
-				defer c.close()
 				l := &listener{}
-				pool, stop := runPool(t, c.dialer(nil), l, upstream.Options{})
-				defer stop()
+				pool := runPool(t, c.dialer(nil), l, upstream.Options{})
 				var mu sync.Mutex
 				var got []string
 				for i, body := range []string{"a", "reject " + reason, "b"} {
@@ -193,9 +187,7 @@ func TestOutcomesOfCloudToDeviceMessages(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				c := newCloud(t, client.AMQP)
-				defer c.close()
-				pool, stop := runPool(t, c.dialer(nil), &listener{take: tt.err}, upstream.Options{})
-				defer stop()
+				pool := runPool(t, c.dialer(nil), &listener{take: tt.err}, upstream.Options{})
 				if err := pool.Subscribe(leaf, upstream.Wants{C2D: true}); err != nil {
 					t.Fatal(err)
 				}

@@ -55,7 +55,6 @@ func (c *cloud) options() client.Options {
 func TestMoreIdentitiesThanAConnectionTakes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCloud(t, client.AMQP)
-		defer c.close()
 		shared, err := client.NewShared(client.SharedOptions{
 			Protocol: client.AMQP, Host: hubName, RootCAs: c.roots, Dial: c.dial, MaxIdentities: 2,
 		})
@@ -106,7 +105,6 @@ func TestFallbackToWebSockets(t *testing.T) {
 			t.Run(fmt.Sprint(name, " shared ", withShared), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					c := newCloud(t, client.AMQP)
-					defer c.close()
 					var ports []string
 					dial := func(ctx context.Context, network, address string) (net.Conn, error) {
 						_, port, _ := net.SplitHostPort(address)
@@ -146,7 +144,6 @@ func TestFallbackToWebSockets(t *testing.T) {
 func TestRefusedLoginIsNotTriedInAWebSocket(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCloud(t, client.AMQP)
-		defer c.close()
 		c.refuse = true
 		o := c.options()
 		o.Fallback, o.MinBackoff = true, time.Hour
@@ -186,7 +183,6 @@ func TestSharedOptions(t *testing.T) {
 func TestSilentHubIsTakenForDead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCloud(t, client.AMQP)
-		defer c.close()
 		var frozen atomic.Bool
 		o := c.options()
 		o.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
@@ -233,7 +229,6 @@ func TestHubThatSaysNothingIsGivenUpInTime(t *testing.T) {
 		t.Run(p.String(), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				c := newCloud(t, p)
-				defer c.close()
 				o := c.options()
 				o.MinBackoff, o.MaxBackoff, o.ConnectTimeout = time.Hour, time.Hour, 10*time.Second
 				o.Dial = func(context.Context, string, string) (net.Conn, error) {
@@ -307,7 +302,6 @@ func TestClientCertificates(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				c := newCloud(t, client.AMQP)
-				defer c.close()
 				c.tls.ClientAuth = tls.RequireAnyClientCert
 				used := make(chan string, 10)
 				o := c.options()
@@ -415,7 +409,6 @@ func TestEveryProtocolGoesThroughProxies(t *testing.T) {
 		} {
 			t.Run(p.String()+" "+name, func(t *testing.T) {
 				c := newCloud(t, p)
-				defer c.close()
 				server := newProxy(t, c, "me:s3cret")
 				defer server.close()
 				server.refuse = tt.refuse
