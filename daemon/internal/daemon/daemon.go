@@ -103,18 +103,8 @@ func Run(ctx context.Context, opt Options) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	d := newDaemon(opt, func() { cancel(ErrReprovision) })
-	if err := d.openCredential(ctx); err != nil {
-		return err
-	}
-	d.status("waiting to be provisioned")
-	if err := d.identify(ctx); err != nil {
-		if ctx.Err() != nil {
-			return nil // asked to end while it waited to be provisioned
-		}
-		return err
-	}
-	if err := d.assemble(ctx); err != nil {
-		return err
+	if err := d.become(ctx); err != nil {
+		return d.endEarly(ctx, err)
 	}
 	// Modules use the workload API until they have ended, so it outlives ctx.
 	serving, stopServing := context.WithCancel(context.WithoutCancel(ctx))
@@ -125,6 +115,8 @@ func Run(ctx context.Context, opt Options) error {
 	err := d.prepare(ctx)
 	if err == nil {
 		err = d.serve(ctx)
+	} else {
+		err = d.unprepare(ctx, cancel, err)
 	}
 	cause := context.Cause(ctx)
 	cancel(nil)
@@ -138,6 +130,44 @@ func Run(ctx context.Context, opt Options) error {
 		return d.forget()
 	}
 	return err
+}
+
+// unprepare ends the management API, which listens perhaps, where prepare has failed with
+// err, and returns why if that was not because the daemon was asked to end.
+func (d *daemon) unprepare(ctx context.Context, cancel context.CancelCauseFunc, err error) error {
+	if ctx.Err() != nil {
+		d.Log.InfoContext(ctx, "asked to end during the start", "at", err)
+		err = nil
+	}
+	cancel(nil)
+	return errors.Join(err, d.management.Run(ctx))
+}
+
+// become finds out who the device is, and makes the parts.
+func (d *daemon) become(ctx context.Context) error {
+	if err := d.openCredential(ctx); err != nil {
+		return err
+	}
+	d.status("waiting to be provisioned")
+	if err := d.identify(ctx); err != nil {
+		return err
+	}
+	return d.assemble(ctx)
+}
+
+// endEarly ends a daemon that has not served anything yet: because of err, or because it
+// was asked to end, as when it waits to be provisioned. Modules of an earlier daemon end
+// with it then, as they do later.
+func (d *daemon) endEarly(ctx context.Context, err error) error {
+	if ctx.Err() == nil {
+		return err
+	}
+	d.Log.InfoContext(ctx, "asked to end during the start", "at", err)
+	if !errors.Is(context.Cause(ctx), ErrLeave) {
+		d.manager = module.New(module.Options{Runtime: d.Runtime, Sockets: noSockets{}, Log: part(d.Log, "module")})
+		d.stopModules(context.WithoutCancel(ctx))
+	}
+	return nil
 }
 
 // daemon is the assembled program.
@@ -307,15 +337,18 @@ func (d *daemon) prepare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	known := true
 	if !d.lastTerms(ctx).hold(now, d.authority.Trusts) {
 		d.Log.InfoContext(ctx, "device, configuration or trust are not those of the modules: stopping all")
-		d.stopModules(ctx)
+		known = d.stopModules(ctx)
 	}
 	if err := d.checkProvisioning(ctx); err != nil {
 		return err
 	}
-	if err := d.saveTerms(); err != nil {
-		return err
+	if known { // else the next start tries again to stop them
+		if err := d.saveTerms(now); err != nil {
+			return err
+		}
 	}
 	if err := d.listen(); err != nil {
 		return err
@@ -367,13 +400,15 @@ func (d *daemon) serve(ctx context.Context) error {
 	return g.Wait()
 }
 
-// stopModules stops all modules; a failure is only told.
-func (d *daemon) stopModules(ctx context.Context) {
+// stopModules stops all modules, and tells whether it has. Why not is logged.
+func (d *daemon) stopModules(ctx context.Context) bool {
 	ctx, cancel := context.WithTimeout(ctx, module.StopAllTimeout+5*time.Second)
 	defer cancel()
 	if err := d.manager.StopAll(ctx); err != nil {
 		d.Log.WarnContext(ctx, "stop modules", "error", err)
+		return false
 	}
+	return true
 }
 
 func (d *daemon) status(text string) {

@@ -50,6 +50,13 @@ func (d *daemon) listenOne(server *api.Server, uri string, mode fs.FileMode, gro
 	return path, err
 }
 
+// noSockets are those of modules while none is served.
+type noSockets struct{}
+
+func (noSockets) Open(string) error   { return nil }
+func (noSockets) Close(string)        {}
+func (noSockets) Remove(string) error { return nil }
+
 // alive makes a call through each shared socket, from its accepting to its gate.
 // It asks nothing of the engine or the cloud, which no restart of the daemon would
 // bring back.

@@ -106,7 +106,9 @@ func (d *daemon) renewCA(ctx context.Context) error {
 				return // the next start finds that they do not know the CA
 			}
 		}
-		if err := d.saveTerms(); err != nil {
+		now := d.lastTerms(ctx) // under another configuration if they could not be stopped
+		now.TrustBundle = bundle
+		if err := d.saveTerms(now); err != nil {
 			log.ErrorContext(ctx, "after renewal", "error", err)
 		}
 	})

@@ -1,16 +1,22 @@
 package daemon_test
 
 import (
+	"context"
 	"encoding/pem"
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"testing"
+	"time"
 
+	"github.com/breakwater-iot/breakwater/daemon/internal/daemon"
 	"github.com/breakwater-iot/breakwater/daemon/internal/runtime"
 	"github.com/breakwater-iot/breakwater/daemon/internal/runtime/createopts"
+	"github.com/breakwater-iot/breakwater/daemon/internal/runtime/runtimetest"
 	workloadv1 "github.com/breakwater-iot/breakwater/proto/workload/v1"
 )
 
@@ -29,19 +35,8 @@ func TestModulesOutliveTheDaemon(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			d := newDevice(t)
-			d.run(t)
-			d.until(t, "edgeAgent", runtime.StatusRunning)
 			ctx := t.Context()
-			if _, err := d.engine.Pull(ctx, runtime.PullRequest{Image: "reg/temp:1"}); err != nil {
-				t.Fatal(err)
-			}
-			if err := d.engine.Create(ctx, runtime.Spec{Name: "temp", Image: "reg/temp:1", Options: createopts.Options{Cmd: []string{"exit=-1"}}}); err != nil {
-				t.Fatal(err)
-			}
-			if err := d.engine.Start(ctx, "temp"); err != nil {
-				t.Fatal(err)
-			}
-			d.leave()
+			d.leaveModule(t)
 			before, err := d.engine.Get(ctx, "temp")
 			if err != nil || before.Status != runtime.StatusRunning {
 				t.Fatalf("after the daemon's end: %+v, %v", before, err)
@@ -67,6 +62,103 @@ func TestModulesOutliveTheDaemon(t *testing.T) {
 				t.Error(err)
 			}
 		})
+	}
+}
+
+// leaveModule runs the daemon once, and leaves the agent and the module temp running.
+func (d *device) leaveModule(t *testing.T) {
+	t.Helper()
+	d.run(t)
+	d.until(t, "edgeAgent", runtime.StatusRunning)
+	ctx := t.Context()
+	if _, err := d.engine.Pull(ctx, runtime.PullRequest{Image: "reg/temp:1"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.engine.Create(ctx, runtime.Spec{Name: "temp", Image: "reg/temp:1", Options: createopts.Options{Cmd: []string{"exit=-1"}}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.engine.Start(ctx, "temp"); err != nil {
+		t.Fatal(err)
+	}
+	d.leave()
+}
+
+// asked is an engine that asks the daemon to end when it is called the first time to stop,
+// or to take over, a module.
+type asked struct {
+	*runtimetest.Fake
+	onStop, onRebind func()
+}
+
+func (a asked) Stop(ctx context.Context, name string, timeout time.Duration) error {
+	a.onStop()
+	return a.Fake.Stop(ctx, name, timeout)
+}
+
+func (a asked) Rebind(ctx context.Context, name string, paths ...string) error {
+	a.onRebind()
+	return a.Fake.Rebind(ctx, name, paths...)
+}
+
+func TestEndWhileTheDaemonStarts(t *testing.T) {
+	const source = "[provisioning]\nsource = \"dps\"\nglobal_endpoint = \"https://127.0.0.1:1\"\nid_scope = \"s\"\n" +
+		"[provisioning.attestation]\nmethod = \"symmetric_key\"\nregistration_id = \"r\"\nsymmetric_key = { value = \"" + deviceKey + "\" }"
+	none := func() {}
+	for name, moment := range map[string]struct {
+		change func(d *device)
+		when   func(o *daemon.Options, a *asked, end func())
+	}{
+		"while it takes modules over": {func(*device) {}, func(_ *daemon.Options, a *asked, end func()) { a.onRebind = end }},
+		"while it stops modules": {
+			func(d *device) { d.more = "[watchdog]\nmax_retries = 3" },
+			func(_ *daemon.Options, a *asked, end func()) { a.onStop = end },
+		},
+		"while it waits to be provisioned": {
+			func(d *device) { d.source = source },
+			func(o *daemon.Options, _ *asked, end func()) { o.Status = func(string) { end() } },
+		},
+	} {
+		for how, end := range map[string]struct {
+			cause error
+			want  runtime.Status
+		}{"with its modules": {nil, runtime.StatusExited}, "without its modules": {daemon.ErrLeave, runtime.StatusRunning}} {
+			t.Run(name+", "+how, func(t *testing.T) {
+				d := newDevice(t)
+				d.leaveModule(t)
+				moment.change(d)
+				ctx, cancel := context.WithCancelCause(t.Context())
+				defer cancel(nil)
+				a := asked{d.engine, none, none}
+				o := d.options(d.config(t))
+				moment.when(&o, &a, sync.OnceFunc(func() { cancel(end.cause) }))
+				o.Runtime = a
+				if err := daemon.Run(ctx, o); err != nil {
+					t.Errorf("ends with %v", err)
+				}
+				for _, m := range []string{"temp", "edgeAgent"} {
+					if s, err := d.engine.Get(t.Context(), m); err != nil || s.Status != end.want {
+						t.Errorf("%s is %s (%v), want %s", m, s.Status, err, end.want)
+					}
+				}
+			})
+		}
+	}
+}
+
+func TestModulesThatCouldNotBeStoppedAreStoppedByTheNextStart(t *testing.T) {
+	d := newDevice(t)
+	d.leaveModule(t)
+	d.more = "[watchdog]\nmax_retries = 3"
+	d.engine.Fail("Stop", errors.New("engine is busy"))
+	d.run(t)
+	d.leave()
+	if s, err := d.engine.Get(t.Context(), "temp"); err != nil || s.Status != runtime.StatusRunning {
+		t.Fatalf("%+v, %v", s, err)
+	}
+	d.engine.Fail("Stop", nil)
+	d.run(t)
+	if s, err := d.engine.Get(t.Context(), "temp"); err != nil || s.Status != runtime.StatusExited {
+		t.Errorf("a module of another configuration runs on: %+v, %v", s, err)
 	}
 }
 

@@ -18,8 +18,9 @@ import (
 // terms are what modules were started under and learn only at a start of theirs. They are
 // kept in cache/terms.json, so that a start can tell whether modules may run on.
 type terms struct {
-	// Config is the digest of the whole configuration. Most of it is no concern of modules,
-	// but one who has changed it expects it to count.
+	// Config is the digest of the whole configuration but its secrets, which print as stars
+	// there too. Most of it is no concern of modules, but one who has changed it expects it
+	// to count.
 	Config string `json:"config"`
 	// TrustBundle is PEM, as modules got it.
 	TrustBundle string `json:"trust_bundle"`
@@ -63,12 +64,8 @@ func (d *daemon) lastTerms(ctx context.Context) terms {
 	return t
 }
 
-// saveTerms notes that all modules know the terms of now.
-func (d *daemon) saveTerms() error {
-	t, err := d.terms()
-	if err != nil {
-		return err
-	}
+// saveTerms notes what all modules know.
+func (d *daemon) saveTerms(t terms) error {
 	text, err := json.Marshal(t)
 	if err == nil {
 		err = atomicfile.Write(d.termsFile(), text, 0o600)

@@ -126,6 +126,9 @@ func (m *Manager) TakeOver(ctx context.Context, paths func(module string) []stri
 			m.opt.Log.InfoContext(ctx, "module runs on", "module", s.Name)
 			continue
 		}
+		if ctx.Err() != nil {
+			return ctx.Err() // nothing is wrong with the module
+		}
 		m.opt.Log.WarnContext(ctx, "a module that ran on is stopped", "module", s.Name, "error", err)
 		if err := m.Stop(ctx, s.Name); err != nil {
 			return fmt.Errorf("stop %s: %w", s.Name, err)
