@@ -52,7 +52,8 @@ func (v *validator) named() {
 	}
 	v.manifestTrust()
 	v.masterKeys()
-	for id := range v.c.Issuance.Certs {
+	// Of several generations the newest counts, which is the last.
+	for _, id := range slices.Sorted(maps.Keys(v.c.Issuance.Certs)) {
 		v.moduleCert(id)
 	}
 }

@@ -1,6 +1,7 @@
 package config_test
 
 import (
+	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
@@ -52,6 +53,11 @@ func TestKeysWithLessEffectThanTheirNamesSayAreWarnedOf(t *testing.T) {
 	}
 }
 
+// serverCert is the entry of a module's certificate in one generation.
+func serverCert(generation, days int) string {
+	return fmt.Sprintf("[cert_issuance.certs.\"aziot-edged/module/a:63800000000000000%d:server\"]\nexpiry_days = %d\n", generation, days)
+}
+
 func TestTablesByID(t *testing.T) {
 	const est = "[cert_issuance.est.urls]\ndefault = \"https://est.example/\"\n[cert_issuance.est.auth]\nbootstrap_identity_cert = \"/b.pem\"\nbootstrap_identity_pk = \"/b.key\"\n"
 	const token = "[aziot_keys]\npkcs11_lib_path = \"/lib.so\"\n"
@@ -88,6 +94,10 @@ func TestTablesByID(t *testing.T) {
 		{"certificates of modules", minimal + "[cert_issuance.certs.\"aziot-edged/module/$edgeHub:638000000000000001:server\"]\nmethod = \"self_signed\"\nexpiry_days = 7\n[cert_issuance.certs.\"aziot-edged/module/a:b:identity\"]\ncommon_name = \"x\"", func(c config.Config) bool {
 			m := c.Issuance.Modules
 			return len(m) == 2 && m["$edgeHub:server"].ExpiryDays == 7 && m["a:b:identity"].CommonName == "x"
+		}},
+		{"newest generation of a module counts", minimal + serverCert(1, 3) + serverCert(2, 1) + serverCert(3, 2), func(c config.Config) bool {
+			m := c.Issuance.Modules
+			return len(m) == 1 && m["a:server"].ExpiryDays == 2
 		}},
 		{"master keys", minimal + "[preloaded_keys]\naziot_identityd_master_id = \"file:///i\"\niotedge_master_encryption_id = \"file:///e\"", func(c config.Config) bool {
 			return c.MasterKeys == config.MasterKeys{Identity: "/i", Encryption: "/e"}

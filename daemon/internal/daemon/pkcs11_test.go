@@ -51,6 +51,7 @@ pkcs11_base_slot = "pkcs11:token=edge?pin-value=1234"`, c.URL, hsmtest.Library)
 	if err := stop(); err != nil {
 		t.Fatal(err)
 	}
+	d.keepsTerms(t)
 	if strings.Contains(d.log.String(), "1234") {
 		t.Error("PIN in the log")
 	}

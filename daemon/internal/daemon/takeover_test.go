@@ -162,6 +162,38 @@ func TestModulesThatCouldNotBeStoppedAreStoppedByTheNextStart(t *testing.T) {
 	}
 }
 
+func TestTheSameDeviceStartsUnderTheSameTerms(t *testing.T) {
+	t.Run("warnings and certificates by id", func(t *testing.T) {
+		d := newDevice(t)
+		d.more = "[localid]\ndomain = \"x\"\n[preloaded_keys]\na = \"file:///a\"\nb = \"file:///b\"\n[preloaded_certs]\na = \"file:///a\"\n" +
+			"[cert_issuance.certs.\"aziot-edged/module/a:6380000000000001:server\"]\nexpiry_days = 1\n" +
+			"[cert_issuance.certs.\"aziot-edged/module/a:6380000000000002:server\"]\nexpiry_days = 2"
+		d.keepsTerms(t)
+	})
+	t.Run("DPS", func(t *testing.T) { dpsDevice(t, newDPS(t)).keepsTerms(t) })
+	t.Run("DPS at every start", func(t *testing.T) {
+		d := dpsDevice(t, newDPS(t))
+		d.top += "auto_reprovisioning_mode = \"AlwaysOnStartup\"\n"
+		d.keepsTerms(t)
+	})
+}
+
+// keepsTerms checks that modules run on over some starts of the daemon.
+func (d *device) keepsTerms(t *testing.T) {
+	t.Helper()
+	d.run(t)
+	d.until(t, "edgeAgent", runtime.StatusRunning)
+	d.leave()
+	const starts = 5
+	for range starts {
+		d.run(t)
+		d.leave()
+	}
+	if got := len(d.engine.Rebound("edgeAgent")); got != 3*starts {
+		t.Errorf("%d sockets bound anew, want %d:\n%s", got, 3*starts, &d.log)
+	}
+}
+
 // remove and damage change a file of the daemon's home.
 func remove(t *testing.T, d *device, file string) {
 	t.Helper()

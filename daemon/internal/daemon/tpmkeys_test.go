@@ -92,6 +92,7 @@ symmetric_key = { uri = "tpm:handle=0x81000200" }`, c.URL) + allInTPM
 	if got := tpmtest.Handles(t, tcti); !slices.Equal(got, []uint32{0x81000001, 0x81000200}) {
 		t.Errorf("in the TPM: %x", got)
 	}
+	d.keepsTerms(t)
 }
 
 func TestKeysForAnESTServerInTheTPM(t *testing.T) {
