@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+
+	"github.com/breakwater-iot/breakwater/proto/atomicfile"
 )
 
 // addresses remembers which module had which address last, so that it gets the same
@@ -227,7 +229,7 @@ func (a *addresses) boundLocked() {
 func (a *addresses) writeLocked() error {
 	data, err := json.MarshalIndent(a.entries, "", "  ")
 	if err == nil {
-		err = replaceFile(a.file, data)
+		err = atomicfile.Write(a.file, data, 0o600)
 	}
 	if err != nil {
 		return fmt.Errorf("remember addresses: %w", err)

@@ -8,8 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-
-	"golang.org/x/sys/unix"
 )
 
 // cniVersion is the oldest version that hands the result of ADD to DEL, which the
@@ -164,28 +162,6 @@ func CheckPlugins(dirs []string) error {
 		}
 	}
 	return nil
-}
-
-// replaceFile writes a file so that a crash leaves the old or the new one.
-func replaceFile(name string, data []byte) error {
-	tmp := name + ".new"
-	f, err := os.OpenFile(tmp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	err = errors.Join(err, f.Sync(), f.Close())
-	if err != nil {
-		return err
-	}
-	if err := os.Rename(tmp, name); err != nil {
-		return err
-	}
-	dir, err := os.Open(filepath.Dir(name))
-	if err != nil {
-		return err
-	}
-	return errors.Join(unix.Fsync(int(dir.Fd())), dir.Close())
 }
 
 // reclaimLeases frees addresses whose attachment was never recorded, and remembers the

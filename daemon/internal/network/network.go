@@ -1,7 +1,7 @@
 // Package network joins modules to the module network: a bridge with addresses
 // from a private subnet, if so configured also one of IPv6, masquerading to the
-// outside, published ports, and names by a hosts file per module. It drives the CNI plugins bridge, host-local,
-// portmap and, where installed, firewall.
+// outside, published ports, and names by a hosts file per module. It drives the CNI
+// plugins bridge, host-local, portmap and, where installed, firewall.
 //
 // Everything happens in the network namespace of the daemon's own process, which
 // need not be the host's. All files are below one directory of the daemon's, so
@@ -23,6 +23,8 @@ import (
 	"github.com/containernetworking/cni/libcni"
 	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
+
+	"github.com/breakwater-iot/breakwater/proto/atomicfile"
 )
 
 // Config describes the module network. Zero fields get defaults.
@@ -167,7 +169,7 @@ func (n *Network) configure(ctx context.Context) error {
 		}
 	}
 	if !bytes.Equal(data, conf) {
-		if err := replaceFile(n.confFile(), conf); err != nil {
+		if err := atomicfile.Write(n.confFile(), conf, 0o600); err != nil {
 			return fmt.Errorf("network configuration: %w", err)
 		}
 	}
