@@ -195,7 +195,7 @@ func (h *Handover) replace(ctx context.Context, s module.Steps, spec module.Spec
 }
 
 // attempt starts the new agent once more; anew makes its container. A failure counts
-// as an end: the next look decides.
+// as an end, unless the daemon ends: the next look decides.
 func (h *Handover) attempt(ctx context.Context, s module.Steps, anew bool) {
 	h.force(func(r *record) { r.Attempts++ })
 	h.begin(time.Time{}, "")
@@ -206,6 +206,10 @@ func (h *Handover) attempt(ctx context.Context, s module.Steps, anew bool) {
 		err = s.Replace(ctx, r.Current.spec(), true)
 	} else {
 		err = s.Start(ctx)
+	}
+	if err != nil && ctx.Err() != nil {
+		h.force(func(r *record) { r.Attempts-- })
+		return
 	}
 	if err != nil {
 		h.opt.Log.ErrorContext(ctx, "the new agent does not start", "image", r.Current.Image, "error", err)

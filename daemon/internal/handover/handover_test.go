@@ -127,31 +127,48 @@ type device struct {
 	*engine
 	t        *testing.T
 	file     string
+	trial    handover.Trial
 	handover *handover.Handover
 	manager  *module.Manager
 	stop     func()
 }
 
-// run starts a process of the daemon: modules are stopped, then watched.
+// run starts a process of the daemon that stops modules first, as after a change of the
+// configuration or a power cut.
 func (d *device) run() {
+	d.open()
+	if err := d.manager.StopAll(d.t.Context()); err != nil {
+		d.t.Fatal(err)
+	}
+	d.watch()
+}
+
+// takeOver starts a process of the daemon while modules run on.
+func (d *device) takeOver() {
+	d.open()
+	d.watch()
+}
+
+func (d *device) bootstrap(context.Context) (module.Spec, error) { return agent(configured), nil }
+
+func (d *device) open() {
 	log := slog.New(slog.DiscardHandler)
 	d.manager = module.New(module.Options{
 		Runtime: d.engine, Sockets: noSockets{}, AllowElevated: true, Log: log,
 		Kept: func() []string { return d.handover.Images() },
 	})
-	spec := func(context.Context) (module.Spec, error) { return agent(configured), nil }
 	d.handover = handover.Open(handover.Options{
-		Modules: d.manager, File: d.file, Bootstrap: spec, Trial: usual, Log: log,
+		Modules: d.manager, File: d.file, Bootstrap: d.bootstrap, Trial: d.trial, Log: log,
 		LastWords: func(context.Context) string { return "segmentation fault" },
 	})
-	if err := d.manager.StopAll(d.t.Context()); err != nil {
-		d.t.Fatal(err)
-	}
+}
+
+func (d *device) watch() {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() {
 		done <- watchdog.Run(ctx, watchdog.Options{
-			Modules: d.manager, Events: d.engine, Spec: spec, Handover: d.handover, MaxRetries: 0, Log: log,
+			Modules: d.manager, Events: d.engine, Spec: d.bootstrap, Handover: d.handover, MaxRetries: 0, Log: slog.New(slog.DiscardHandler),
 		})
 	}()
 	d.stop = func() {
@@ -176,7 +193,7 @@ func agent(image string, cmd ...string) module.Spec {
 func on(t *testing.T, f func(d *device)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		d := &device{t: t, file: filepath.Join(t.TempDir(), "agent.json"), engine: &engine{
+		d := &device{t: t, trial: usual, file: filepath.Join(t.TempDir(), "agent.json"), engine: &engine{
 			Fake: runtimetest.New(configured, old, next, third), noCreate: map[string]bool{}, noStart: map[string]bool{},
 		}}
 		d.run()
@@ -444,6 +461,26 @@ func TestEndOfTheDaemonAtAnyTime(t *testing.T) {
 				again(d)
 			}
 		}, true, old},
+		{"again and again, while the agent runs on", func(d *device) {
+			d.update(agent(next))
+			for range 2 * usual.Attempts {
+				d.ask(usual.Settle - 10*time.Second)
+				d.stop()
+				d.takeOver()
+			}
+		}, true, next},
+		{"in the only attempt", func(d *device) {
+			d.trial.Attempts = 1
+			again(d)
+			ctx, cancel := context.WithCancel(d.t.Context())
+			d.change(func(e *engine) { e.onStop = func() { cancel(); d.manager.Refuse() } })
+			if err := d.handover.Update(ctx, agent(next), true); err != nil {
+				d.t.Fatal(err)
+			}
+			synctest.Wait()
+			d.stop()
+			d.takeOver()
+		}, true, next},
 		{"before the old one was stopped", func(d *device) {
 			d.change(func(e *engine) { e.onStop = d.manager.Refuse })
 			d.update(agent(next))
