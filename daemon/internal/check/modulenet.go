@@ -14,6 +14,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
@@ -59,47 +60,80 @@ func findModuleNet(running map[string]int, where inNetwork) (moduleNet, error) {
 	return moduleNet{}, ErrNoModule
 }
 
-// Dial connects to host:port from the module's network.
+// Dial connects to host:port from the module's network, at the first address of the host
+// that lets it.
 func (m moduleNet) Dial(ctx context.Context, host, port string) (net.Conn, error) {
-	addr, err := m.lookup(ctx, host)
+	addrs, err := m.lookup(ctx, host)
 	if err != nil {
 		return nil, err
 	}
-	return m.dial(ctx, "tcp", net.JoinHostPort(addr.String(), port))
+	var errs []error
+	for _, addr := range addrs {
+		conn, err := m.dial(ctx, "tcp", net.JoinHostPort(addr.String(), port))
+		if err == nil {
+			return conn, nil
+		}
+		errs = append(errs, err)
+	}
+	return nil, errors.Join(errs...)
 }
 
-// lookup resolves as the module does: its hosts file first, then its servers.
-func (m moduleNet) lookup(ctx context.Context, host string) (netip.Addr, error) {
-	if addr, err := netip.ParseAddr(host); err == nil {
-		return addr, nil
-	}
+// lookup resolves as the module does; see names.
+func (m moduleNet) lookup(ctx context.Context, host string) ([]netip.Addr, error) {
 	hosts, err := m.read("/etc/hosts")
 	if err != nil {
-		return netip.Addr{}, err
-	}
-	if addr, ok := fromHostsFile(hosts, host); ok {
-		return addr, nil
+		return nil, err
 	}
 	conf, err := m.read("/etc/resolv.conf")
 	if err != nil {
-		return netip.Addr{}, err
+		return nil, err
 	}
-	servers := nameservers(conf)
-	if len(servers) == 0 {
-		return netip.Addr{}, fmt.Errorf("%s is not in the module's hosts file, and it has no name server", host)
+	return names{hosts, nameservers(conf), m.dial}.lookup(ctx, host)
+}
+
+// names is where a module looks names up: its hosts file first, then its servers, which
+// dial connects to.
+type names struct {
+	hosts   []byte
+	servers []netip.Addr
+	dial    func(ctx context.Context, network, addr string) (net.Conn, error)
+}
+
+// lookup returns the addresses of a host, at least one, those of IPv4 first.
+func (n names) lookup(ctx context.Context, host string) ([]netip.Addr, error) {
+	if addr, err := netip.ParseAddr(host); err == nil {
+		return []netip.Addr{addr}, nil
 	}
-	next := 0
+	if addrs := fromHostsFile(n.hosts, host); len(addrs) > 0 {
+		return addrs, nil
+	}
+	if len(n.servers) == 0 {
+		return nil, fmt.Errorf("%s is not in the module's hosts file, and it has no name server", host)
+	}
+	var asked atomic.Uint32 // each family is asked for by a goroutine of its own
 	r := net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
-		server := servers[next%len(servers)]
-		next++
-		return m.dial(ctx, network, netip.AddrPortFrom(server, 53).String())
+		server := n.servers[int(asked.Add(1)-1)%len(n.servers)]
+		return n.dial(ctx, network, netip.AddrPortFrom(server, 53).String())
 	}}
 	// A name with a dot at its end is not completed by the host's search list.
-	addrs, err := r.LookupNetIP(ctx, "ip4", strings.TrimSuffix(host, ".")+".")
+	addrs, err := r.LookupNetIP(ctx, "ip", strings.TrimSuffix(host, ".")+".")
 	if err != nil {
-		return netip.Addr{}, fmt.Errorf("name servers of the modules: %w", err)
+		return nil, fmt.Errorf("name servers of the modules: %w", err)
 	}
-	return addrs[0].Unmap(), nil
+	return bothFamilies(addrs), nil
+}
+
+// bothFamilies puts the addresses of IPv4 first: nearly every module has one.
+func bothFamilies(addrs []netip.Addr) []netip.Addr {
+	var v4, v6 []netip.Addr
+	for _, a := range addrs {
+		if a = a.Unmap(); a.Is4() {
+			v4 = append(v4, a)
+		} else {
+			v6 = append(v6, a)
+		}
+	}
+	return append(v4, v6...)
 }
 
 // read reads a file as the module sees it; a missing one is empty.
@@ -111,8 +145,9 @@ func (m moduleNet) read(path string) ([]byte, error) {
 	return text, nil
 }
 
-// fromHostsFile finds a name in the text of a hosts file.
-func fromHostsFile(text []byte, host string) (netip.Addr, bool) {
+// fromHostsFile finds the addresses of a name in the text of a hosts file.
+func fromHostsFile(text []byte, host string) []netip.Addr {
+	var found []netip.Addr
 	for lines := bufio.NewScanner(bytes.NewReader(text)); lines.Scan(); {
 		line, _, _ := strings.Cut(lines.Text(), "#")
 		fields := strings.Fields(line)
@@ -120,10 +155,10 @@ func fromHostsFile(text []byte, host string) (netip.Addr, bool) {
 			continue
 		}
 		if addr, err := netip.ParseAddr(fields[0]); err == nil {
-			return addr, true
+			found = append(found, addr)
 		}
 	}
-	return netip.Addr{}, false
+	return bothFamilies(found)
 }
 
 // nameservers reads the text of a resolv.conf.

@@ -92,18 +92,15 @@ func Device(o DeviceOptions) Probes {
 		HostConnect: o.hostConnect, ESTConnect: o.estConnect,
 		ModuleConnect: connectFrom(inModuleNetwork), SharedConnect: connectFrom(inHostNetwork),
 		HostResolve: func(ctx context.Context, host string) ([]netip.Addr, error) {
-			return net.DefaultResolver.LookupNetIP(ctx, "ip4", host)
+			addrs, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+			return bothFamilies(addrs), err
 		},
 		ModuleResolve: func(ctx context.Context, cfg config.Config, host string) ([]netip.Addr, error) {
 			m, err := findModule(ctx, cfg, inModuleNetwork)
 			if err != nil {
 				return nil, err
 			}
-			addr, err := m.lookup(ctx, host)
-			if err != nil {
-				return nil, err
-			}
-			return []netip.Addr{addr}, nil
+			return m.lookup(ctx, host)
 		},
 	}
 }

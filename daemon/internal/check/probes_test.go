@@ -1,8 +1,10 @@
 package check_test
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -82,13 +84,81 @@ func FuzzOffsetOf(f *testing.F) {
 	})
 }
 
-func TestNamesAsModulesSeeThem(t *testing.T) {
-	const hosts = "127.0.0.1 localhost # hub.test\n\n10.0.0.1\thub.test HUB2.test\nnonsense hub3.test\nfe80::1 six.test\n"
-	for name, want := range map[string]string{"hub.test": "10.0.0.1", "hub2.TEST": "10.0.0.1", "six.test": "fe80::1", "hub3.test": "", "other": ""} {
-		got, ok := check.FromHostsFile([]byte(hosts), name)
-		if ok != (want != "") || ok && got.String() != want {
-			t.Errorf("%s: %v", name, got)
+// nameServer answers for the addresses of some names, and returns how to connect to it.
+func nameServer(t *testing.T, known map[string]string) func(ctx context.Context, network, addr string) (net.Conn, error) {
+	t.Helper()
+	conn, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		buf := make([]byte, 512)
+		for {
+			n, from, err := conn.ReadFrom(buf)
+			if err != nil {
+				return
+			}
+			if _, err := conn.WriteTo(answerTo(buf[:n], known), from); err != nil {
+				t.Error(err)
+			}
 		}
+	}()
+	t.Cleanup(func() { conn.Close(); <-done })
+	return func(ctx context.Context, _, addr string) (net.Conn, error) {
+		if addr != "10.9.9.9:53" {
+			t.Errorf("dials %s", addr)
+		}
+		var d net.Dialer
+		return d.DialContext(ctx, "udp", conn.LocalAddr().String())
+	}
+}
+
+// answerTo is the answer to a question (RFC 1035 4.1).
+func answerTo(question []byte, known map[string]string) []byte {
+	var name strings.Builder
+	at := 12
+	for question[at] != 0 {
+		size := int(question[at])
+		name.Write(question[at+1 : at+1+size])
+		name.WriteByte('.')
+		at += 1 + size
+	}
+	kind, end := binary.BigEndian.Uint16(question[at+1:]), at+5
+	out := append([]byte{question[0], question[1], 0x81, 0x80, 0, 1, 0, 0, 0, 0, 0, 0}, question[12:end]...)
+	addrs, ok := known[name.String()]
+	if !ok {
+		out[3] |= 3 // no such name
+	}
+	for _, text := range strings.Fields(addrs) {
+		addr := netip.MustParseAddr(text)
+		if addr.Is4() != (kind == 1) {
+			continue
+		}
+		raw := addr.AsSlice()
+		out = append(out, 0xc0, 12, 0, byte(kind), 0, 1, 0, 0, 0, 60, 0, byte(len(raw)))
+		out = append(out, raw...)
+		out[7]++
+	}
+	return out
+}
+
+func TestNamesAsModulesSeeThem(t *testing.T) {
+	const hosts = "127.0.0.1 localhost # hub.test\n\nfd00::1 hub.test\n10.0.0.1\thub.test HUB2.test\nnonsense hub3.test\nfd00::6 six.test\n"
+	servers := []netip.Addr{netip.MustParseAddr("10.9.9.9")}
+	dial := nameServer(t, map[string]string{"two.": "192.0.2.1 2001:db8::1", "four.": "192.0.2.4", "sixth.": "2001:db8::6"})
+	for name, want := range map[string]string{
+		"hub.test": "[10.0.0.1 fd00::1]", "hub2.TEST": "[10.0.0.1]", "six.test": "[fd00::6]", "hub3.test": "[]", "other": "[]",
+		"two": "[192.0.2.1 2001:db8::1]", "four.": "[192.0.2.4]", "sixth": "[2001:db8::6]", "::1": "[::1]",
+	} {
+		got, err := check.Lookup(t.Context(), name, hosts, servers, dial)
+		if fmt.Sprint(got) != want || (err != nil) != (want == "[]") {
+			t.Errorf("%s: %v, %v", name, got, err)
+		}
+	}
+	if _, err := check.Lookup(t.Context(), "two", hosts, nil, dial); err == nil {
+		t.Error("found without a name server")
 	}
 	got := check.Nameservers([]byte("# x\nsearch a\nnameserver 10.0.0.2\nnameserver nonsense\nnameserver ::1 # y\nnameserver\n"))
 	if want := []netip.Addr{netip.MustParseAddr("10.0.0.2"), netip.MustParseAddr("::1")}; !slices.Equal(got, want) {
