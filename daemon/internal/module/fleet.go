@@ -72,40 +72,6 @@ func (m *Manager) RemoveAll(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// RestartRunning stops all modules that run and starts them again, the agent last,
-// so that they fetch new certificates (spec security-daemon 7.3). Nothing happens
-// when the agent does not run.
-func (m *Manager) RestartRunning(ctx context.Context) error {
-	all, err := m.opt.Runtime.List(ctx)
-	if err != nil {
-		return err
-	}
-	var names []string
-	agent := false
-	for _, s := range all {
-		switch {
-		case s.Status != runtime.StatusRunning:
-		case s.Name == Agent:
-			agent = true
-		default:
-			names = append(names, s.Name)
-		}
-	}
-	if !agent {
-		return nil
-	}
-	names = append(names, Agent)
-	var errs []error
-	// The agent first, or it would start again what is being stopped.
-	for i := len(names) - 1; i >= 0; i-- {
-		errs = append(errs, m.Stop(ctx, names[i]))
-	}
-	for _, name := range names {
-		errs = append(errs, m.Start(ctx, name))
-	}
-	return errors.Join(errs...)
-}
-
 // TakeOver serves the sockets of all modules. paths are those of all sockets that a module
 // may have bound: modules that run on from an earlier daemon are given the new ones. One
 // that cannot be is stopped, for the agent to start it again.

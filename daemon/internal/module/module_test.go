@@ -522,24 +522,6 @@ func TestTakeOver(t *testing.T) {
 	}
 }
 
-func TestRestartRunning(t *testing.T) {
-	m, j := newManager(t, true)
-	ctx := t.Context()
-	for _, n := range []string{"a", "b", "idle", module.Agent} {
-		must(t, m.Create(ctx, spec(n, "reg/a:1")))
-	}
-	must(t, m.Start(ctx, "a"))
-	must(t, m.Start(ctx, "b"))
-	j.take()
-	must(t, m.RestartRunning(ctx))
-	j.expect(t) // nothing without the agent
-	must(t, m.Start(ctx, module.Agent))
-	j.take()
-	must(t, m.RestartRunning(ctx))
-	j.expect(t, "stop edgeAgent", "close edgeAgent", "stop b", "close b", "stop a", "close a",
-		"open a", "start a", "open b", "start b", "open edgeAgent", "start edgeAgent")
-}
-
 // TestSocketsFollowModules drives random operations: a module that runs has an
 // open socket, and a socket file exists only for a module that exists.
 func TestSocketsFollowModules(t *testing.T) {
