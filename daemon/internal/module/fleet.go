@@ -74,7 +74,8 @@ func (m *Manager) RemoveAll(ctx context.Context) error {
 
 // TakeOver serves the sockets of all modules. paths are those of all sockets that a module
 // may have bound: modules that run on from an earlier daemon are given the new ones. One
-// that cannot be is stopped, for the agent to start it again.
+// that cannot be is stopped, for the agent to start it again; that it cannot be stopped
+// either is only logged.
 func (m *Manager) TakeOver(ctx context.Context, paths func(module string) []string) error {
 	all, err := m.opt.Runtime.List(ctx)
 	if err != nil {
@@ -97,7 +98,7 @@ func (m *Manager) TakeOver(ctx context.Context, paths func(module string) []stri
 		}
 		m.opt.Log.WarnContext(ctx, "a module that ran on is stopped", "module", s.Name, "error", err)
 		if err := m.Stop(ctx, s.Name); err != nil {
-			return fmt.Errorf("stop %s: %w", s.Name, err)
+			m.opt.Log.ErrorContext(ctx, "stop a module that cannot call the daemon", "module", s.Name, "error", err)
 		}
 	}
 	return nil

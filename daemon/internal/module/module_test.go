@@ -511,8 +511,13 @@ func TestTakeOver(t *testing.T) {
 	if got, want := j.Rebound("runs"), paths("runs"); !slices.Equal(got, want) {
 		t.Errorf("bound anew: %q, want %q", got, want)
 	}
-	// One that cannot have its socket is of no use as it is.
+	// One that cannot have its socket is of no use as it is. If it cannot be stopped either,
+	// that is no reason to leave the others without a daemon.
 	j.Fail("Rebind", errors.New("no such call"))
+	j.Fail("Stop", errors.New("does not end"))
+	must(t, m.TakeOver(ctx, paths))
+	j.expect(t, "open runs", "stop runs", "open stopped")
+	j.Fail("Stop", nil)
 	must(t, m.TakeOver(ctx, paths))
 	j.expect(t, "open runs", "stop runs", "close runs", "open stopped")
 	must(t, m.TakeOver(ctx, paths)) // nothing runs, and nothing is bound anew
