@@ -78,15 +78,6 @@ type Writer struct {
 // NewWriter makes a writer onto w.
 func NewWriter(w io.Writer) *Writer { return &Writer{w: w, key: -1} }
 
-// Copy copies all of r.
-func Copy(w io.Writer, r io.Reader) error {
-	out := NewWriter(w)
-	if _, err := io.Copy(out, r); err != nil {
-		return err
-	}
-	return out.Close()
-}
-
 // Write takes text, of which a part may be passed on later. It fails when w does.
 func (r *Writer) Write(p []byte) (int, error) {
 	n := len(p)
