@@ -16,8 +16,8 @@ type RegistryOptions = registryOptions
 var NewRegistry = newRegistry
 
 // RenewCA runs the renewal loop alone.
-func RenewCA(ctx context.Context, a *pki.Authority, m *module.Manager, log *slog.Logger) error {
-	return (&daemon{Options: Options{Log: log}, authority: a, manager: m}).renewCA(ctx)
+func RenewCA(ctx context.Context, home string, a *pki.Authority, m *module.Manager, log *slog.Logger) error {
+	return (&daemon{Options: Options{Log: log}, home: home, authority: a, manager: m}).renewCA(ctx)
 }
 
 // AgentLastWords is the end of the agent's log.

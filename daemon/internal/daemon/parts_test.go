@@ -3,6 +3,7 @@ package daemon_test
 import (
 	"context"
 	"crypto/x509"
+	"encoding/json"
 	"encoding/pem"
 	"log/slog"
 	"net/http"
@@ -108,6 +109,13 @@ func (noSockets) Remove(string) error { return nil }
 
 func TestEdgeCAIsRenewedInTimeAndClientsLearnTheNewRoot(t *testing.T) {
 	dir := t.TempDir()
+	file := filepath.Join(dir, "cache", "terms.json")
+	if err := os.Mkdir(filepath.Dir(file), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, []byte(`{"config": "of before", "trust_bundle": "known"}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	synctest.Test(t, func(t *testing.T) {
 		log := slog.New(slog.DiscardHandler)
 		authority, err := pki.Open(t.Context(), pki.Options{DeviceID: "edge1", Dir: dir, Days: 90})
@@ -126,7 +134,7 @@ func TestEdgeCAIsRenewedInTimeAndClientsLearnTheNewRoot(t *testing.T) {
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
-		go func() { done <- daemon.RenewCA(ctx, authority, manager, log) }()
+		go func() { done <- daemon.RenewCA(ctx, dir, authority, manager, log) }()
 		first := authority.Certificate()
 		start := time.Now()
 		time.Sleep(time.Until(authority.RenewAt()) - time.Hour)
@@ -145,6 +153,14 @@ func TestEdgeCAIsRenewedInTimeAndClientsLearnTheNewRoot(t *testing.T) {
 			if err != nil || st.Status != runtime.StatusRunning || st.Started.Before(second.NotBefore) == restarted {
 				t.Errorf("%s: %+v, %v", name, st, err)
 			}
+		}
+		// The next start knows that modules have learnt the root, and nothing else.
+		var terms struct {
+			Config      string `json:"config"`
+			TrustBundle string `json:"trust_bundle"`
+		}
+		if text, err := os.ReadFile(file); err != nil || json.Unmarshal(text, &terms) != nil || terms.Config != "of before" || terms.TrustBundle != authority.TrustBundle() {
+			t.Errorf("terms: %+v, %v", terms, err)
 		}
 		// A failed renewal is tried again after 4 % of the life.
 		blocked := filepath.Join(dir, "keys")
