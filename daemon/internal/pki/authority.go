@@ -216,7 +216,7 @@ func (a *Authority) live(certs []*x509.Certificate) []*x509.Certificate {
 }
 
 // Trusts tells whether clients that know only the PEM certificates of bundle accept
-// what this CA issues now: they need no newer bundle.
+// what this CA issues, now and until it ends: they need no newer bundle.
 func (a *Authority) Trusts(bundle string) bool {
 	chain, _ := a.pair()
 	if len(chain) == 0 {
@@ -227,18 +227,27 @@ func (a *Authority) Trusts(bundle string) bool {
 		return false
 	}
 	roots, between := x509.NewCertPool(), x509.NewCertPool()
+	end := chain[0].NotAfter
+	for _, c := range chain[1:] {
+		between.AddCert(c)
+		if c.NotAfter.Before(end) {
+			end = c.NotAfter
+		}
+	}
 	for _, c := range known {
-		// The same CA with other dates: what it signs verifies against either.
-		if bytes.Equal(c.RawSubject, chain[0].RawSubject) && SameKey(c.PublicKey, chain[0].PublicKey) {
+		// The same CA with other dates: what it signs verifies against either, until that
+		// ends.
+		if bytes.Equal(c.RawSubject, chain[0].RawSubject) && SameKey(c.PublicKey, chain[0].PublicKey) && !c.NotAfter.Before(end) {
 			return true
 		}
 		roots.AddCert(c)
 	}
-	for _, c := range chain[1:] {
-		between.AddCert(c)
+	for _, at := range []time.Time{a.opt.Now(), end} {
+		if _, err := chain[0].Verify(x509.VerifyOptions{
+			Roots: roots, Intermediates: between, CurrentTime: at, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
+		}); err != nil {
+			return false
+		}
 	}
-	_, err = chain[0].Verify(x509.VerifyOptions{
-		Roots: roots, Intermediates: between, CurrentTime: a.opt.Now(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
-	})
-	return err == nil
+	return true
 }

@@ -62,7 +62,7 @@ func TestOldCAStaysInTheTrustBundleUntilItEnds(t *testing.T) {
 	}
 }
 
-func TestSameKeyNeedsNoNewBundle(t *testing.T) {
+func TestSameKeyNeedsANewBundleBeforeTheOldOneEnds(t *testing.T) {
 	clk := &clock{start}
 	policy := renewal.Default()
 	policy.RotateKey = false
@@ -75,8 +75,29 @@ func TestSameKeyNeedsNoNewBundle(t *testing.T) {
 	if err := a.Renew(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if a.Certificate().Equal(old) || !pki.SameKey(old.PublicKey, a.Certificate().PublicKey) || !a.Trusts(bundle) {
-		t.Error("renewed with another key, or trust is lost")
+	if a.Certificate().Equal(old) || !pki.SameKey(old.PublicKey, a.Certificate().PublicKey) {
+		t.Error("renewed with another key")
+	}
+	if !a.Trusts(a.TrustBundle()) {
+		t.Error("its own bundle does not do")
+	}
+	out, err := a.Server("$edgeHub", "gateway")
+	if err != nil {
+		t.Fatal(err)
+	}
+	// A client that goes on with the old bundle is content until that ends.
+	chain, roots, between := parse(t, out.ChainPEM), x509.NewCertPool(), x509.NewCertPool()
+	roots.AddCert(parse(t, bundle)[0])
+	for _, c := range chain[1:] {
+		between.AddCert(c)
+	}
+	for at, good := range map[time.Time]bool{start.Add(89 * day): true, start.Add(91 * day): false} {
+		if _, err := chain[0].Verify(x509.VerifyOptions{Roots: roots, Intermediates: between, DNSName: "gateway", CurrentTime: at}); (err == nil) != good {
+			t.Errorf("at %v: %v", at, err)
+		}
+	}
+	if a.Trusts(bundle) {
+		t.Error("the old bundle is said to do")
 	}
 }
 
