@@ -149,7 +149,7 @@ func TestDeploysAnswersAndEndsInOrder(t *testing.T) {
 	}
 }
 
-// The daemon closes its socket before it ends the agent.
+// The daemon tells of no modules before it ends the agent.
 func TestEndsInOrderWithTheDevice(t *testing.T) {
 	p := start(t)
 	p.server.Daemon.Silence()

@@ -116,8 +116,8 @@ func (l *Loop) reportStatus(ctx context.Context) {
 const askTimeout = 5 * time.Second
 
 // Shutdown reports that the agent is not running. It is called after Run returned, and
-// leaves the modules alone. When the device ends, the daemon stops them itself, and answers
-// no more before it ends the agent: then nobody knows how they are, and they are reported
+// leaves the modules alone. When the device ends, the daemon stops them itself, and tells
+// of none before it ends the agent: then nobody knows how they are, and they are reported
 // as unknown. While the daemon answers, only this process ends, because the agent is
 // replaced or restarted: the modules run on, and the next agent tells how they are.
 func (l *Loop) Shutdown(ctx context.Context) {

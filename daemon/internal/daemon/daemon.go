@@ -106,17 +106,21 @@ func Run(ctx context.Context, opt Options) error {
 	if err := d.become(ctx); err != nil {
 		return d.endEarly(ctx, err)
 	}
-	// Modules use the workload API until they have ended, so it outlives ctx.
+	// Modules use the APIs until they have ended, so these outlive ctx. A call to a socket
+	// unit that nobody answers would also start the service again as soon as it has ended.
 	serving, stopServing := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopServing()
 	var back errgroup.Group
 	back.Go(func() error { return d.workload.Run(serving) })
+	back.Go(func() error { return d.management.Run(serving) })
 
 	err := d.prepare(ctx)
-	if err == nil {
+	switch {
+	case err == nil:
 		err = d.serve(ctx)
-	} else {
-		err = d.unprepare(ctx, cancel, err)
+	case ctx.Err() != nil:
+		d.Log.InfoContext(ctx, "asked to end during the start", "at", err)
+		err = nil
 	}
 	cause := context.Cause(ctx)
 	cancel(nil)
@@ -130,17 +134,6 @@ func Run(ctx context.Context, opt Options) error {
 		return d.forget()
 	}
 	return err
-}
-
-// unprepare ends the management API, which listens perhaps, where prepare has failed with
-// err, and returns why if that was not because the daemon was asked to end.
-func (d *daemon) unprepare(ctx context.Context, cancel context.CancelCauseFunc, err error) error {
-	if ctx.Err() != nil {
-		d.Log.InfoContext(ctx, "asked to end during the start", "at", err)
-		err = nil
-	}
-	cancel(nil)
-	return errors.Join(err, d.management.Run(ctx))
 }
 
 // become finds out who the device is, and makes the parts.
@@ -361,7 +354,6 @@ func (d *daemon) prepare(ctx context.Context) error {
 // serve runs until ctx ends (nil) or a part fails.
 func (d *daemon) serve(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return d.management.Run(ctx) })
 	g.Go(func() error {
 		<-ctx.Done()
 		d.manager.Refuse()

@@ -117,6 +117,7 @@ type device struct {
 	leave    func() // ends the daemon without its modules
 	chip     daemon.TPM
 	token    daemon.Token
+	stopping func(module string) // if set, before the engine stops one
 }
 
 type syncBuffer struct {
@@ -134,6 +135,17 @@ func (s *syncBuffer) String() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.b.String()
+}
+
+// engineThatTells tells of each stop.
+type engineThatTells struct {
+	*runtimetest.Fake
+	stopping func(module string)
+}
+
+func (e engineThatTells) Stop(ctx context.Context, module string, limit time.Duration) error {
+	e.stopping(module)
+	return e.Fake.Stop(ctx, module, limit)
 }
 
 func newDevice(t *testing.T) *device {
@@ -186,6 +198,9 @@ func (d *device) options(cfg config.Config) daemon.Options {
 	}
 	if d.registry != nil {
 		o.Registry = d.registry
+	}
+	if d.stopping != nil {
+		o.Runtime = engineThatTells{d.engine, d.stopping}
 	}
 	return o
 }
@@ -405,6 +420,27 @@ func TestEndStopsAllModules(t *testing.T) {
 			c.Close()
 			t.Errorf("%s still accepts", path)
 		}
+	}
+}
+
+// The agent's question, unanswered, would start the service of a socket unit again.
+func TestAgentThatIsToEndIsToldOfNoModules(t *testing.T) {
+	d := newDevice(t)
+	var answers []codes.Code
+	d.stopping = func(string) {
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		defer cancel()
+		_, err := managementv1.NewModulesClient(d.dial(t, "run/mgmt.sock")).List(ctx, &managementv1.ListRequest{})
+		answers = append(answers, status.Code(err))
+	}
+	stop := d.run(t)
+	d.engine.AddProcess(os.Getpid(), "edgeAgent")
+	d.until(t, "edgeAgent", runtime.StatusRunning)
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(answers, []codes.Code{codes.FailedPrecondition}) {
+		t.Errorf("answers %v", answers)
 	}
 }
 

@@ -77,8 +77,12 @@ type Agent interface {
 
 var _ managementv1.ModulesServer = (*Modules)(nil)
 
-// List lists all modules.
+// List lists all modules. A daemon that ends lists none: the agent, which ends first, would
+// take what it sees for what stays.
 func (s *Modules) List(ctx context.Context, _ *managementv1.ListRequest) (*managementv1.ListResponse, error) {
+	if err := s.Manager.Refusing(); err != nil {
+		return nil, fail(ctx, s.Log, err)
+	}
 	all, err := s.Manager.List(ctx)
 	if err != nil {
 		return nil, fail(ctx, s.Log, err)
@@ -228,7 +232,7 @@ var failures = []struct {
 	{identity.ErrNotFound, codes.NotFound},
 	{identity.ErrRefused, codes.FailedPrecondition},
 	{identity.ErrUnavailable, codes.Unavailable},
-	{module.ErrClosing, codes.Unavailable},
+	{module.ErrClosing, codes.FailedPrecondition}, // to ask again soon is of no use
 	{context.DeadlineExceeded, codes.DeadlineExceeded},
 	{context.Canceled, codes.Canceled},
 }

@@ -106,7 +106,8 @@ func (m *Manager) Close() {
 	m.work.Wait()
 }
 
-func (m *Manager) refusing() error {
+// Refusing returns ErrClosing after Refuse or Close.
+func (m *Manager) Refusing() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.refusingLocked()
@@ -127,7 +128,7 @@ func (m *Manager) refusingLocked() error {
 // may come to its end. The caller of finish must call done.
 func (m *Manager) finish(ctx context.Context) (_ context.Context, done func()) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), finishTimeout)
-	if m.refusing() != nil {
+	if m.Refusing() != nil {
 		return ctx, cancel
 	}
 	var watch sync.WaitGroup
@@ -224,7 +225,7 @@ func (m *Manager) Later(ctx context.Context, name string, f func(Steps) error) e
 
 // PrepareUpdate pulls the image of spec.
 func (m *Manager) PrepareUpdate(ctx context.Context, spec Spec) error {
-	if err := m.refusing(); err != nil {
+	if err := m.Refusing(); err != nil {
 		return err
 	}
 	_, err := m.pull(ctx, spec)
@@ -282,7 +283,7 @@ func (m *Manager) Stop(ctx context.Context, name string) error {
 // Restart stops and starts the module; its socket stays.
 func (m *Manager) Restart(ctx context.Context, name string) error {
 	return m.Exclusive(ctx, name, func(s Steps) error {
-		if err := m.refusing(); err != nil {
+		if err := m.Refusing(); err != nil {
 			return err
 		}
 		ctx, done := m.finish(ctx)

@@ -68,7 +68,7 @@ func (s Steps) Replace(ctx context.Context, spec Spec, start bool) error {
 
 // prepare checks a spec and merges it into what the engine takes.
 func (s Steps) prepare(spec Spec) (runtime.Spec, error) {
-	if err := s.m.refusing(); err != nil {
+	if err := s.m.Refusing(); err != nil {
 		return runtime.Spec{}, err
 	}
 	if err := runtime.CheckName(s.name); err != nil {
@@ -99,7 +99,7 @@ func (s Steps) make(ctx context.Context, spec runtime.Spec) error {
 
 // Start opens the socket and starts the container.
 func (s Steps) Start(ctx context.Context) error {
-	if err := s.m.refusing(); err != nil {
+	if err := s.m.Refusing(); err != nil {
 		return err
 	}
 	if err := s.m.opt.Sockets.Open(s.name); err != nil {
