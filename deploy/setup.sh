@@ -23,6 +23,7 @@ want gcc gcc
 want /usr/include/stdlib.h libc6-dev
 want swtpm swtpm
 want systemd-socket-activate systemd
+want /usr/lib/systemd/systemd systemd
 want softhsm2-util softhsm2
 want node nodejs
 want npm npm

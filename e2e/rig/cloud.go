@@ -264,7 +264,7 @@ func (r *Rig) AgentReport(ctx context.Context) (AgentReport, int64, error) {
 func (r *Rig) WaitDeployed(ctx context.Context) (AgentReport, error) {
 	var last AgentReport
 	err := poll(ctx, time.Second, "wait for the deployment", func() (bool, error) {
-		if r.edged.Ended() {
+		if r.edged != nil && r.edged.Ended() {
 			return false, final{fmt.Errorf("edged ended: %w; see %s", r.edged.err, r.logPath("edged"))}
 		}
 		report, version, err := r.AgentReport(ctx)

@@ -46,8 +46,14 @@ func (r *Rig) PowerCut(ctx context.Context) error {
 			return fmt.Errorf("power cut: %w", err)
 		}
 	}
+	return r.ReplaceDevice(ctx)
+}
+
+// ReplaceDevice takes the device's network away, with the processes and the registry in
+// it, and makes a new one with nothing in it, as it is when a machine boots.
+func (r *Rig) ReplaceDevice(ctx context.Context) error {
 	if err := r.registry.Close(); err != nil {
-		return fmt.Errorf("power cut: %w", err)
+		return fmt.Errorf("network of the device: %w", err)
 	}
 	return replaceDevice(ctx)
 }

@@ -30,6 +30,9 @@ type Options struct {
 	DeviceConfig string
 	// Registry has the images; nil means one of the rig's own.
 	Registry *Registry
+	// Elsewhere says that the caller runs engine and daemon himself, on a machine of its
+	// own whose network is Device. What needs them here is not for such a rig.
+	Elsewhere bool
 	// Say receives a line for what is being done; nil drops them.
 	Say func(string)
 }
@@ -105,13 +108,8 @@ func New(ctx context.Context, o Options) (_ *Rig, err error) {
 	if err := r.sweep(ctx); err != nil {
 		return nil, fmt.Errorf("remove what an earlier rig left: %w", err)
 	}
-	if err := r.useContainerd(ctx); err != nil {
+	if err := r.useEngine(ctx); err != nil {
 		return nil, err
-	}
-	if found, err := Containers(ctx); err != nil {
-		return nil, err
-	} else if len(found) > 0 {
-		return nil, fmt.Errorf("containerd's namespace %q is in use (%v): a Breakwater device runs on this machine", containerdNamespace, found)
 	}
 	if err := os.WriteFile(markFile, nil, 0o600); err != nil {
 		return nil, fmt.Errorf("mark: %w", err)
@@ -125,6 +123,23 @@ func New(ctx context.Context, o Options) (_ *Rig, err error) {
 	}
 	r.memory = watchMemory()
 	return r, nil
+}
+
+// useEngine has containerd run, unless it runs elsewhere, and makes sure that no real
+// device is cleaned up after.
+func (r *Rig) useEngine(ctx context.Context) error {
+	if !r.Elsewhere {
+		if err := r.useContainerd(ctx); err != nil {
+			return err
+		}
+	} else if !answers(containerdSocket) {
+		return nil
+	}
+	found, err := Containers(ctx)
+	if err == nil && len(found) > 0 {
+		err = fmt.Errorf("containerd's namespace %q is in use (%v): a Breakwater device runs on this machine", containerdNamespace, found)
+	}
+	return err
 }
 
 // markFile says that containers in containerd's namespace are a rig's, so that a
