@@ -196,6 +196,15 @@ func (r *Rig) Login(module string) mqttload.Options {
 	}
 }
 
+// DeviceLogin is how a device connects to the hub.
+func (r *Rig) DeviceLogin(device string, key []byte) mqttload.Options {
+	return mqttload.Options{
+		Addr: r.net.edge + ":8883", TLS: r.EdgeTLS(), ClientID: device,
+		Username: r.net.hub + "/" + device + "/?api-version=" + apiVersion,
+		Password: Token(r.net.hub+"/devices/"+device, key, time.Now().Add(24*time.Hour)),
+	}
+}
+
 // LoginAMQP is how a module connects to the hub over AMQP, to send to its outputs.
 func (r *Rig) LoginAMQP(module string) amqpload.Options {
 	o := r.Login(module)
