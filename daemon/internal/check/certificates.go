@@ -56,10 +56,14 @@ func estCertificates(_ context.Context, s *state) Outcome {
 }
 
 func localCA(_ context.Context, s *state) Outcome {
-	if s.cfg.Issuance.LocalCA.Cert == "" {
+	ca := s.cfg.Issuance.LocalCA
+	if ca.Cert == "" && ca.Issue.Method == "" {
 		return skipped("no local CA is configured")
 	}
 	certs, err := s.LocalCA(*s.cfg)
+	if errors.Is(err, fs.ErrNotExist) && ca.Cert == "" {
+		return failed("no local CA has been issued yet: it issues no certificates")
+	}
 	if err != nil {
 		return failed("local CA: %v", err)
 	}
@@ -128,7 +132,7 @@ func keyFiles(ctx context.Context, s *state) Outcome {
 // estServer connects to every EST server that the configuration names.
 func estServer(ctx context.Context, s *state) Outcome {
 	var urls []string
-	for _, i := range []config.Issue{s.cfg.Identity.Issue, s.cfg.EdgeCA.Issue} {
+	for _, i := range []config.Issue{s.cfg.Identity.Issue, s.cfg.EdgeCA.Issue, s.cfg.Issuance.LocalCA.Issue} {
 		if i.Method == config.EST && !slices.Contains(urls, i.URL) {
 			urls = append(urls, i.URL)
 		}

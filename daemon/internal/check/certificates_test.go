@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/breakwater-iot/breakwater/daemon/internal/check"
+	"github.com/breakwater-iot/breakwater/daemon/internal/config"
 )
 
 // pemFiles writes a certificate and its key to dir/name.pem and dir/name.key.
@@ -124,6 +125,21 @@ pk = "file://DIR/local.key"
 	}
 	if err := p.KeyFiles(t.Context(), cfg); err == nil || !strings.Contains(err.Error(), "key of "+dir+"/local.pem") {
 		t.Errorf("missing key: %v", err)
+	}
+	cfg.Issuance.LocalCA = config.IssuingCA{Issue: cfg.Identity.Issue}
+	if _, err := p.LocalCA(cfg); !os.IsNotExist(err) {
+		t.Errorf("local CA that is not issued: %v", err)
+	}
+	pemFiles(t, filepath.Join(dir, "home/certs"), "local-ca")
+	pemFiles(t, filepath.Join(dir, "home/certs"), "est-local-ca")
+	if got := names(p.LocalCA(cfg)); got != "local-ca" {
+		t.Errorf("issued local CA: %s", got)
+	}
+	if got := names(p.EST(cfg)); strings.Count(got, "est-") != 2 || !strings.Contains(got, "est-local-ca") {
+		t.Errorf("EST: %s", got)
+	}
+	if cfg, err = p.Config(); err != nil {
+		t.Fatal(err)
 	}
 	if err := os.WriteFile(filepath.Join(dir, "local.pem"), []byte("nothing"), 0o600); err != nil {
 		t.Fatal(err)

@@ -227,6 +227,12 @@ func TestFaultsAreFound(t *testing.T) {
 			map[string]check.Result{"est-identity-and-bootstrap-certificate-expiry": check.Skipped}, "no certificate is used"},
 		{"local CA expired", func(o *check.Options) { o.LocalCA = certs(cert("local", -9*day, -day)) },
 			map[string]check.Result{"local-ca-certificate-expiry": check.Error}, `"local"`},
+		{"local CA is not issued", func(o *check.Options) {
+			with(func(c *config.Config) {
+				c.Issuance.LocalCA = config.IssuingCA{Issue: config.Issue{Method: config.EST, URL: "https://est.test:8443/.well-known/est"}}
+			})(o)
+			o.LocalCA = func(config.Config) ([]check.Certificate, error) { return nil, fs.ErrNotExist }
+		}, map[string]check.Result{"local-ca-certificate-expiry": check.Error}, "no local CA has been issued yet"},
 		{"no local CA", with(func(c *config.Config) { c.Issuance.LocalCA.Cert = "" }),
 			map[string]check.Result{"local-ca-certificate-expiry": check.Skipped}, "no local CA"},
 		{"key of another certificate", func(o *check.Options) {

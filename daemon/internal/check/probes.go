@@ -78,9 +78,11 @@ func Device(o DeviceOptions) Probes {
 		Identity: func(cfg config.Config) ([]Certificate, error) {
 			return certificates(cmp.Or(cfg.Identity.Cert, issued(cfg, "device-id")))
 		},
-		EST:     estIdentities,
-		LocalCA: func(cfg config.Config) ([]Certificate, error) { return certificates(cfg.Issuance.LocalCA.Cert) },
-		Pairs:   matchingPairs, Preloaded: preloadedFiles, KeyFiles: readableKeys,
+		EST: estIdentities,
+		LocalCA: func(cfg config.Config) ([]Certificate, error) {
+			return certificates(cmp.Or(cfg.Issuance.LocalCA.Cert, issued(cfg, "local-ca")))
+		},
+		Pairs: matchingPairs, Preloaded: preloadedFiles, KeyFiles: readableKeys,
 		TrustBundle: func(cfg config.Config) ([]Certificate, error) { return certificates(cfg.TrustBundleCert) },
 		ClockOffset: clockOffset,
 		HostIPv6:    func() error { return network.HostHasIPv6("") },
@@ -159,7 +161,9 @@ func issued(cfg config.Config, name string) string {
 // to be issued is left out.
 func estIdentities(cfg config.Config) ([]Certificate, error) {
 	var out []Certificate
-	for name, i := range map[string]config.Issue{"device-id": cfg.Identity.Issue, "edge_ca": cfg.EdgeCA.Issue} {
+	for name, i := range map[string]config.Issue{
+		"device-id": cfg.Identity.Issue, "edge_ca": cfg.EdgeCA.Issue, "local-ca": cfg.Issuance.LocalCA.Issue,
+	} {
 		for _, file := range []string{i.Cert, i.BootstrapCert} {
 			if file == "" {
 				continue
@@ -183,8 +187,10 @@ func estIdentities(cfg config.Config) ([]Certificate, error) {
 
 // configured are the certificates with keys that the configuration names.
 func configured(cfg config.Config) (out []config.KeyPair) {
+	local := cfg.Issuance.LocalCA
 	for _, p := range []config.KeyPair{
-		{Cert: cfg.Identity.Cert, Key: cfg.Identity.CertPK}, cfg.EdgeCA.KeyPair, cfg.Issuance.LocalCA,
+		{Cert: cfg.Identity.Cert, Key: cfg.Identity.CertPK}, cfg.EdgeCA.KeyPair, {Cert: local.Cert, Key: local.Key},
+		{Cert: local.Issue.Cert, Key: local.Issue.CertPK}, {Cert: local.Issue.BootstrapCert, Key: local.Issue.BootstrapPK},
 		{Cert: cfg.Identity.Issue.Cert, Key: cfg.Identity.Issue.CertPK}, {Cert: cfg.Identity.Issue.BootstrapCert, Key: cfg.Identity.Issue.BootstrapPK},
 		{Cert: cfg.EdgeCA.Issue.Cert, Key: cfg.EdgeCA.Issue.CertPK}, {Cert: cfg.EdgeCA.BootstrapCert, Key: cfg.EdgeCA.BootstrapPK},
 	} {

@@ -238,6 +238,15 @@ func TestErrorsNameLineAndKey(t *testing.T) {
 		{"est threshold", minimal + "[edge_ca.auto_renew]\nthreshold = \"120%\"", "line 5: edge_ca.auto_renew.threshold: must be"},
 		{"local CA missing", minimal + "[edge_ca]\nmethod = \"local_ca\"", "line 5: edge_ca.method: \"local_ca\" needs"},
 		{"local CA with url", minimal + "[cert_issuance.local_ca]\ncert = \"/a\"\npk = \"/b\"\n[edge_ca]\nmethod = \"local_ca\"\nurl = \"https://x\"", "line 9: edge_ca.url: url and credentials are only"},
+		{"local CA of half a pair", minimal + "[cert_issuance.local_ca]\ncert = \"/a\"", "line 4: cert_issuance.local_ca: cert and pk are needed together"},
+		{"local CA of a key alone", minimal + "[cert_issuance.local_ca]\npk = \"/b\"", "line 4: cert_issuance.local_ca: cert and pk are needed together"},
+		{"local CA of another kind", minimal + "[cert_issuance.local_ca]\ncert = 1", "line 5: cert_issuance.local_ca.cert: must be a file:// URI or a table"},
+		{"local CA that issues itself", minimal + "[cert_issuance.local_ca.cert]\nmethod = \"local_ca\"", "line 5: cert_issuance.local_ca.cert.method: must be \"est\" or \"self_signed\""},
+		{"issued local CA without a method", minimal + "[cert_issuance.local_ca]\ncert = { common_name = \"x\" }", "line 5: cert_issuance.local_ca.cert.method: must be \"est\""},
+		{"issued local CA misspelt", minimal + "[cert_issuance.local_ca.cert]\nmethod = \"self_signed\"\nexpire_days = 1", "line 6: cert_issuance.local_ca.cert.expire_days: unknown key"},
+		{"issued local CA for ever", minimal + "[cert_issuance.local_ca.cert]\nmethod = \"self_signed\"\nexpiry_days = 40000", "line 6: cert_issuance.local_ca.cert.expiry_days: must be from 1"},
+		{"issued local CA without a server", minimal + "[cert_issuance.local_ca]\ncert = { method = \"est\", username = \"u\", password = \"hunter2\" }", "line 5: cert_issuance.local_ca.cert.url: missing"},
+		{"issued local CA with a key", minimal + "[cert_issuance.local_ca]\npk = \"/b\"\ncert = { method = \"self_signed\" }", "line 5: cert_issuance.local_ca.pk: excludes a table in cert"},
 		{"edge CA method", minimal + "[edge_ca]\nmethod = \"scep\"", "line 5: edge_ca.method: must be"},
 		{"edge CA both", minimal + "[edge_ca]\ncert = \"/a\"\npk = \"/b\"\nmethod = \"self_signed\"", "line 7: edge_ca.method: excludes cert"},
 		{"edge CA subject", minimal + "[edge_ca]\nsubject = { X = \"y\" }", "line 5: edge_ca.subject: \"X\" is none"},
@@ -427,6 +436,7 @@ func FuzzParse(f *testing.F) {
 	f.Add([]byte("provisioning = { source = \"dps\", attestation = { method = \"tpm\" } }"))
 	f.Add([]byte("imported_master_encryption_key = \"/e\"\nadditional_info = \"/none\"\n" + minimal + "[preloaded_keys]\nest-id = \"tpm:handle=0x81000200\"\n[preloaded_certs]\na = [\"b\"]\n[localid]\n[aziot_max_requests]\n[cert_issuance.certs.aziot-edged-ca]\nmethod = \"est\""))
 	f.Add([]byte(strings.Replace(full, "value = \"", "uri = \"tpm:", 1)))
+	f.Add([]byte(minimal + "[preloaded_keys]\nlocal-ca = \"/k\"\n[cert_issuance.local_ca]\ncert = { method = \"self_signed\", subject = { O = \"x\" } }\n[edge_ca]\nmethod = \"local_ca\""))
 	f.Add([]byte("[[a]]\nb.c = [1, {d = 2}]\n"))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		c, err := config.Parse(data, "machine")

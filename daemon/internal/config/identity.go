@@ -182,7 +182,7 @@ func defaultRenew() AutoRenew {
 // Issuance says where certificates come from.
 type Issuance struct {
 	EST     ESTServer `toml:"est"`
-	LocalCA KeyPair   `toml:"local_ca"`
+	LocalCA IssuingCA `toml:"local_ca"`
 	// Certs says by id how certificates are issued of which no other table says it; nil
 	// after Load.
 	Certs map[string]any `toml:"certs"`
@@ -200,6 +200,19 @@ type ESTServer struct {
 	// URLs by the name of a certificate; "default" for all others.
 	URLs              map[string]string `toml:"urls"`
 	IdentityAutoRenew AutoRenew         `toml:"identity_auto_renew"`
+}
+
+// IssuingCA is a CA on the device that issues certificates to it.
+type IssuingCA struct {
+	// CertValue is the URI of a file, or a table that says how the CA's certificate is
+	// issued; nil after Load.
+	CertValue any `toml:"cert"`
+	// Key is that of Cert. After Load it may be without Cert: then it is where the key is of
+	// what is issued.
+	Key KeyURI `toml:"pk"`
+	// Cert is the file, unless Issue says how to get a certificate. After Load.
+	Cert  string `toml:"-"`
+	Issue Issue  `toml:"-"`
 }
 
 // KeyPair is a certificate with its key.

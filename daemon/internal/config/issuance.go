@@ -18,6 +18,7 @@ import (
 const (
 	IdentityCert = "device-id"
 	EdgeCACert   = "aziot-edged-ca"
+	LocalCACert  = "local-ca"
 )
 
 // maxKeyIndex is the last of the owner's handles (spec security-daemon 10).
@@ -94,13 +95,43 @@ func (v *validator) issuance() {
 		v.url(est+".urls."+name, u)
 	}
 	v.renewal(est+".identity_auto_renew", &e.IdentityAutoRenew)
+}
 
-	const local = "cert_issuance.local_ca"
-	ca := &c.Issuance.LocalCA
-	if (ca.Cert == "") != (ca.Key == "") {
-		v.bad(local, "cert and pk are needed together")
+// localCA checks the CA that issues on the device: files, or how it is issued itself.
+func (v *validator) localCA() {
+	const table = "cert_issuance.local_ca"
+	ca := &v.c.Issuance.LocalCA
+	switch cert := ca.CertValue.(type) {
+	case map[string]any:
+		v.issuedLocalCA(table, cert)
+	case nil, string:
+		file, _ := cert.(string)
+		if (file == "") != (ca.Key == "") {
+			v.bad(table, "cert and pk are needed together")
+		}
+		ca.Cert, ca.Key = v.file(table+".cert", file), v.key(table+".pk", ca.Key)
+	default:
+		v.bad(table+".cert", "must be a file:// URI or a table")
 	}
-	ca.Cert, ca.Key = v.file(local+".cert", ca.Cert), v.key(local+".pk", ca.Key)
+	ca.CertValue = nil // a table may hold a password as plain text
+}
+
+func (v *validator) issuedLocalCA(table string, cert map[string]any) {
+	ca, key := &v.c.Issuance.LocalCA, table+".cert"
+	if ca.Key != "" {
+		v.bad(table+".pk", "excludes a table in cert: preloaded_keys.%s says where the key of an issued local CA is", LocalCACert)
+	}
+	ca.Key = v.preloadedKey(LocalCACert)
+	ca.Issue.AutoRenew = defaultRenew()
+	v.table(key, cert, &ca.Issue)
+	if ca.Issue.CommonName == "" && ca.Issue.Subject["CN"] == "" {
+		ca.Issue.CommonName = "local CA " + v.c.Hostname
+	}
+	if m := ca.Issue.Method; m != EST && m != SelfSigned {
+		v.bad(key+".method", "must be \"est\" or \"self_signed\": the local CA cannot issue itself")
+		return
+	}
+	v.issue(key, &ca.Issue, LocalCACert)
 }
 
 func (v *validator) tpm() {
@@ -169,7 +200,7 @@ func (v *validator) issue(table string, i *Issue, name string) {
 			v.bad(table, "method \"est\" needs credentials, here or in [cert_issuance.est.auth]")
 		}
 	case LocalCA:
-		if v.c.Issuance.LocalCA.Cert == "" {
+		if ca := v.c.Issuance.LocalCA; ca.Cert == "" && ca.Issue.Method == "" {
 			v.bad(table+".method", "\"local_ca\" needs [cert_issuance.local_ca]")
 		}
 	case SelfSigned:

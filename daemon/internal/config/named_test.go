@@ -91,6 +91,10 @@ func TestTablesByID(t *testing.T) {
 		{"how the edge CA is issued", minimal + est + "[cert_issuance.certs.aziot-edged-ca]\nmethod = \"est\"\nsubject = { CN = \"ca\", O = \"plant\" }", func(c config.Config) bool {
 			return c.EdgeCA.Method == config.EST && c.EdgeCA.Subject["O"] == "plant" && c.EdgeCA.URL == "https://est.example/"
 		}},
+		{"key of the issued local CA", minimal + "[preloaded_keys]\nlocal-ca = \"file:///k\"\n[cert_issuance.local_ca.cert]\nmethod = \"self_signed\"\nsubject = { O = \"plant\" }", func(c config.Config) bool {
+			ca := c.Issuance.LocalCA
+			return ca.Key == "/k" && ca.Cert == "" && ca.CertValue == nil && ca.Issue.CommonName == "local CA m" && ca.Issue.Subject["O"] == "plant"
+		}},
 		{"certificates of modules", minimal + "[cert_issuance.certs.\"aziot-edged/module/$edgeHub:638000000000000001:server\"]\nmethod = \"self_signed\"\nexpiry_days = 7\n[cert_issuance.certs.\"aziot-edged/module/a:b:identity\"]\ncommon_name = \"x\"", func(c config.Config) bool {
 			m := c.Issuance.Modules
 			return len(m) == 2 && m["$edgeHub:server"].ExpiryDays == 7 && m["a:b:identity"].CommonName == "x"

@@ -63,7 +63,7 @@ func TestEveryBlockOfTheTemplateIsTaken(t *testing.T) {
 		}
 	}
 	for _, want := range []string{
-		"provisioning", "edge_ca", "cert_issuance.est", "cert_issuance.local_ca", "aziot_keys", "tpm", "agent", "watchdog",
+		"provisioning", "edge_ca", "cert_issuance.est", "cert_issuance.local_ca", "cert_issuance.local_ca.cert", "aziot_keys", "tpm", "agent", "watchdog",
 		"listen", "connect", "iotedge_max_requests", "containerd", "moby_runtime.network", "image_garbage_collection", "additional_info",
 	} {
 		if !tables[want] {

@@ -52,6 +52,7 @@ func (v *validator) all() {
 	v.additionalInfo()
 	v.issuance()
 	v.named()
+	v.localCA()
 	v.provisioning()
 	v.agent()
 	v.network()

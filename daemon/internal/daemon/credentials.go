@@ -26,6 +26,7 @@ import (
 const (
 	identityName = "device-id"
 	edgeCAName   = "edge_ca"
+	localCAName  = "local-ca"
 )
 
 // firstDays is the life of certificates that are issued on this device, unless the
@@ -50,9 +51,15 @@ func (d *daemon) openCredential(ctx context.Context) (err error) {
 		}
 		d.manifestTrust = string(text)
 	}
+	if ca := cfg.Issuance.LocalCA; ca.Issue.Method != "" {
+		// The edge CA may be below it.
+		if d.localCA, err = d.hold(ctx, localCAName, ca.Issue, ca.Key, pki.Template{CA: true, PathLen: 1}); err != nil {
+			return fmt.Errorf("local CA: %w", err)
+		}
+	}
 	id := cfg.Identity
 	if id.Issue.Method != "" {
-		if d.identityCert, err = d.hold(ctx, identityName, id.Issue, id.CertPK); err != nil {
+		if d.identityCert, err = d.hold(ctx, identityName, id.Issue, id.CertPK, pki.Template{}); err != nil {
 			return fmt.Errorf("identity certificate: %w", err)
 		}
 	}
@@ -60,15 +67,15 @@ func (d *daemon) openCredential(ctx context.Context) (err error) {
 	return err
 }
 
-// hold opens a client certificate that is issued to the device.
-func (d *daemon) hold(ctx context.Context, name string, issue config.Issue, key config.KeyURI) (*pki.Holder, error) {
+// hold opens a certificate of the kind of t that is issued to the device.
+func (d *daemon) hold(ctx context.Context, name string, issue config.Issue, key config.KeyURI, t pki.Template) (*pki.Holder, error) {
 	issuer, err := d.issuer(ctx, name, issue)
 	if err != nil {
 		return nil, err
 	}
+	t.Subject, t.Days = subject(issue), cmp.Or(issue.ExpiryDays, firstDays)
 	return d.openHolder(ctx, pki.HolderOptions{
-		Name: name, Issuer: issuer, Policy: issue.AutoRenew.Policy, TokenKey: d.tokenKey(name, key),
-		Template: pki.Template{Subject: subject(issue), Days: cmp.Or(issue.ExpiryDays, firstDays)},
+		Name: name, Issuer: issuer, Policy: issue.AutoRenew.Policy, TokenKey: d.tokenKey(name, key), Template: t,
 	})
 }
 
@@ -153,6 +160,9 @@ func (d *daemon) issuer(ctx context.Context, name string, i config.Issue) (pki.I
 	case config.SelfSigned:
 		return pki.SelfSigner{}, nil
 	case config.LocalCA:
+		if d.localCA != nil {
+			return &pki.LocalCA{Load: d.localCA.Load}, nil
+		}
 		ca := d.Config.Issuance.LocalCA
 		return &pki.LocalCA{Load: func(ctx context.Context) ([]*x509.Certificate, crypto.Signer, error) {
 			return d.keys.Pair(ctx, ca.Cert, ca.Key)
@@ -170,15 +180,7 @@ func (d *daemon) issuer(ctx context.Context, name string, i config.Issue) (pki.I
 		if err != nil {
 			return nil, err
 		}
-		o.Certificate = func(ctx context.Context) (*tls.Certificate, error) {
-			if c, err := own.Current(); err == nil {
-				return c, nil
-			}
-			if err := own.Renew(ctx); err != nil {
-				return nil, err
-			}
-			return own.Current()
-		}
+		o.Certificate = own.Obtain
 	}
 	return est.New(o)
 }

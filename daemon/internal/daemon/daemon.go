@@ -141,6 +141,7 @@ func (d *daemon) become(ctx context.Context) error {
 	if err := d.openCredential(ctx); err != nil {
 		return err
 	}
+	d.ensureCertificate(ctx, d.localCA, "local CA")
 	d.status("waiting to be provisioned")
 	if err := d.identify(ctx); err != nil {
 		return err
@@ -172,6 +173,7 @@ type daemon struct {
 	// Who the device is.
 	keys          credential.Keys
 	credential    credential.Credential
+	localCA       *pki.Holder   // nil unless it is issued
 	identityCert  *pki.Holder   // nil unless it is issued
 	estIdentities []*pki.Holder // certificates to get others with
 	doubts        chan struct{} // holds one when the assignment may have changed

@@ -57,8 +57,8 @@ pkcs11_base_slot = "pkcs11:token=edge?pin-value=1234"`, c.URL, hsmtest.Library)
 	}
 }
 
-// The key that [preloaded_keys] names is that of the edge CA which is made on the device.
-func TestPreloadedKeyOfTheIssuedEdgeCA(t *testing.T) {
+// The keys that [preloaded_keys] names are those of CAs which are made on the device.
+func TestPreloadedKeysOfIssuedCAs(t *testing.T) {
 	token, _ := hsmtest.Start(t)
 	d := newDevice(t)
 	d.token = token
@@ -66,21 +66,24 @@ func TestPreloadedKeyOfTheIssuedEdgeCA(t *testing.T) {
 [aziot_keys]
 pkcs11_lib_path = %q
 [preloaded_keys]
-aziot-edged-ca = "pkcs11:token=edge;object=my%%20ca?pin-value=1234"`, hsmtest.Library)
+aziot-edged-ca = "pkcs11:token=edge;object=my%%20ca?pin-value=1234"
+local-ca = "pkcs11:token=edge;object=my%%20local%%20ca?pin-value=1234"
+[edge_ca]
+method = "local_ca"
+[cert_issuance.local_ca.cert]
+method = "self_signed"`, hsmtest.Library)
 	stop := d.run(t)
+	d.exists(t, "home/certs/edge_ca.pem")
 	if err := stop(); err != nil {
 		t.Fatal(err)
 	}
-	text, err := os.ReadFile(filepath.Join(d.dir, "home", "keys", "edge_ca.pem"))
-	if err != nil || strings.Contains(string(text), "PRIVATE KEY") {
-		t.Fatalf("the edge CA's key is not on the token: %v", err)
-	}
-	ca, err := pki.ParseCertificates(text)
-	if err != nil {
-		t.Fatal(err)
-	}
-	key, err := token.Signer(t.Context(), "pkcs11:token=edge;object=my%20ca?pin-value=1234")
-	if err != nil || !pki.SameKey(key.Public(), ca[0].PublicKey) {
-		t.Errorf("another key: %v", err)
+	for name, object := range map[string]string{"edge_ca": "my%20ca", "local-ca": "my%20local%20ca"} {
+		if text := d.read(t, "keys/"+name+".pem"); strings.Contains(string(text), "PRIVATE KEY") {
+			t.Errorf("%s: key is not on the token", name)
+		}
+		key, err := token.Signer(t.Context(), "pkcs11:token=edge;object="+object+"?pin-value=1234")
+		if err != nil || !pki.SameKey(key.Public(), d.chain(t, name)[0].PublicKey) {
+			t.Errorf("%s: another key: %v", name, err)
+		}
 	}
 }

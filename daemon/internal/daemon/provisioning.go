@@ -27,7 +27,7 @@ const maxPayload = 64 << 10
 func (d *daemon) identify(ctx context.Context) error {
 	cfg := &d.Config
 	if cfg.Provisioning.Source != "dps" {
-		d.ensureCertificate(ctx)
+		d.ensureCertificate(ctx, d.identityCert, "identity certificate")
 		return nil
 	}
 	if cfg.Identity.RegistrationID == "" {
@@ -51,18 +51,15 @@ func (d *daemon) identify(ctx context.Context) error {
 	return nil
 }
 
-// ensureCertificate gets the device's very first certificate, or one in place of an
+// ensureCertificate gets the very first certificate of a holder, or one in place of an
 // expired one. Without it the device starts all the same, and the renewal goes on
 // trying.
-func (d *daemon) ensureCertificate(ctx context.Context) {
-	if d.identityCert == nil {
+func (d *daemon) ensureCertificate(ctx context.Context, h *pki.Holder, what string) {
+	if h == nil {
 		return
 	}
-	if _, err := d.identityCert.Current(); err == nil {
-		return
-	}
-	if err := d.identityCert.Renew(ctx); err != nil {
-		d.Log.ErrorContext(ctx, "there is no valid identity certificate", "error", err)
+	if _, err := h.Obtain(ctx); err != nil {
+		d.Log.ErrorContext(ctx, "there is no valid "+what, "error", err)
 	}
 }
 
@@ -101,10 +98,8 @@ type registrar struct {
 // Register registers the device.
 func (r registrar) Register(ctx context.Context) (dps.Assignment, error) {
 	if r.cert != nil {
-		if _, err := r.cert.Current(); err != nil {
-			if err := r.cert.Renew(ctx); err != nil {
-				return dps.Assignment{}, fmt.Errorf("%w: %w", dps.ErrUnavailable, err)
-			}
+		if _, err := r.cert.Obtain(ctx); err != nil {
+			return dps.Assignment{}, fmt.Errorf("%w: %w", dps.ErrUnavailable, err)
 		}
 	}
 	return r.client.Register(ctx)
@@ -223,6 +218,12 @@ func (d *daemon) renewals() []func(context.Context) error {
 	add := func(name string, c renewal.Certificate, renewed func(context.Context)) {
 		out = append(out, func(ctx context.Context) error {
 			return renewal.Run(ctx, c, log.With("certificate", name), renewed)
+		})
+	}
+	if d.localCA != nil {
+		// What it has issued stays good, and is renewed in its own time.
+		add("local CA", d.localCA, func(ctx context.Context) {
+			log.InfoContext(ctx, "local CA renewed", "until", d.localCA.Chain()[0].NotAfter)
 		})
 	}
 	if d.authority.Renewable() {

@@ -33,16 +33,6 @@ func newChip(t *testing.T, tcti string) *tpm.TPM {
 	return chip
 }
 
-// read returns a file below the device's home.
-func (d *device) read(t *testing.T, name string) []byte {
-	t.Helper()
-	text, err := os.ReadFile(filepath.Join(d.dir, "home", name))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return text
-}
-
 // wrapped fails for a key that lies open.
 func (d *device) wrapped(t *testing.T, names ...string) {
 	t.Helper()
@@ -68,12 +58,17 @@ id_scope = "scope1"
 [provisioning.attestation]
 method = "symmetric_key"
 registration_id = "reg-1"
-symmetric_key = { uri = "tpm:handle=0x81000200" }`, c.URL) + allInTPM
+symmetric_key = { uri = "tpm:handle=0x81000200" }
+[edge_ca]
+method = "local_ca"
+[cert_issuance.local_ca.cert]
+method = "self_signed"`, c.URL) + allInTPM
 	for range 2 { // made, and found again
 		stop := d.run(t)
 		if got := d.hubOf(t); got != "hub-a.test/dev-1" {
 			t.Errorf("agent belongs to %s", got)
 		}
+		d.exists(t, "home/certs/edge_ca.pem")
 		d.until(t, "edgeAgent", runtime.StatusRunning)
 		d.engine.AddProcess(os.Getpid(), "edgeAgent")
 		out, err := workloadv1.NewWorkloadClient(d.dial(t, "home/mnt/edgeAgent.sock")).CreateServerCertificate(t.Context(),
@@ -84,7 +79,7 @@ symmetric_key = { uri = "tpm:handle=0x81000200" }`, c.URL) + allInTPM
 		if err := stop(); err != nil {
 			t.Fatal(err)
 		}
-		d.wrapped(t, "keys/identity-master", "keys/encryption-master", "keys/edge_ca.pem")
+		d.wrapped(t, "keys/identity-master", "keys/encryption-master", "keys/local-ca.pem", "keys/edge_ca.pem")
 	}
 	if strings.Contains(d.log.String(), "made anew") {
 		t.Errorf("something was lost:\n%s", &d.log)

@@ -29,9 +29,10 @@ const firstRetry = time.Minute
 // Template says what certificate is wanted.
 type Template struct {
 	Subject pkix.Name
-	// CA asks for a certificate that signs those of modules; else it is one for TLS
-	// clients.
+	// CA asks for a certificate that signs others; else it is one for TLS clients.
 	CA bool
+	// PathLen is how many CAs may be below a CA.
+	PathLen int
 	// Days is its life, where the issuer lets one choose.
 	Days int
 }
@@ -73,7 +74,7 @@ var ErrKeyLost = errors.New("key is lost")
 type Holder struct {
 	opt HolderOptions
 
-	renewing sync.Mutex // held during Renew, before mu
+	renewing sync.Mutex // held during a renewal, before mu
 
 	mu    sync.RWMutex
 	chain []*x509.Certificate // empty: none yet
@@ -167,6 +168,9 @@ func plainKey(key crypto.Signer) (privateKey, error) {
 // fits tells whether a certificate is one that was asked for.
 func (h *Holder) fits(chain []*x509.Certificate, key crypto.Signer) error {
 	if h.opt.Template.CA {
+		if n := chain[0].MaxPathLen; n >= 0 && n < h.opt.Template.PathLen {
+			return fmt.Errorf("its path length is %d, want %d at least", n, h.opt.Template.PathLen)
+		}
 		return checkCA(chain, key)
 	}
 	if !SameKey(key.Public(), chain[0].PublicKey) {
@@ -194,6 +198,33 @@ func (h *Holder) Current() (*tls.Certificate, error) {
 		return nil, fmt.Errorf("certificate %s expired on %s", h.opt.Name, end.Format(time.RFC3339))
 	}
 	return tlsCertificate(chain, key.Signer), nil
+}
+
+// Obtain is Current, and gets a certificate from the issuer if none is valid.
+func (h *Holder) Obtain(ctx context.Context) (*tls.Certificate, error) {
+	before := h.Chain()
+	if c, err := h.Current(); err == nil {
+		return c, nil
+	}
+	if err := h.replace(ctx, before); err != nil {
+		return nil, err
+	}
+	return h.Current()
+}
+
+// Load is for a LocalCA that is held: it returns the certificate with its issuers, and
+// the key. One that is due is renewed first, lest what it issues end with it soon; if that
+// fails, and the one that is there is valid, who renews it in time says why.
+func (h *Holder) Load(ctx context.Context) ([]*x509.Certificate, crypto.Signer, error) {
+	before := h.Chain()
+	_, none := h.Current()
+	if none != nil || !h.opt.Now().Before(h.RenewAt()) {
+		if err := h.replace(ctx, before); err != nil && none != nil {
+			return nil, nil, err
+		}
+	}
+	chain, key := h.pair()
+	return chain, key.Signer, nil
 }
 
 func (h *Holder) pair() ([]*x509.Certificate, privateKey) {
@@ -239,10 +270,17 @@ func (h *Holder) RetryAfter() time.Duration {
 
 // Renew gets a new certificate from the issuer and stores it. On an error the old
 // one stays in use.
-func (h *Holder) Renew(ctx context.Context) error {
+func (h *Holder) Renew(ctx context.Context) error { return h.replace(ctx, h.Chain()) }
+
+// replace renews the certificate that its caller has found wanting, unless another call
+// has done so meanwhile.
+func (h *Holder) replace(ctx context.Context, before []*x509.Certificate) error {
 	h.renewing.Lock()
 	defer h.renewing.Unlock()
 	chain, old := h.pair()
+	if len(chain) > 0 && (len(before) == 0 || !chain[0].Equal(before[0])) {
+		return nil
+	}
 	key, err := h.nextKey(ctx, old)
 	if err != nil {
 		return err

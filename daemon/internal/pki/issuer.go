@@ -56,7 +56,7 @@ func newRequest(t Template, key crypto.Signer) (Request, error) {
 			add(oidBasicConstraints, true, struct {
 				CA      bool
 				PathLen int
-			}{true, 0}),
+			}{true, t.PathLen}),
 			// Bits 0 (digitalSignature) and 5 (keyCertSign).
 			add(oidKeyUsage, true, asn1.BitString{Bytes: []byte{0x84}, BitLength: 6}),
 		)
@@ -87,7 +87,7 @@ func (r Request) certificate() (*x509.Certificate, error) {
 		NotBefore: r.Now, NotAfter: r.Now.AddDate(0, 0, r.Template.Days),
 	}
 	if r.Template.CA {
-		c.IsCA, c.MaxPathLenZero = true, true
+		c.IsCA, c.MaxPathLen, c.MaxPathLenZero = true, r.Template.PathLen, r.Template.PathLen == 0
 		c.KeyUsage = x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign
 	} else {
 		c.KeyUsage = x509.KeyUsageDigitalSignature

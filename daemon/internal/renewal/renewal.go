@@ -80,6 +80,11 @@ func Run(ctx context.Context, c Certificate, log *slog.Logger, renewed func(cont
 		if time.Until(due) > 0 {
 			continue
 		}
+		// Who needed it may have renewed it meanwhile.
+		if at := c.RenewAt(); at.After(due) {
+			due = at
+			continue
+		}
 		switch err := c.Renew(ctx); {
 		case err == nil:
 			// Where certificates live shorter than the threshold, the new one is due at

@@ -143,3 +143,20 @@ func TestShortLivesLeadToNoStorm(t *testing.T) {
 		}
 	})
 }
+
+func TestWhatWasRenewedMeanwhileIsDueLater(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(t.Context(), 14*day)
+		defer cancel()
+		c := &cert{from: time.Now()}
+		done := make(chan error, 1)
+		go func() { done <- renewal.Run(ctx, c, slog.New(slog.DiscardHandler), func(context.Context) {}) }()
+		time.Sleep(7 * day)
+		if err := c.Renew(ctx); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-done; err != nil || c.tries != 1 {
+			t.Errorf("%d renewals, %v", c.tries, err)
+		}
+	})
+}
