@@ -20,7 +20,6 @@ import (
 	"github.com/breakwater-iot/breakwater/daemon/internal/network"
 	"github.com/breakwater-iot/breakwater/daemon/internal/pkcs11"
 	"github.com/breakwater-iot/breakwater/daemon/internal/systemd"
-	"github.com/breakwater-iot/breakwater/daemon/internal/tpm"
 	"github.com/breakwater-iot/breakwater/daemon/internal/verify"
 	"github.com/breakwater-iot/breakwater/proto/footprint"
 )
@@ -107,7 +106,7 @@ func start(ctx context.Context, file string, cfg config.Config, log *slog.Logger
 		},
 	}
 	if cfg.TPM.Needed {
-		if opt.TPM, err = openTPM(cfg.TPM); err != nil {
+		if opt.TPM, err = cfg.TPM.Chip(); err != nil {
 			return err
 		}
 	}
@@ -141,13 +140,6 @@ func beside(name string) (string, error) {
 		return "", fmt.Errorf("find %s: %w", name, err)
 	}
 	return filepath.Join(filepath.Dir(self), name), nil
-}
-
-func openTPM(c config.TPM) (*tpm.TPM, error) {
-	return tpm.New(tpm.Options{
-		TCTI: c.TCTI, AuthKeyIndex: uint32(c.AuthKeyIndex),
-		Endorsement: []byte(string(c.Authorization.Endorsement)), Owner: []byte(string(c.Authorization.Owner)),
-	})
 }
 
 func openEngine(ctx context.Context, cfg config.Config, roots *x509.CertPool, log *slog.Logger) (*containerd.Runtime, error) {

@@ -16,7 +16,6 @@ import (
 
 	"github.com/breakwater-iot/breakwater/daemon/internal/config"
 	"github.com/breakwater-iot/breakwater/daemon/internal/systemd"
-	"github.com/breakwater-iot/breakwater/daemon/internal/tpm"
 	managementv1 "github.com/breakwater-iot/breakwater/proto/management/v1"
 	workloadv1 "github.com/breakwater-iot/breakwater/proto/workload/v1"
 )
@@ -90,18 +89,10 @@ func workload(ctx context.Context, cfg config.Config) (err error) {
 	return nil
 }
 
-// openTPM makes the TPM of the configuration; it does not open it yet.
-func openTPM(cfg config.Config) (*tpm.TPM, error) {
-	return tpm.New(tpm.Options{
-		TCTI: cfg.TPM.TCTI, AuthKeyIndex: uint32(cfg.TPM.AuthKeyIndex),
-		Endorsement: []byte(string(cfg.TPM.Authorization.Endorsement)), Owner: []byte(string(cfg.TPM.Authorization.Owner)),
-	})
-}
-
 // talkToTPM has the identity key sign, if it is there, so it fails if the device was not
 // provisioned with this TPM.
 func talkToTPM(_ context.Context, cfg config.Config) error {
-	t, err := openTPM(cfg)
+	t, err := cfg.TPM.Chip()
 	if err != nil {
 		return err
 	}

@@ -207,7 +207,7 @@ func keysOf(cfg config.Config) (credential.Keys, error) {
 	if !cfg.TPM.Needed {
 		return credential.Keys{}, nil
 	}
-	chip, err := openTPM(cfg)
+	chip, err := cfg.TPM.Chip()
 	return credential.Keys{TPM: chip}, err
 }
 

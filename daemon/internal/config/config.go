@@ -1,8 +1,8 @@
 // Package config reads the daemon's config.toml. The keys are those of the
-// original (spec security-daemon 11) plus [containerd]. A key that is unknown is
-// refused with its line, because a misspelt security setting that is silently ignored is
-// worse than no start; so is one that would give less security than it says. A key of
-// the original that has no effect here is in Config.Warnings.
+// original (spec security-daemon 11) and some of ours, such as [containerd]. A key that
+// is unknown is refused with its line, because a misspelt security setting that is
+// silently ignored is worse than no start; so is one that would give less security than
+// it says. A key of the original that has no effect here is in Config.Warnings.
 package config
 
 import (

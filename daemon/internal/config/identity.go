@@ -257,3 +257,11 @@ type TPM struct {
 		Owner       Secret `toml:"owner"`
 	} `toml:"hierarchy_authorization"`
 }
+
+// Chip makes the TPM; it is not opened yet.
+func (t TPM) Chip() (*tpm.TPM, error) {
+	return tpm.New(tpm.Options{
+		TCTI: t.TCTI, AuthKeyIndex: uint32(t.AuthKeyIndex),
+		Endorsement: []byte(string(t.Authorization.Endorsement)), Owner: []byte(string(t.Authorization.Owner)),
+	})
+}

@@ -2,6 +2,7 @@ package config
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"net/url"
 	"strconv"
@@ -20,9 +21,6 @@ const (
 	EdgeCACert   = "aziot-edged-ca"
 	LocalCACert  = "local-ca"
 )
-
-// maxKeyIndex is the last of the owner's handles (spec security-daemon 10).
-const maxKeyIndex = 0x7FFFFF
 
 // table decodes a table that the library has decoded as a map, because a text may
 // stand in its place.
@@ -45,7 +43,7 @@ func (v *validator) table(key string, m map[string]any, into any) {
 	}
 }
 
-// key checks the URI of a key; it returns "" for one that is wrong.
+// key checks the URI of a key; it returns the path of one in a file.
 func (v *validator) key(key string, k KeyURI) KeyURI {
 	if k == "" {
 		return ""
@@ -135,16 +133,11 @@ func (v *validator) issuedLocalCA(table string, cert map[string]any) {
 }
 
 func (v *validator) tpm() {
-	t := &v.c.TPM
-	kind, rest, _ := strings.Cut(t.TCTI, ":")
-	switch {
-	case kind == "device" && (rest == "" || strings.HasPrefix(rest, "/")):
-	case kind == "swtpm" && rest != "":
-	default:
-		v.bad("tpm.tcti", "must be \"device\", \"device:/path\", \"swtpm:path=/socket\" or \"swtpm:host=address,port=number\"")
+	if err := tpm.CheckTCTI(v.c.TPM.TCTI); err != nil {
+		v.bad("tpm.tcti", "%v", err)
 	}
-	if t.AuthKeyIndex < 0 || t.AuthKeyIndex > maxKeyIndex {
-		v.bad("tpm.auth_key_index", "must be from 0 to 0x7FFFFF")
+	if err := tpm.CheckIndex(v.c.TPM.AuthKeyIndex); err != nil {
+		v.bad("tpm.auth_key_index", "%v", err)
 	}
 }
 
@@ -259,6 +252,10 @@ func (v *validator) edgeCA() {
 		v.bad(table, "cert and pk are needed together")
 	}
 	byID := !v.set(table) && v.edgeCAByID()
+	issuedIn := table
+	if byID {
+		issuedIn = "cert_issuance.certs." + EdgeCACert
+	}
 	preloaded := ca.KeyPair.Cert != ""
 	if preloaded && v.set(days) {
 		v.bad(days, "has no meaning with cert and pk")
@@ -279,12 +276,12 @@ func (v *validator) edgeCA() {
 		ca.Method = SelfSigned
 	}
 	if !preloaded {
-		v.issue(table, &ca.Issue, EdgeCACert)
+		v.issue(issuedIn, &ca.Issue, EdgeCACert)
 	}
 	if ca.ExpiryDays == 0 {
 		ca.ExpiryDays = ca.Days
 	}
-	if v.c.Hostname == "aziot-edge CA "+v.c.Device.DeviceID || (ca.CommonName != "" && v.c.Hostname == ca.CommonName) {
+	if name := cmp.Or(ca.CommonName, ca.Subject["CN"]); name != "" && v.c.Hostname == name {
 		v.bad("hostname", "must differ from the name of the edge CA")
 	}
 }

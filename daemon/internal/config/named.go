@@ -36,7 +36,7 @@ type MasterKeys struct{ Identity, Encryption string }
 // set in the original either, because its other tables do.
 var advice = map[string]string{
 	IdentityCert: "[provisioning] says where the device's key and certificate are", EdgeCACert: "[edge_ca] says where key and certificate are",
-	"local-ca": "write [cert_issuance.local_ca]", "est-bootstrap-id": "write [cert_issuance.est.auth]", estIdentity: "write [cert_issuance.est.auth]",
+	LocalCACert: "write [cert_issuance.local_ca]", "est-bootstrap-id": "write [cert_issuance.est.auth]", estIdentity: "write [cert_issuance.est.auth]",
 	"trust-bundle-user": "write trust_bundle_cert", "aziot-edged-trust-bundle": "write trust_bundle_cert",
 	manifestTrust: "write manifest_trust_bundle_cert",
 }
@@ -76,7 +76,7 @@ func (v *validator) moduleCert(id string) {
 		return
 	}
 	table := "cert_issuance.certs." + id
-	if issue.URL != "" || issue.ESTAuth != (ESTAuth{}) {
+	if issue.URL != "" || issue.ESTAuth != (ESTAuth{}) || v.set(table+".auto_renew") {
 		v.bad(table, "certificates of modules are the edge CA's: only common_name, subject and expiry_days count")
 	}
 	v.nameAndDays(table, issue)

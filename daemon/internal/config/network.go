@@ -41,20 +41,25 @@ func (v *validator) network() {
 	if c.CNIBinDir != "" && !filepath.IsAbs(c.CNIBinDir) {
 		v.bad("containerd.cni_bin_dir", "must be an absolute path")
 	}
-	for key, s := range map[string]string{"containerd.namespace": c.Namespace, "containerd.network": c.Network} {
-		if !simpleName.MatchString(s) {
-			v.bad(key, "must be letters, digits, \"-\", \"_\" and \".\", at most 76")
-		}
+	v.simpleName("containerd.namespace", c.Namespace)
+	if v.c.Moby.Network == nil {
+		v.simpleName("containerd.network", c.Network)
 	}
 	if c.Subnet == "" {
 		return
 	}
 	p, err := netip.ParsePrefix(c.Subnet)
-	if err != nil || !p.Addr().Is4() || wrongSubnet(p) != "" {
+	if p = p.Masked(); err != nil || !p.Addr().Is4() || wrongSubnet(p) != "" {
 		v.bad("containerd.subnet", "must be an IPv4 network such as 172.20.0.0/16")
 		return
 	}
-	c.V4.Subnet = p.Masked()
+	c.V4.Subnet = p
+}
+
+func (v *validator) simpleName(key, s string) {
+	if !simpleName.MatchString(s) {
+		v.bad(key, "must be letters, digits, \"-\", \"_\" and \".\", at most 76")
+	}
 }
 
 // mobyNetwork reads [moby_runtime] network, a name or a table.
@@ -66,6 +71,7 @@ func (v *validator) mobyNetwork() {
 	}
 	switch n := v.c.Moby.Network.(type) {
 	case string:
+		v.simpleName(key, n)
 		v.c.Containerd.Network = n
 	case map[string]any:
 		v.networkTable(key, n)
@@ -81,7 +87,9 @@ func (v *validator) networkTable(key string, n map[string]any) {
 			name, ok := val.(string)
 			if !ok {
 				v.bad(key+".name", "must be text")
+				continue
 			}
+			v.simpleName(key+".name", name)
 			v.c.Containerd.Network = name
 		case "ipv6":
 			on, ok := val.(bool)

@@ -227,7 +227,7 @@ func (v *validator) certificate(table string, cert any, pk KeyURI, name string) 
 	case map[string]any:
 		id.Issue.AutoRenew = defaultRenew()
 		v.table(table+".identity_cert", c, &id.Issue)
-		v.issued(table, &id, pk, name)
+		v.issued(table, table+".identity_cert", &id, pk, name)
 	case nil:
 		issue := v.issuedBy(IdentityCert)
 		if issue == nil {
@@ -235,22 +235,23 @@ func (v *validator) certificate(table string, cert any, pk KeyURI, name string) 
 			break
 		}
 		id.Issue = *issue
-		v.issued(table, &id, pk, name)
+		v.issued(table, "cert_issuance.certs."+IdentityCert, &id, pk, name)
 	default:
 		v.bad(table+".identity_cert", "must be a file:// URI or a table")
 	}
 	v.c.Identity = id
 }
 
-// issued checks how the device's certificate is obtained, and where its key is.
-func (v *validator) issued(table string, id *Identity, pk KeyURI, name string) {
+// issued checks how the device's certificate is obtained, as the table cert says, and
+// where its key is.
+func (v *validator) issued(table, cert string, id *Identity, pk KeyURI, name string) {
 	if id.Issue.CommonName == "" && id.Issue.Subject["CN"] == "" {
 		id.Issue.CommonName = name
 	}
 	if id.Issue.CommonName == "" && id.Issue.Subject["CN"] == "" {
-		v.bad(table+".identity_cert.common_name", "missing")
+		v.bad(cert+".common_name", "missing")
 	}
-	v.issue(table+".identity_cert", &id.Issue, IdentityCert)
+	v.issue(cert, &id.Issue, IdentityCert)
 	if pk != "" {
 		id.CertPK = v.key(table+".identity_pk", pk)
 	} else {

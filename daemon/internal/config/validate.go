@@ -102,7 +102,11 @@ func (v *validator) additionalInfo() {
 	const key = "additional_info"
 	table, ok := v.c.AdditionalInfoValue.(map[string]any)
 	if uri, isText := v.c.AdditionalInfoValue.(string); isText {
-		text, err := os.ReadFile(v.file(key, uri))
+		path := v.file(key, uri)
+		if path == "" && uri != "" {
+			return
+		}
+		text, err := os.ReadFile(path)
 		if err == nil {
 			err = toml.Unmarshal(text, &table)
 		}

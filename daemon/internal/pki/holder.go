@@ -168,10 +168,13 @@ func plainKey(key crypto.Signer) (privateKey, error) {
 // fits tells whether a certificate is one that was asked for.
 func (h *Holder) fits(chain []*x509.Certificate, key crypto.Signer) error {
 	if h.opt.Template.CA {
+		if err := checkCA(chain, key); err != nil {
+			return err
+		}
 		if n := chain[0].MaxPathLen; n >= 0 && n < h.opt.Template.PathLen {
 			return fmt.Errorf("its path length is %d, want %d at least", n, h.opt.Template.PathLen)
 		}
-		return checkCA(chain, key)
+		return nil
 	}
 	if !SameKey(key.Public(), chain[0].PublicKey) {
 		return errors.New("key does not belong to the certificate")

@@ -39,8 +39,7 @@ type Options struct {
 	// TCTI says where the TPM is: "device", "device:/dev/tpmrm0",
 	// "swtpm:path=/socket", "swtpm:host=127.0.0.1,port=2321".
 	TCTI string
-	// AuthKeyIndex is where the identity key lives, from 0 to 0x7FFFFF. 1 is taken by
-	// the storage root key.
+	// AuthKeyIndex is where the identity key lives: see CheckIndex.
 	AuthKeyIndex uint32
 	// Endorsement and Owner are the authorizations of the hierarchies; may be empty.
 	Endorsement, Owner []byte
@@ -59,13 +58,12 @@ type TPM struct {
 func New(opt Options) (*TPM, error) {
 	open, err := dialer(opt.TCTI)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("tpm: tcti: %w", err)
 	}
-	key := ownBase + tpm2.TPMHandle(opt.AuthKeyIndex)
-	if opt.AuthKeyIndex > 0x7FFFFF || key == srkHandle {
-		return nil, errors.New("tpm: authentication key index is not usable")
+	if err := CheckIndex(int64(opt.AuthKeyIndex)); err != nil {
+		return nil, fmt.Errorf("tpm: authentication key index: %w", err)
 	}
-	return &TPM{opt: opt, open: open, key: key}, nil
+	return &TPM{opt: opt, open: open, key: tpm2.TPMHandle(AuthKeyHandle(opt.AuthKeyIndex))}, nil
 }
 
 // with runs f with the open TPM.

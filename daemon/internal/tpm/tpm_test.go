@@ -28,6 +28,7 @@ func TestOptions(t *testing.T) {
 		{"unknown parameter", tpm.Options{TCTI: "swtpm:hots=x"}, false},
 		{"index too large", tpm.Options{TCTI: "device", AuthKeyIndex: 0x800000}, false},
 		{"index of the storage root key", tpm.Options{TCTI: "device", AuthKeyIndex: 1}, false},
+		{"index of the endorsement key", tpm.Options{TCTI: "device", AuthKeyIndex: 0x10001}, false},
 	} {
 		if _, err := tpm.New(c.opt); (err == nil) != c.valid {
 			t.Errorf("%s: %v", c.name, err)

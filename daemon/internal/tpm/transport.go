@@ -26,6 +26,14 @@ const (
 	maxResponse  = 4096
 )
 
+// CheckTCTI tells what is wrong with a text that says where the TPM is.
+func CheckTCTI(tcti string) error {
+	_, err := dialer(tcti)
+	return err
+}
+
+var errTCTI = errors.New("must be \"device\", \"device:/path\", \"swtpm:path=/socket\" or \"swtpm:host=address,port=number\"")
+
 // dialer reads a TCTI text.
 func dialer(tcti string) (func() (transport.TPMCloser, error), error) {
 	kind, rest, _ := strings.Cut(tcti, ":")
@@ -37,7 +45,7 @@ func dialer(tcti string) (func() (transport.TPMCloser, error), error) {
 	case kind == "swtpm":
 		return softwareDialer(rest)
 	}
-	return nil, errors.New("tpm: tcti is neither \"device\" nor \"swtpm\" with its parameters")
+	return nil, errTCTI
 }
 
 func openDevice() (transport.TPMCloser, error) {
@@ -63,7 +71,7 @@ func softwareDialer(params string) (func() (transport.TPMCloser, error), error) 
 		case "path":
 			path = value
 		default:
-			return nil, errors.New("tpm: tcti: swtpm has the parameters path, host and port")
+			return nil, errTCTI
 		}
 	}
 	network, address := "tcp", net.JoinHostPort(host, port)
