@@ -37,14 +37,16 @@ imagePullPolicy = "on-create"
 image = "{{.AgentImage}}"
 
 [agent.config.createOptions.HostConfig]
-Binds = ["edgeagent-data:/data"]
+Binds = ["edgeagent-data:/data"{{with .Local}}, "{{.}}:/local:ro"{{end}}]
 ExtraHosts = ["{{.HubName}}:{{.HubAddr}}"]
 
 [agent.env]
 StorageFolder = "/data"
 RuntimeLogLevel = "debug"
 CoolOffTimeUnitInSeconds = "1"
-
+{{if .Local}}ConfigSource = "local"
+LocalConfigPath = "/local/deployment.json"
+{{end}}
 [connect]
 workload_uri = "unix://{{.Workload}}"
 management_uri = "unix://{{.Management}}"
@@ -69,6 +71,7 @@ func (r *Rig) WriteDeviceConfig(provisioning string) error {
 		"AgentImage":   registryPrefix + "/edgeagent:" + imageTag,
 		"HubName":      HubName,
 		"HubAddr":      cloudAddr,
+		"Local":        r.Local,
 		"Workload":     r.workloadSocket(),
 		"Management":   r.managementSocket(),
 	}); err != nil {

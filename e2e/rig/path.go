@@ -22,26 +22,36 @@ const (
 // Bring brings the whole path up: cloud, images, deployment, device, modules. It
 // returns when every module of the manifest runs and the agent has said so.
 func (r *Rig) Bring(ctx context.Context) (AgentReport, error) {
-	if err := r.StartCloud(ctx); err != nil {
-		return AgentReport{}, err
-	}
-	connectionString, err := r.CreateDevices(ctx)
-	if err != nil {
-		return AgentReport{}, err
-	}
-	if err := r.pushAndSay(ctx); err != nil {
-		return AgentReport{}, err
-	}
-	if err := r.Deploy(ctx, r.Manifest); err != nil {
-		return AgentReport{}, err
-	}
-	if err := r.WriteDeviceConfig(manual(connectionString)); err != nil {
-		return AgentReport{}, err
-	}
-	if err := r.StartDevice(); err != nil {
+	if err := r.bring(ctx, func() error { return r.Deploy(ctx, r.Manifest) }); err != nil {
 		return AgentReport{}, err
 	}
 	return r.WaitDeployed(ctx)
+}
+
+// BringLocal brings cloud and device up for a device whose deployment is not in the cloud:
+// see Options.Local. It returns when the daemon has been started.
+func (r *Rig) BringLocal(ctx context.Context) error {
+	return r.bring(ctx, func() error { return nil })
+}
+
+func (r *Rig) bring(ctx context.Context, deploy func() error) error {
+	if err := r.StartCloud(ctx); err != nil {
+		return err
+	}
+	connectionString, err := r.CreateDevices(ctx)
+	if err != nil {
+		return err
+	}
+	if err := r.pushAndSay(ctx); err != nil {
+		return err
+	}
+	if err := deploy(); err != nil {
+		return err
+	}
+	if err := r.WriteDeviceConfig(manual(connectionString)); err != nil {
+		return err
+	}
+	return r.StartDevice()
 }
 
 func (r *Rig) pushAndSay(ctx context.Context) error {

@@ -28,6 +28,9 @@ type Options struct {
 	NodeModule bool
 	// DeviceConfig is added at the end of edged's configuration file.
 	DeviceConfig string
+	// Local is a folder that edgeAgent sees as /local; its deployment is deployment.json
+	// there. Empty means that it is the twin's.
+	Local string
 	// Registry has the images; nil means one of the rig's own.
 	Registry *Registry
 	// Elsewhere says that the caller runs engine and daemon himself, on a machine of its

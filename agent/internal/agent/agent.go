@@ -100,7 +100,7 @@ func Run(ctx context.Context, s settings.Settings, build report.Build, connect C
 	}
 	loop := reconcile.New(m.Daemon(daemon), daemon, wanted, store, reconcile.Options{
 		Host: s.Host, Build: build, Policy: s.Policy, PullsFirst: s.PullsFirst,
-		DeleteOrphans: s.DeleteOrphans, HideCredentials: s.HideCredentials,
+		DeleteOrphans: s.DeleteOrphans, HideCredentials: s.HideCredentials, Local: s.LocalConfig != "",
 		Observe: m.Observe, Log: log.With("component", "reconcile"),
 	})
 	methods := method.New(timedRestart{daemon, m.Restart(daemon.Restart)}, method.Options{

@@ -182,14 +182,8 @@ type Error struct {
 // Error gives the call and the daemon's message.
 func (e *Error) Error() string { return fmt.Sprintf("%s: %s", e.Call, e.Message) }
 
-// Is tells that the daemon refuses an agent that it has taken back: its only use of this
-// code.
+// Is tells the kinds of answers apart. That of an agent that was taken back is the daemon's
+// only use of its code.
 func (e *Error) Is(target error) bool {
-	return target == launch.ErrTakenBack && e.Code == codes.Aborted
-}
-
-// IsNotFound tells whether the daemon does not know what was asked for.
-func IsNotFound(err error) bool {
-	var e *Error
-	return errors.As(err, &e) && e.Code == codes.NotFound
+	return target == launch.ErrTakenBack && e.Code == codes.Aborted || target == launch.ErrNotFound && e.Code == codes.NotFound
 }

@@ -80,7 +80,7 @@ func TestModules(t *testing.T) {
 		t.Errorf("remove: %v", err)
 	}
 	err = c.Start(ctx, "m")
-	if !edged.IsNotFound(err) || err.Error() != "start m: start m: no such module" {
+	if !errors.Is(err, launch.ErrNotFound) || err.Error() != "start m: start m: no such module" {
 		t.Errorf("%v", err)
 	}
 }
@@ -231,7 +231,7 @@ func TestLogs(t *testing.T) {
 	if len(lines) != 2 || string(lines[0].Data) != "one\n" || !lines[0].Time.Equal(at) || !lines[1].Stderr || !lines[1].Time.IsZero() {
 		t.Errorf("%+v", lines)
 	}
-	if err := c.Logs(t.Context(), "nobody", edged.LogQuery{}, collect); !edged.IsNotFound(err) {
+	if err := c.Logs(t.Context(), "nobody", edged.LogQuery{}, collect); !errors.Is(err, launch.ErrNotFound) {
 		t.Errorf("%v", err)
 	}
 	stop := errors.New("enough")

@@ -3,6 +3,7 @@ package edged
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strconv"
 	"time"
@@ -91,7 +92,7 @@ func (c *Client) Restart(ctx context.Context, module string) error {
 // Remove removes a container, running or not. One that is not there is removed.
 func (c *Client) Remove(ctx context.Context, module string) error {
 	_, err := c.modules.Delete(ctx, &managementv1.DeleteRequest{Name: module})
-	if err = callError("remove "+module, err); IsNotFound(err) {
+	if err = callError("remove "+module, err); errors.Is(err, launch.ErrNotFound) {
 		return nil
 	}
 	return err

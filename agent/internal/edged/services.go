@@ -2,6 +2,7 @@ package edged
 
 import (
 	"context"
+	"errors"
 
 	"github.com/breakwater-iot/breakwater/agent/internal/launch"
 	"github.com/breakwater-iot/breakwater/agent/internal/report"
@@ -57,7 +58,7 @@ func (c *Client) UpdateIdentity(ctx context.Context, id launch.Identity) (launch
 // DeleteIdentity deletes a module identity. One that is not there is deleted.
 func (c *Client) DeleteIdentity(ctx context.Context, moduleID string) error {
 	_, err := c.identities.Delete(ctx, &managementv1.DeleteIdentityRequest{ModuleId: moduleID})
-	if err = callError("delete identity "+moduleID, err); IsNotFound(err) {
+	if err = callError("delete identity "+moduleID, err); errors.Is(err, launch.ErrNotFound) {
 		return nil
 	}
 	return err

@@ -19,6 +19,10 @@ import (
 // stands until a deployment asks for another one.
 var ErrTakenBack = errors.New("agent was taken back")
 
+// ErrNotFound says that there is nothing of that name: the daemon, or the cloud that it has
+// asked, does not know it.
+var ErrNotFound = errors.New("not found")
+
 // Host is what the agent knows about the device from its own environment.
 type Host struct {
 	HubName       string // IOTEDGE_IOTHUBHOSTNAME

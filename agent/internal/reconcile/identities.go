@@ -36,7 +36,8 @@ type identities struct {
 // creating those that are missing, and deletes those of removed modules that this
 // agent manages. With an error the map is empty, unless lenient is set: then it has
 // what could be settled, and an identity that exists needs no confirmation by the
-// cloud. That is for the way back from a deployment, which must not need the cloud.
+// cloud. That is for what must not need the cloud: the way back from a deployment, and one
+// that is local.
 func (s *identities) ensure(ctx context.Context, wanted *manifest.Deployment, d plan.Diff, lenient bool) (map[string]launch.Identity, error) {
 	now := time.Now()
 	if s.version != wanted.Version || now.After(s.until) {
@@ -104,7 +105,7 @@ func (s *identities) settle(ctx context.Context, wanted *manifest.Deployment, d 
 			id, err = s.api.CreateIdentity(ctx, manifest.CloudID(name), managedBy)
 		case name != manifest.AgentName:
 			listed := id
-			if id, err = s.api.UpdateIdentity(ctx, id); err != nil && lenient {
+			if id, err = s.api.UpdateIdentity(ctx, id); err != nil && lenient && !errors.Is(err, launch.ErrNotFound) {
 				s.log.Warn("identity is used as it was known last", "module", name, "error", err)
 				id, err = listed, nil
 			}

@@ -29,6 +29,8 @@ type Options struct {
 	PullsFirst      bool // ModuleUpdateMode WaitForAllPulls
 	DeleteOrphans   bool // EnableOrphanedIdentityCleanup
 	HideCredentials bool
+	// Local: the deployment is a file's, and to be carried out without a cloud, too.
+	Local           bool
 	Interval        time.Duration
 	FirstWait       time.Duration // for the twin, at start
 	CycleTimeout    time.Duration
@@ -246,7 +248,7 @@ func (l *Loop) apply(ctx context.Context, wanted *manifest.Deployment, engines [
 	var idErr error
 	l.work = work{credentials: wanted.Runtime.Registries, local: l.imagesAreHere()}
 	if diff.NeedsIdentities() {
-		l.work.ids, idErr = l.ids.ensure(ctx, wanted, diff, l.taken.Safe.Phase == rollout.Returned)
+		l.work.ids, idErr = l.ids.ensure(ctx, wanted, diff, l.opts.Local || l.taken.Safe.Phase == rollout.Returned)
 		if idErr != nil {
 			l.log.Error("identities not settled: modules are neither added nor updated", "error", idErr)
 		}
