@@ -32,6 +32,7 @@ func TestAgentUpdate(t *testing.T) {
 		{"one that never asks the daemon for work is taken back without a cloud", p.agentSilent},
 		{"a good one stays", p.agentGood},
 		{"one that is restarted tells how the modules are", p.agentRestarted},
+		{"one that was removed by hand, its image too, is pulled again", p.agentRemoved},
 		{"a bad one under the same tag is taken back to what the tag stood for", p.agentMoved},
 	} {
 		if !t.Run(step.name, step.run) {
@@ -233,6 +234,30 @@ func (p *path) agentRestarted(t *testing.T) {
 
 // agentMoved deploys a good agent by a tag, and then a bad one by the same tag. Neither
 // has the memory of the one before.
+// agentRemoved removes container and image of the agent with ctr. The daemon makes the one of
+// its configuration, which replaces itself by the one that is deployed.
+func (p *path) agentRemoved(t *testing.T) {
+	ctx := p.within(t, 90*time.Second)
+	before := p.pids(t)
+	if err := rig.RemoveByHand(ctx, "edgeAgent", agentImage); err != nil {
+		t.Fatal(err)
+	}
+	removed := time.Now()
+	p.restarted(t, ctx, "edgeAgent", before["edgeAgent"])
+	took := time.Since(removed)
+	t.Logf("the agent runs again %.1f s after it was removed", took.Seconds())
+	if took > time.Minute {
+		t.Error("that is more than 60 s")
+	}
+	p.agentRuns(t, ctx, "the agent that is deployed", func(environ string) bool {
+		return strings.Contains(environ, "ConfigRefreshFrequencySecs=1800")
+	})
+	if _, err := p.WaitDeployed(ctx); err != nil {
+		t.Fatal(err)
+	}
+	p.onlyChanged(t, before, "edgeAgent")
+}
+
 func (p *path) agentMoved(t *testing.T) {
 	ctx := p.within(t, 2*time.Minute)
 	const image = "breakwater/edgeagent:moving"

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 )
@@ -85,6 +86,32 @@ func Tasks(ctx context.Context) ([]Task, error) {
 func Containers(ctx context.Context) ([]string, error) {
 	out, err := ctr(ctx, "containers", "ls", "-q")
 	return strings.Fields(out), err
+}
+
+// RemoveByHand removes a container, running or not, and its image with the engine's own tool,
+// behind the daemon's back. The content of the image is gone then, too, so that only a
+// registry can bring it back.
+func RemoveByHand(ctx context.Context, container, image string) error {
+	listed, err := ctr(ctx, "images", "ls", "name=="+image)
+	if err != nil {
+		return err
+	}
+	fields := strings.Fields(tail(listed, 1))
+	if len(fields) < 3 || fields[0] != image {
+		return fmt.Errorf("image %s is not on the device: %s", image, listed)
+	}
+	digest := fields[2]
+	return poll(ctx, 200*time.Millisecond, "remove "+container+" and its image", func() (bool, error) {
+		// The daemon may be faster, and start the container again before it can be removed.
+		// Next time it waits: it does not start the agent twice within seconds.
+		_, err1 := ctr(ctx, "tasks", "rm", "--force", container)
+		_, err2 := ctr(ctx, "containers", "rm", container)
+		_, err3 := ctr(ctx, "images", "rm", "--sync", image)
+		there, err4 := Containers(ctx)
+		content, err5 := ctr(ctx, "content", "ls", "-q")
+		gone := !slices.Contains(there, container) && !slices.Contains(strings.Fields(content), digest)
+		return gone && err4 == nil && err5 == nil, errors.Join(err1, err2, err3, err4, err5)
+	})
 }
 
 // removeContainers removes all that the rig's device has put into containerd.
