@@ -89,7 +89,8 @@ func (h Host) Build(m manifest.Module, id Identity, credentials []manifest.Regis
 		s.CreateOptions = map[string]any{}
 	}
 	delete(s.CreateOptions, "Image") // the image is that of the settings
-	for _, add := range []func(manifest.Module, map[string]any) error{h.addBinds, h.addLabels, h.addNetwork} {
+	addLabels := func(m manifest.Module, options map[string]any) error { return h.addLabels(m, id, options) }
+	for _, add := range []func(manifest.Module, map[string]any) error{h.addBinds, addLabels, h.addNetwork} {
 		if err := add(m, s.CreateOptions); err != nil {
 			return Spec{}, fmt.Errorf("create options of %s: %w", m.Name, err)
 		}
@@ -163,13 +164,14 @@ func offer(env map[string]string, key, value string) {
 // addLabels records on a container what it was made from, so that the next agent can tell
 // a change from its own additions, and on the others whether there is one at all: it may
 // not have the memory of this one.
-func (h Host) addLabels(m manifest.Module, options map[string]any) error {
+func (h Host) addLabels(m manifest.Module, id Identity, options map[string]any) error {
 	labels, err := object(options, "Labels")
 	if err != nil {
 		return err
 	}
 	if m.Name != manifest.AgentName {
 		labels[plan.LabelModule] = m.Fingerprint()
+		labels[plan.LabelGeneration] = id.Generation
 		return nil
 	}
 	labels[plan.LabelOptions] = m.CreateOptions

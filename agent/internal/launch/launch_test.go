@@ -110,7 +110,7 @@ func TestCreateOptions(t *testing.T) {
 			m := module(tt.module, tt.options, nil)
 			s, _ := build(t, host(""), m)
 			if labels := s.CreateOptions["Labels"].(map[string]any); m.Name != manifest.AgentName {
-				if labels[plan.LabelModule] != m.Fingerprint() || labels["own"] != nil && labels["own"] != "x" {
+				if labels[plan.LabelModule] != m.Fingerprint() || labels[plan.LabelGeneration] != "gen" || labels["own"] != nil && labels["own"] != "x" {
 					t.Errorf("labels %v", labels)
 				}
 				delete(s.CreateOptions, "Labels")

@@ -30,6 +30,8 @@ const (
 	// LabelModule is what any other container was made from: Module.Fingerprint. The
 	// original's containers do not have it.
 	LabelModule = "io.breakwater.module"
+	// LabelGeneration is the generation of the module's identity that the container was told.
+	LabelGeneration = "io.breakwater.generation"
 )
 
 // Engine is one container as the daemon reports it.

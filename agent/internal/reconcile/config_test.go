@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/breakwater-iot/breakwater/agent/internal/edged/edgedtest"
+	"github.com/breakwater-iot/breakwater/agent/internal/launch"
 	"github.com/breakwater-iot/breakwater/agent/internal/plan"
 )
 
@@ -381,4 +382,73 @@ func TestModulesKeepRunningWhileCloudIsAway(t *testing.T) {
 			t.Errorf("restartCount %v: what happened meanwhile is not reported", n)
 		}
 	})
+}
+
+// An identity that was deleted and made anew has another generation: what the container was
+// told is of no use any more.
+func TestAgentWithoutMemoryMakesModulesOfOtherIdentitiesAnew(t *testing.T) {
+	anew := []string{"identity= a", "pull a", "stop a", "update a", "start a"}
+	for name, c := range map[string]struct {
+		change func(r *rig)
+		calls  []string
+	}{
+		"same identity": {func(*rig) {}, nil},
+		"made anew": {func(r *rig) {
+			r.daemon.SetIdentity(launch.Identity{ModuleID: "a", ManagedBy: "IotEdge", Generation: "other"})
+		}, anew},
+		"of edgeHub":     {func(r *rig) { r.daemon.SetIdentity(launch.Identity{ModuleID: "$edgeHub", Generation: "other"}) }, []string{"identity= $edgeHub", "pull edgeHub", "stop edgeHub", "update edgeHub", "start edgeHub"}},
+		"gone":           {func(r *rig) { _ = r.daemon.DeleteIdentity(t.Context(), "a") }, append([]string{"identity+ a"}, anew[1:]...)},
+		"cannot be told": {func(r *rig) { r.daemon.FailWith(failOn("identities")) }, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := newRig(t, desired(1, mod{name: "edgeHub"}, mod{name: "a"}))
+				r.start(true)
+				r.pass(time.Second)
+				r.end()
+				c.change(r)
+				r.daemon.Calls()
+				r.folder = t.TempDir()
+				r.start(true)
+				r.pass(time.Minute)
+				r.expect(c.calls...)
+				r.expectStatus(1, 200)
+				r.end()
+			})
+		})
+	}
+}
+
+// A container of an agent that wrote no generation on it is taken as it is.
+func TestAgentWithoutMemoryLeavesWhatAnOlderAgentMade(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, desired(1, mod{name: "a"}))
+		r.start(true)
+		r.pass(time.Second)
+		r.end()
+		list, err := r.daemon.Modules(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range list {
+			delete(e.Labels, plan.LabelGeneration)
+		}
+		r.daemon.SetIdentity(launch.Identity{ModuleID: "a", Generation: "other"})
+		r.daemon.Calls()
+		r.folder = t.TempDir()
+		r.start(true)
+		r.pass(time.Minute)
+		r.expect()
+		r.end()
+	})
+}
+
+// failOn makes calls fail that are written so.
+func failOn(call string) func(string) error {
+	return func(c string) error {
+		if c == call {
+			return errors.New("trouble")
+		}
+		return nil
+	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"time"
 
@@ -30,6 +31,8 @@ type identities struct {
 	settled map[string]launch.Identity // by module name
 	removed map[string]bool            // identities looked at for deletion
 	until   time.Time
+
+	outdated map[string]string // generations that modules have no more, by module name
 }
 
 // ensure returns the identities of added and updated modules, by module name,
@@ -129,6 +132,47 @@ func (s *identities) settle(ctx context.Context, wanted *manifest.Deployment, d 
 		errs = append(errs, s.sweep(ctx, wanted, list, d)...)
 	}
 	return errors.Join(errs...)
+}
+
+// current returns those containers that were told the generation that their identity has
+// now. One that was made anew meanwhile is another identity: its keys are not registered yet,
+// and the container cannot seal for it. Containers that do not say what they were told are taken as they
+// are, and so are all while identities cannot be listed: they have to be looked after.
+func (s *identities) current(ctx context.Context, engines []plan.Engine) []plan.Engine {
+	var list []plan.Engine
+	ask := false
+	for _, e := range engines {
+		told, says := e.Labels[plan.LabelGeneration]
+		if old, is := s.outdated[e.Name]; is && says && old == told {
+			continue // and asks no more: it may be long until it can be made anew
+		}
+		list = append(list, e)
+		ask = ask || says
+	}
+	if !ask {
+		return list
+	}
+	ids, err := s.api.Identities(ctx)
+	if err != nil {
+		s.log.Warn("modules are taken as they are: their identities cannot be listed", "error", err)
+		return list
+	}
+	now := make(map[string]string, len(ids))
+	for _, id := range ids {
+		now[id.ModuleID] = id.Generation
+	}
+	return slices.DeleteFunc(list, func(e plan.Engine) bool {
+		told, says := e.Labels[plan.LabelGeneration]
+		if !says || now[manifest.CloudID(e.Name)] == told {
+			return false
+		}
+		s.log.Info("module was made for an identity that it has no more", "module", e.Name)
+		if s.outdated == nil {
+			s.outdated = map[string]string{}
+		}
+		s.outdated[e.Name] = told
+		return true
+	})
 }
 
 // sweep deletes identities that this agent's kind manages and no module has.

@@ -242,7 +242,7 @@ type outcome struct {
 
 // apply brings the modules towards wanted.
 func (l *Loop) apply(ctx context.Context, wanted *manifest.Deployment, engines []plan.Engine) outcome {
-	l.adopt(wanted, engines)
+	l.adopt(ctx, wanted, engines)
 	current := l.current(engines)
 	diff := plan.Compare(wanted.Modules, current, l.opts.Policy)
 	var idErr error
@@ -359,15 +359,19 @@ func (l *Loop) current(engines []plan.Engine) map[string]plan.Current {
 }
 
 // adopt takes containers as they are whose labels say that they were made from what is
-// wanted. The agent that made them was another one, whose memory this one does not have.
-func (l *Loop) adopt(wanted *manifest.Deployment, engines []plan.Engine) {
+// wanted, and for the identities that the modules have. The agent that made them was another
+// one, whose memory this one does not have.
+func (l *Loop) adopt(ctx context.Context, wanted *manifest.Deployment, engines []plan.Engine) {
+	var found []plan.Engine
 	for _, e := range engines {
 		m, ok := wanted.Modules[e.Name]
-		if _, known := l.taken.Applied[e.Name]; known || !ok || e.Labels[plan.LabelModule] != m.Fingerprint() {
-			continue
+		if _, known := l.taken.Applied[e.Name]; !known && ok && e.Labels[plan.LabelModule] == m.Fingerprint() {
+			found = append(found, e)
 		}
+	}
+	for _, e := range l.ids.current(ctx, found) {
 		l.log.Info("module was made from what is wanted", "module", e.Name)
-		l.setApplied(func(a map[string]manifest.Module) { a[e.Name] = m })
+		l.setApplied(func(a map[string]manifest.Module) { a[e.Name] = wanted.Modules[e.Name] })
 	}
 }
 
