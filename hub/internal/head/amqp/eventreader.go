@@ -236,8 +236,13 @@ func (r *eventReader) OnCredit(_ *amqp.Sender, _ uint32, drain bool) {
 	r.signal()
 }
 
-// OnDetach implements amqp.SenderHandler.
-func (r *eventReader) OnDetach(*wire.Error) { r.cancel() }
+// OnDetach implements amqp.SenderHandler. The reader makes room before the client
+// hears that its link has ended, so that one that closes and attaches anew is not
+// refused for its own former link.
+func (r *eventReader) OnDetach(*wire.Error) {
+	r.c.srv.epochs.leave(r)
+	r.cancel()
+}
 
 // groupPartition is what readers share.
 type groupPartition struct {
@@ -291,6 +296,7 @@ func (e *epochs) enter(r *eventReader) *wire.Error {
 	return nil
 }
 
+// leave may be called more than once.
 func (e *epochs) leave(r *eventReader) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
