@@ -7,9 +7,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/breakwater-iot/breakwater/daemon/internal/runtime"
 )
@@ -131,6 +134,40 @@ func TestNamespacesOfTheHost(t *testing.T) {
 			})
 		}
 	}
+}
+
+// TestMessageQueuesOfTheHost looks for a queue of the host, which need not show its
+// queues anywhere itself.
+func TestMessageQueuesOfTheHost(t *testing.T) {
+	r := engine(t)
+	dir := t.TempDir()
+	check(t, unix.Mount("mqueue", dir, "mqueue", 0, ""))
+	t.Cleanup(func() { check(t, unix.Unmount(dir, 0)) })
+	queue := fmt.Sprintf("breakwater-test-%d", os.Getpid())
+	f, err := os.OpenFile(filepath.Join(dir, queue), os.O_CREATE|os.O_RDONLY, 0o600)
+	check(t, err)
+	check(t, f.Close())
+	t.Cleanup(func() { check(t, os.Remove(filepath.Join(dir, queue))) })
+	for mode, seen := range map[string]bool{"host": true, "": false} {
+		t.Run("IpcMode "+mode, func(t *testing.T) {
+			st := up(t, r, `{"HostConfig":{"IpcMode":"`+mode+`"}}`)
+			names := readDir(t, fmt.Sprintf("/proc/%d/root/dev/mqueue", st.Pid))
+			if slices.Contains(names, queue) != seen {
+				t.Errorf("the module sees the queues %q", names)
+			}
+		})
+	}
+}
+
+func readDir(t *testing.T, dir string) []string {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	check(t, err)
+	var names []string
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	return names
 }
 
 func TestStopSignalAndTimeout(t *testing.T) {

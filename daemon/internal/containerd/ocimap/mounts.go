@@ -81,13 +81,13 @@ func (b *builder) put(m specs.Mount) {
 }
 
 func (b *builder) sharedMemory() {
+	// The file system shows the queues of the IPC namespace it is mounted in, so it
+	// serves the host's too, also on a host that has none at /dev/mqueue.
+	b.put(specs.Mount{Destination: "/dev/mqueue", Type: "mqueue", Source: "mqueue", Options: []string{"nosuid", "noexec", "nodev"}})
 	if b.host.IpcMode == "host" {
-		for _, p := range []string{"/dev/shm", "/dev/mqueue"} {
-			b.put(specs.Mount{Destination: p, Type: "bind", Source: p, Options: []string{"rbind", "nosuid", "noexec", "nodev"}})
-		}
+		b.put(specs.Mount{Destination: "/dev/shm", Type: "bind", Source: "/dev/shm", Options: []string{"rbind", "nosuid", "noexec", "nodev"}})
 		return
 	}
-	b.put(specs.Mount{Destination: "/dev/mqueue", Type: "mqueue", Source: "mqueue", Options: []string{"nosuid", "noexec", "nodev"}})
 	size := b.host.ShmSize
 	if size <= 0 {
 		size = 64 << 20
