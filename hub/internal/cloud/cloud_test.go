@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -40,7 +41,26 @@ type bench struct {
 	now      func() time.Time
 	policies access.Policies
 	store    *store.Store
+	log      *logged
 	stop     func()
+}
+
+// logged is what a hub logs.
+type logged struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (l *logged) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(p)
+}
+
+func (l *logged) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
 }
 
 func newBench(t *testing.T, now func() time.Time) *bench {
@@ -60,7 +80,8 @@ func openBench(t *testing.T, s *store.Store, now func() time.Time) *bench {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h, err := cloud.Open(s, cloud.Options{Hosts: []string{host}, Policies: policies, Now: now})
+	log := &logged{}
+	h, err := cloud.Open(s, cloud.Options{Hosts: []string{host}, Policies: policies, Now: now, Logger: slog.New(slog.NewTextHandler(log, nil))})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -77,7 +98,7 @@ func openBench(t *testing.T, s *store.Store, now func() time.Time) *bench {
 	if now == nil {
 		now = time.Now
 	}
-	return &bench{Hub: h, t: t, now: now, policies: policies, store: s, stop: stop}
+	return &bench{Hub: h, t: t, now: now, policies: policies, store: s, log: log, stop: stop}
 }
 
 func (b *bench) device(c registry.DeviceChange) rest.Device {

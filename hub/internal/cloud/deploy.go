@@ -194,7 +194,11 @@ func (h *Hub) deployRound(ctx context.Context) error {
 			continue
 		}
 		edge[doc.Key] = true
-		h.deployments.tell(h.log, doc.Key, h.deployTo(ctx, doc.Key, h.configurations.For(doc.Body)))
+		err = h.deployTo(ctx, doc.Key, h.configurations.For(doc.Body))
+		if ctx.Err() != nil {
+			return fmt.Errorf("device %s: %w", doc.Key, ctx.Err()) // the hub ends; the device did not refuse anything
+		}
+		h.deployments.tell(h.log, doc.Key, err)
 	}
 	for _, device := range noted {
 		if !edge[device] {

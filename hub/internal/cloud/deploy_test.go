@@ -144,6 +144,21 @@ func TestDeploymentThatDoesNotFitIsOnlyTargeted(t *testing.T) {
 	b.waitMark("edge", "$edgeAgent", "base base:Applied")
 }
 
+// A round that the end of the hub interrupts is done by the next start, and is nothing
+// that an operator has to look into.
+func TestDeploymentsThatTheEndInterruptsAreNoFailures(t *testing.T) {
+	b := newBench(t, nil)
+	for i := range 300 {
+		b.edge(fmt.Sprintf("edge%03d", i))
+	}
+	b.configure("base", "*", 1, content("base", "temp"))
+	b.waitMark("edge000", "$edgeAgent", "base base:Applied")
+	b.stop()
+	if got := b.log.String(); got != "" {
+		t.Error(got)
+	}
+}
+
 func TestMetricsOfADeployment(t *testing.T) {
 	b := newBench(t, nil)
 	for _, id := range []string{"e1", "e2", "e3"} {
