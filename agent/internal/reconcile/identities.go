@@ -118,6 +118,7 @@ func (s *identities) settle(ctx context.Context, wanted *manifest.Deployment, d 
 			continue
 		}
 		s.settled[name] = id
+		delete(s.removed, name)
 	}
 	for _, c := range d.Removed {
 		if id, ok := byID[c.Name]; ok && ours(id) {
@@ -198,6 +199,7 @@ func (s *identities) delete(ctx context.Context, id string) error {
 	if err := s.api.DeleteIdentity(ctx, id); err != nil {
 		return fmt.Errorf("delete %s: %w", id, err)
 	}
+	delete(s.settled, id) // the version need not be another one when its module comes back
 	return nil
 }
 

@@ -66,3 +66,20 @@ func TestALocalDeploymentUsesNoIdentityThatIsGone(t *testing.T) {
 		}
 	})
 }
+
+// A file is edited without a new version, too: what was settled for a module says nothing any
+// more when its identity has been deleted meanwhile.
+func TestAModuleThatComesBackUnderTheSameVersionGetsAnIdentityOfItsOwn(t *testing.T) {
+	with, without := desired(1, mod{name: "a"}, mod{name: "b"}), desired(1, mod{name: "a"})
+	inLocal(t, without, nil, func(r *rig) {
+		for range 2 {
+			for _, edit := range []string{with, without} {
+				r.push(edit)
+				r.pass(5 * time.Second)
+				if exists := slices.Contains(r.daemon.IdentityIDs(), "b"); exists != (edit == with) {
+					t.Errorf("identity of b exists: %v, calls %q", exists, r.daemon.Calls())
+				}
+			}
+		}
+	})
+}
