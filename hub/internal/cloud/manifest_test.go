@@ -81,6 +81,13 @@ func TestManifestMakesModulesAndReplacesDesired(t *testing.T) {
 	if got := b.desired("filter"); got != `y=2` {
 		t.Errorf("filter %s", got)
 	}
+	// To take away what is not there changes nothing, not even on the way there.
+	if err := b.apply(`{"modulesContent":{"temp":{"properties.desired.none.x":null,"properties.desired.a.x":null}}}`); err != nil {
+		t.Fatal(err)
+	}
+	if got := b.desired("temp"); got != `a=1 b={"c":2,"d":3}` {
+		t.Errorf("temp %s", got)
+	}
 	if got := b.desired("$edgeAgent"); !strings.Contains(got, `modules={"a":{"v":1},"b":{"v":2}}`) {
 		t.Errorf("agent %s", got)
 	}

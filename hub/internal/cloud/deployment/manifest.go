@@ -109,27 +109,35 @@ func (m Manifest) Desired(module string, current map[string]any) map[string]any 
 // on returns the desired properties that the content makes of current ones, which
 // it may change.
 func (c moduleContent) on(current map[string]any) map[string]any {
+	// A manifest may be used on more than one twin: nothing is shared.
 	values := current
 	if c.replace != nil {
-		// A manifest may be used on more than one twin: nothing is shared.
 		values = twin.Copy(c.replace)
 	}
 	for _, p := range c.set {
-		at := values
-		for _, k := range p.path[:len(p.path)-1] {
-			next, ok := at[k].(map[string]any)
-			if !ok {
-				next = map[string]any{}
-				at[k] = next
-			}
-			at = next
-		}
-		last := p.path[len(p.path)-1]
-		if p.value == nil {
-			delete(at, last)
-		} else {
-			at[last] = twin.CopyValue(p.value)
-		}
+		p.put(values)
 	}
 	return values
+}
+
+// put sets the value at its path, over what is on the way there and no object; null takes
+// away what lies there.
+func (p pathValue) put(values map[string]any) {
+	last := len(p.path) - 1
+	for _, k := range p.path[:last] {
+		next, ok := values[k].(map[string]any)
+		if !ok {
+			if p.value == nil {
+				return
+			}
+			next = map[string]any{}
+			values[k] = next
+		}
+		values = next
+	}
+	if p.value == nil {
+		delete(values, p.path[last])
+		return
+	}
+	values[p.path[last]] = twin.CopyValue(p.value)
 }
