@@ -2,6 +2,7 @@ package local_test
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"log/slog"
 	"os"
@@ -74,4 +75,28 @@ func TestABadFileLeavesTheLastGoodOneInForce(t *testing.T) {
 	if section, _ := f.Desired(); !strings.Contains(string(section), `"$version":7`) {
 		t.Errorf("%s", section)
 	}
+}
+
+// Whatever is in the file: it is a section of the version that it says, or an error.
+func FuzzDeployment(f *testing.F) {
+	const good = `{"version":1,"deploymentConfig":{"schemaVersion":"1.1"}}`
+	for _, text := range []string{
+		good, `{"deploymentConfig":{"$version":"x","modules":{"a":{}}},"version":-9223372036854775808}`, `{"version":1e3,"deploymentConfig":{}}`,
+		`{"version":1,"deploymentConfig": {"a":1,"a":2},"DeploymentConfig":null}`, "\ufeff" + good, good + good, `[]`, `null`, ``, `{"deploymentConfig":"{}"}`,
+	} {
+		f.Add([]byte(text))
+	}
+	f.Fuzz(func(t *testing.T, text []byte) {
+		section, err := local.Deployment(text)
+		if err != nil {
+			return
+		}
+		var said struct{ Version int64 }
+		if err := json.Unmarshal(text, &said); err != nil {
+			t.Fatalf("%q is taken: %v", text, err)
+		}
+		if v, ok := iothub.Version(section); !ok || v != said.Version {
+			t.Fatalf("%q becomes %s", text, section)
+		}
+	})
 }

@@ -2,6 +2,7 @@ package query_test
 
 import (
 	"bytes"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -354,6 +355,48 @@ func FuzzQuery(f *testing.F) {
 		}
 		if got, err := json.Marshal(single); err != nil || !bytes.Equal(got, want) {
 			t.Fatalf("%q: %s by pages, %s at once, %v", text, got, want, err)
+		}
+	})
+}
+
+// A token comes from outside: it is refused, or gives a page like any other.
+func FuzzToken(f *testing.F) {
+	docs := load(f)[query.Devices]
+	var queries []*query.Query
+	for _, text := range []string{"SELECT * FROM devices", "SELECT TOP 2 deviceId FROM devices", "SELECT deviceId, COUNT() FROM devices GROUP BY deviceId"} {
+		q, err := query.Parse(text)
+		if err != nil {
+			f.Fatal(err)
+		}
+		page, err := q.Page(docs, "", 1)
+		if err != nil || page.Next == "" {
+			f.Fatal(page, err)
+		}
+		raw, err := base64.StdEncoding.DecodeString(page.Next)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(raw)
+		for old, changed := range map[string]string{`"n":1`: `"n":-1`, `"q":"`: `"q":"A`, `"k":"`: `"k":"\u0000`} {
+			f.Add([]byte(strings.Replace(string(raw), old, changed, 1)))
+		}
+		f.Add([]byte(strings.Replace(string(raw), `"n":1`, `"n":9223372036854775807`, 1)))
+		queries = append(queries, q)
+	}
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		understood := 0
+		for _, q := range queries {
+			page, err := q.Page(docs, base64.StdEncoding.EncodeToString(raw), 2)
+			if errors.Is(err, query.ErrToken) || err == nil && len(raw) == 0 {
+				continue
+			}
+			understood++
+			if err != nil || len(page.Rows) > 2 || page.Next != "" && len(page.Rows) == 0 {
+				t.Fatalf("%q: %+v, %v", raw, page, err)
+			}
+		}
+		if understood > 1 {
+			t.Fatalf("%q is a token of %d queries", raw, understood)
 		}
 	})
 }

@@ -1,0 +1,4 @@
+package local
+
+// Deployment is deployment.
+var Deployment = deployment
