@@ -139,6 +139,8 @@ type conn struct {
 	wants upstream.Wants // guarded by cloud.mu
 	lanes map[uint32]bool
 	token func() string // of one who logs in by itself
+
+	refused bool // guarded by cloud.mu
 }
 
 func (c *cloud) dial(id iothub.Identity, token func() string, cb upstream.Callbacks) (upstream.Conn, error) {
@@ -175,11 +177,6 @@ func (c *cloud) set(up bool) {
 }
 
 func (k *conn) Run(ctx context.Context) error {
-	if k.token != nil && !k.cloud.lets(k.id, k.token()) {
-		k.cb.State(false, fmt.Errorf("%w: %w", upstream.ErrNoIdentity, client.ErrUnauthorized))
-		<-ctx.Done()
-		return nil
-	}
 	k.cloud.mu.Lock()
 	k.cloud.conns[k.id] = k
 	k.cloud.mu.Unlock()
@@ -192,13 +189,18 @@ func (k *conn) Run(ctx context.Context) error {
 	}()
 	was := false
 	for {
+		refused := k.token != nil && !k.cloud.lets(k.id, k.token())
 		k.cloud.mu.Lock()
-		up := k.cloud.up
+		k.refused = refused
+		up := k.cloud.up && !refused
 		k.cloud.mu.Unlock()
-		if up != was {
+		switch {
+		case refused:
+			k.cb.State(false, fmt.Errorf("%w: %w", upstream.ErrNoIdentity, client.ErrUnauthorized))
+		case up != was:
 			k.cb.State(up, nil)
-			was = up
 		}
+		was = up
 		select {
 		case <-k.wake:
 		case <-ctx.Done():
@@ -207,9 +209,15 @@ func (k *conn) Run(ctx context.Context) error {
 	}
 }
 
+// again lets a connection log in once more, as after the end of its token.
+func (k *conn) again() {
+	k.wake <- struct{}{}
+	synctest.Wait()
+}
+
 func (k *conn) SendAsync(m *iothub.Message, lane upstream.Lane, done func(error)) {
 	k.cloud.mu.Lock()
-	ok := k.cloud.up && !k.cloud.broken[k.id] && (lane.First || k.lanes[lane.Priority])
+	ok := k.cloud.up && !k.refused && !k.cloud.broken[k.id] && (lane.First || k.lanes[lane.Priority])
 	k.lanes[lane.Priority] = ok
 	if ok {
 		k.cloud.received = append(k.cloud.received, k.id.String()+":"+string(m.Body))

@@ -71,6 +71,9 @@ func (h *Hub) askCloud(ctx context.Context, l head.Login) error {
 	return fmt.Errorf("%w: ask the cloud about %s: %w", head.ErrUnavailable, l.Identity, err)
 }
 
+// errSpokenFor is why a connection is made anew that an identity has had by its own token.
+var errSpokenFor = errors.New("the scope knows the identity: the hub speaks for it")
+
 // ownToken gives the function for the connection of an identity that the cloud vouches for,
 // nil for others.
 func (h *Hub) ownToken(id iothub.Identity) func() string {
@@ -81,7 +84,11 @@ func (h *Hub) ownToken(id iothub.Identity) func() string {
 		if s := h.session(id); s != nil && s.vouched() {
 			return s.credentials().Token
 		}
-		return "" // it has left; the cloud refuses that
+		// It has left, or the scope is enough for what it has shown since.
+		if _, known := h.scope.Lookup(id); known {
+			h.jobs.add("speak for "+id.String(), func(context.Context) { h.pool.Break(id, errSpokenFor) })
+		}
+		return ""
 	}
 }
 

@@ -122,6 +122,35 @@ func TestMessagesOfAStrangerGoUpByItsOwnToken(t *testing.T) {
 	})
 }
 
+// A stranger may be put below the gateway while it is connected. It then shows a token that
+// the scope is enough for, and the hub has to speak for it where its own one has ended.
+func TestTheHubSpeaksForAStrangerThatTheScopeKnowsByNow(t *testing.T) {
+	within(t, vouching("CloudAndScope"), func(t *testing.T, r *rig) {
+		d, err := r.try(login(t, stranger, keyOfStranger, 3*time.Hour))
+		if err != nil {
+			t.Fatal(err)
+		}
+		d.session.Subscribe(head.DesiredChanges) // so its connection is not idle
+		d.send("", "1")
+		r.dir.put(stranger, true)
+		r.dir.change(func() {
+			e := r.dir.entries[stranger]
+			e.Primary = keyOfStranger
+			r.dir.entries[stranger] = e
+		})
+		time.Sleep(2 * time.Hour)
+		if err := d.session.Renew(t.Context(), login(t, stranger, keyOfStranger, 3*time.Hour)); err != nil {
+			t.Fatal(err)
+		}
+		r.cloud.conn(stranger).again()
+		d.send("", "2")
+		time.Sleep(10 * time.Minute)
+		if got := r.cloud.got(stranger); got != "1 2" || d.why() != nil {
+			t.Errorf("the cloud has %q; disconnected: %v", got, d.why())
+		}
+	})
+}
+
 func TestStrangersAreDropped(t *testing.T) {
 	for name, change := range map[string]func(r *rig){
 		"when the token expires": func(*rig) { time.Sleep(190 * time.Minute) },

@@ -61,8 +61,12 @@ func ByClient(o ClientOptions) (Dialer, error) {
 		switch {
 		case token != nil:
 			options.Signer = nil
-			options.Tokens = client.TokenFunc(func(ctx context.Context) (string, time.Time, error) {
-				return client.StaticToken(token()).Token(ctx)
+			options.Tokens = client.TokenFunc(func(context.Context) (string, time.Time, error) {
+				text := token()
+				if text == "" {
+					return "", time.Time{}, fmt.Errorf("%w: %s has no token now", client.ErrUnauthorized, id)
+				}
+				return text, time.Time{}, nil
 			})
 		case id != o.Self:
 			chain, ok := o.Chain(id)

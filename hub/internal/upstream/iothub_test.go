@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -257,8 +258,14 @@ func TestOwnTokenAgainstIotHub(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
+				var left atomic.Bool
+				var dials atomic.Int32
+				counted := func(ctx context.Context, network, address string) (net.Conn, error) {
+					dials.Add(1)
+					return h.dial(ctx, network, address)
+				}
 				dial, err := upstream.ByClient(upstream.ClientOptions{
-					Base:    client.Options{Protocol: p, HubName: hubName, RootCAs: h.roots, Dial: h.dial, Signer: client.KeySigner(h.key)},
+					Base:    client.Options{Protocol: p, HubName: hubName, RootCAs: h.roots, Dial: counted, Signer: client.KeySigner(h.key)},
 					Self:    self,
 					Chain:   func(iothub.Identity) (string, bool) { return "", false },
 					Product: func(iothub.Identity) string { return "test" },
@@ -269,7 +276,12 @@ func TestOwnTokenAgainstIotHub(t *testing.T) {
 				l := &listener{}
 				pool := upstream.New(dial, l, upstream.Options{Logger: quiet, Token: func(of iothub.Identity) func() string {
 					if of == id {
-						return func() string { return token }
+						return func() string {
+							if left.Load() {
+								return ""
+							}
+							return token
+						}
 					}
 					return nil
 				}})
@@ -281,8 +293,15 @@ func TestOwnTokenAgainstIotHub(t *testing.T) {
 				if err := <-sent; (err == nil) != (name == "good") {
 					t.Errorf("token %s: %v", name, err)
 				}
+				left.Store(true)
+				before := dials.Load()
+				pool.Break(id, upstream.ErrHanging)
+				pool.Send(from(id, "2"), upstream.Lane{First: true}, func(err error) { sent <- err })
+				if err := <-sent; err == nil || dials.Load() != before {
+					t.Errorf("without a token: %v, %d connections more", err, dials.Load()-before)
+				}
 				l.mu.Lock()
-				if name != "good" && !slices.ContainsFunc(l.errs, func(err error) bool { return errors.Is(err, upstream.ErrNoIdentity) }) {
+				if !slices.ContainsFunc(l.errs, func(err error) bool { return errors.Is(err, upstream.ErrNoIdentity) }) {
 					t.Errorf("told %v", l.errs)
 				}
 				l.mu.Unlock()
