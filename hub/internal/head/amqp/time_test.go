@@ -2,6 +2,7 @@ package amqp_test
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net"
 	"sync"
@@ -91,6 +92,68 @@ func TestServicesEndWithTheirToken(t *testing.T) {
 		sv.expireIn(time.Hour)
 		p.login(policy)
 		p.sender("/messages/devicebound", nil)
+	})
+}
+
+// goes waits for the end of a link whose token runs out within two minutes.
+func (p *peer) goes(r *goamqp.Receiver) {
+	p.t.Helper()
+	ctx, cancel := context.WithTimeout(p.t.Context(), 2*time.Minute)
+	defer cancel()
+	if _, err := r.Receive(ctx, nil); condition(err) != "amqp:unauthorized-access" {
+		p.t.Errorf("after the expiry: %v", err)
+	}
+}
+
+// stays checks that a link is there for a while.
+func (p *peer) stays(r *goamqp.Receiver, d time.Duration) {
+	p.t.Helper()
+	ctx, cancel := context.WithTimeout(p.t.Context(), d)
+	defer cancel()
+	if _, err := r.Receive(ctx, nil); !errors.Is(err, context.DeadlineExceeded) {
+		p.t.Errorf("before the expiry: %v", err)
+	}
+}
+
+func TestReadersGoWithTheTokenOfTheirService(t *testing.T) {
+	var sv *services
+	reading := func(o *amqp.Options) {
+		sv = newServices() // its channels are of the bubble
+		readingEvents(sv, newEventHub())(o)
+	}
+	piped(t, newBackend(), reading, func(t *testing.T, p *peer) {
+		sv.expireIn(time.Hour)
+		p.login(policy)
+		r := p.receiver(partition0, nil)
+		p.stays(r, 59*time.Minute)
+		p.goes(r)
+		if _, err := p.s.NewReceiver(t.Context(), partition0, nil); condition(err) != "amqp:unauthorized-access" {
+			t.Errorf("once more: %v", err)
+		}
+	})
+}
+
+func TestAReaderGoesWithTheLastTokenThatCoversIt(t *testing.T) {
+	var sv *services
+	var e *eventHub
+	reading := func(o *amqp.Options) {
+		sv, e = newServices(), newEventHub()
+		onePartition(t, sv)
+		readingEvents(sv, e)(o)
+	}
+	piped(t, newBackend(), reading, func(t *testing.T, p *peer) {
+		p.mayRead("0") // for ever
+		other := p.receiver(partition0, nil)
+		sv.expireIn(time.Hour)
+		p.mayRead("1")
+		r := p.receiver("eh-name/ConsumerGroups/$Default/Partitions/1", nil)
+		p.stays(r, 59*time.Minute)
+		sv.expireIn(time.Hour)
+		p.mayRead("1")
+		p.stays(r, 59*time.Minute)
+		p.goes(r)
+		e.add(0, "x")
+		p.receive(other)
 	})
 }
 

@@ -17,7 +17,7 @@ import (
 )
 
 // Patience is how long a test waits for what must come.
-const Patience = 5 * time.Second
+const Patience = 30 * time.Second
 
 // Receive takes a value that must come.
 func Receive[T any](t *testing.T, what string, c <-chan T) T {

@@ -228,7 +228,7 @@ func TestClientThatDoesNotTakeItsMessagesIsDisconnected(t *testing.T) {
 }
 
 func TestClientThatDoesNotReadBlocksNobody(t *testing.T) {
-	p, s := start(t, newBackend(), func(o *mqtt.Options) { o.MaxQueuedBytes = 1 << 20 }).connect(dev)
+	p, s := start(t, newBackend(), func(o *mqtt.Options) { o.MaxQueuedBytes, o.WriteTimeout = 1<<20, 2*headtest.Patience }).connect(dev)
 	p.subscribe(0, c2dFilter)
 	c, f := outcomes()
 	const n = 500 // 30 MB, more than sockets and queue hold
