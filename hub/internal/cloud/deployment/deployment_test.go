@@ -182,6 +182,7 @@ func TestChangesThatAreRefused(t *testing.T) {
 		"null content":        {"new", `{"content":null}`, "", deployment.InvalidContent},
 		"content no object":   {"new", `{"content":[1]}`, "", deployment.InvalidContent},
 		"device content":      {"new", `{"content":{"deviceContent":{"properties.desired.x":1}}}`, "", deployment.InvalidContent},
+		"more than is stored": {"new", `{"content":{"modulesContent":{"m":{"properties.desired.x":"` + strings.Repeat("x", store.MaxValue) + `"}}}}`, "", registry.ArgumentInvalid},
 		"bad manifest":        {"new", `{"content":{"modulesContent":{"$edgeAgent":{"properties.desired":{}}}}}`, "", deployment.InvalidContent},
 		"bad condition":       {"new", `{"targetCondition":"tags.x =",` + content + `}`, "", deployment.InvalidCondition},
 		"modules' condition":  {"new", `{"targetCondition":"FROM devices.modules WHERE x = 1",` + content + `}`, "", deployment.InvalidCondition},

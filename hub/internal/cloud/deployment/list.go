@@ -133,6 +133,9 @@ func (l *List) put(ctx context.Context, in change, m registry.Match) (*configura
 	if err != nil {
 		return nil, fmt.Errorf("encode configuration: %w", err)
 	}
+	if len(raw) > store.MaxValue {
+		return nil, refuse(registry.ArgumentInvalid, "the configuration has %d bytes, at most %d", len(raw), store.MaxValue)
+	}
 	// Not the caller's context: the end of the write must be known.
 	if err := l.bucket.Put(context.WithoutCancel(ctx), c.doc.ID, raw); err != nil {
 		return nil, fmt.Errorf("write configuration: %w", err)
