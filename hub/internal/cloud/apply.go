@@ -82,7 +82,11 @@ func (h *Hub) rehearse(device string, m deployment.Manifest, names []string) err
 		if err != nil {
 			t = twin.New()
 		}
-		if _, err := h.replaceDesired(t, m.Desired(name, t.Desired.Values)); err != nil && !errors.Is(err, twin.ErrUnchanged) {
+		_, err = h.replaceDesired(t, m.Desired(name, t.Desired.Values))
+		if err == nil {
+			err = t.Storable()
+		}
+		if err != nil && !errors.Is(err, twin.ErrUnchanged) {
 			return fmt.Errorf("module %s: %w", name, err)
 		}
 	}

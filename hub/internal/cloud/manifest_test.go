@@ -3,6 +3,7 @@ package cloud_test
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"slices"
 	"strings"
@@ -165,6 +166,29 @@ func TestOneBadModuleLeavesAllAsTheyWere(t *testing.T) {
 	}
 	if list, err := b.Registry().Modules("edge"); err != nil || len(list) != 2 {
 		t.Errorf("%d modules, %v", len(list), err)
+	}
+}
+
+// Empty objects count nothing towards what a section may have, and their metadata does not
+// either; but the disk takes no twin of any size.
+func TestModuleThatIsTooLargeForTheDiskLeavesAllAsTheyWere(t *testing.T) {
+	b := newBench(t, nil)
+	b.edge("edge")
+	var many []string
+	for i := range 9000 {
+		many = append(many, fmt.Sprintf(`"%x":{}`, i))
+	}
+	body := "{" + strings.Join(many, ",") + "}"
+	err := b.apply(`{"modulesContent":{"a":{"properties.desired":{"x":1}},"b":{"properties.desired":` + body + `}}}`)
+	if !errors.Is(err, twin.ErrTooLarge) {
+		t.Error(err)
+	}
+	if list, err := b.Registry().Modules("edge"); err != nil || len(list) != 2 {
+		t.Errorf("%d modules, %v", len(list), err)
+	}
+	s := b.connect(iothub.DeviceIdentity("edge"), newFake())
+	if _, err := s.PatchReported(t.Context(), json.RawMessage(body), 0); !errors.Is(err, head.ErrTooLarge) {
+		t.Errorf("reported: %v", err)
 	}
 }
 

@@ -20,7 +20,7 @@ const (
 	minInteger = -1 << 52
 )
 
-// ErrTooLarge is wrapped when a section outgrows its limit.
+// ErrTooLarge is wrapped when a section outgrows its limit, or a twin what the disk takes.
 var ErrTooLarge = errors.New("twin section too large")
 
 // InvalidError says what in a document breaks a rule. It quotes names, not values.
