@@ -38,7 +38,12 @@ func LockHome(home string) (unlock func(), err error) {
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		return nil, errors.Join(fmt.Errorf("home directory %s is in use by another daemon: %w", home, err), f.Close())
 	}
-	return func() { f.Close() }, nil
+	return func() {
+		// A child that is just being started has the file open until it runs its own
+		// program, and would keep the lock.
+		_ = unix.Flock(int(f.Fd()), unix.LOCK_UN)
+		f.Close()
+	}, nil
 }
 
 // checkProvisioning removes all modules when the device is not the one that made

@@ -64,6 +64,9 @@ func lockable(dir string) error {
 	} else if err != nil {
 		return fmt.Errorf("lock %s: %w", dir, err)
 	}
+	if err := unix.Flock(int(d.Fd()), unix.LOCK_UN); err != nil { // as in removeEmpty
+		return fmt.Errorf("unlock %s: %w", dir, err)
+	}
 	return nil
 }
 

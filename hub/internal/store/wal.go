@@ -67,10 +67,13 @@ func removeEmpty(dir string) error {
 	if err != nil {
 		return err
 	}
-	defer d.Close() // and with it the lock, the same as Badger's
+	defer d.Close()
+	// The lock is Badger's, who takes it next. A child that is just being started has
+	// the folder open, too, so closing it is not enough to give the lock up.
 	if unix.Flock(int(d.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil {
 		return nil
 	}
+	defer func() { _ = unix.Flock(int(d.Fd()), unix.LOCK_UN) }()
 	files, err := d.ReadDir(-1)
 	if err != nil {
 		return err
