@@ -91,7 +91,7 @@ func (n *node) OnDetach(err *wire.Error) {
 // waitSender waits for the i-th sending link.
 func (n *node) waitSender(t testing.TB, i int) *amqp.Sender {
 	t.Helper()
-	for range 2000 {
+	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); {
 		n.mu.Lock()
 		if len(n.senders) > i {
 			defer n.mu.Unlock()

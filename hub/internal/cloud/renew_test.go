@@ -2,8 +2,8 @@ package cloud_test
 
 import (
 	"errors"
-	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/breakwater-iot/breakwater/hub/internal/cloud/registry"
@@ -13,39 +13,38 @@ import (
 )
 
 func TestRenewedTokenMovesTheExpiry(t *testing.T) {
-	var mu sync.Mutex
-	clock := time.Date(2026, 11, 23, 4, 0, 0, 0, time.UTC)
-	b := newBench(t, func() time.Time { mu.Lock(); defer mu.Unlock(); return clock })
-	b.device(registry.DeviceChange{DeviceID: "dev"})
-	short, long := b.token(dev, time.Hour), b.token(dev, 2*time.Hour)
-	mu.Lock()
-	clock = clock.Add(time.Hour + sas.Skew - 200*time.Millisecond)
-	mu.Unlock()
-	f := newFake()
-	s, err := b.Connect(t.Context(), head.Login{Identity: dev, Token: short}, f)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := s.Renew(t.Context(), head.Login{Identity: dev, Token: "x"}); !errors.Is(err, head.ErrUnauthorized) {
-		t.Errorf("malformed: %v", err)
-	}
-	if err := s.Renew(t.Context(), head.Login{Identity: iothub.DeviceIdentity("other"), Token: long}); !errors.Is(err, head.ErrInvalid) {
-		t.Errorf("of another: %v", err)
-	}
-	if err := s.Renew(t.Context(), head.Login{Identity: dev, Token: long}); err != nil {
-		t.Fatal(err)
-	}
-	select {
-	case reason := <-f.ended:
-		t.Errorf("ended: %v", reason)
-	case <-time.After(400 * time.Millisecond):
-	}
-	if err := s.Renew(t.Context(), head.Login{Identity: dev, Token: short}); err != nil {
-		t.Fatal(err)
-	}
-	if reason := receive(t, f.ended, "the end"); !errors.Is(reason, head.ErrExpired) {
-		t.Error(reason)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, nil)
+		b.device(registry.DeviceChange{DeviceID: "dev"})
+		short, middle, long := b.token(dev, time.Hour), b.token(dev, 2*time.Hour), b.token(dev, 3*time.Hour)
+		f := newFake()
+		s, err := b.Connect(t.Context(), head.Login{Identity: dev, Token: short}, f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Renew(t.Context(), head.Login{Identity: dev, Token: "x"}); !errors.Is(err, head.ErrUnauthorized) {
+			t.Errorf("malformed: %v", err)
+		}
+		if err := s.Renew(t.Context(), head.Login{Identity: iothub.DeviceIdentity("other"), Token: long}); !errors.Is(err, head.ErrInvalid) {
+			t.Errorf("of another: %v", err)
+		}
+		if err := s.Renew(t.Context(), head.Login{Identity: dev, Token: long}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Hour + sas.Skew + time.Second)
+		synctest.Wait()
+		if err := f.why(); err != nil {
+			t.Errorf("ended with the first token: %v", err)
+		}
+		if err := s.Renew(t.Context(), head.Login{Identity: dev, Token: middle}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		if err := f.why(); !errors.Is(err, head.ErrExpired) {
+			t.Errorf("after the last token: %v", err)
+		}
+	})
 }
 
 func TestCheckAdmitsNobody(t *testing.T) {
