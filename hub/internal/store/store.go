@@ -236,12 +236,8 @@ func (s *Store) Get(key []byte) ([]byte, error) {
 	if err := s.readable(); err != nil {
 		return nil, err
 	}
-	return get(s.db, key)
-}
-
-func get(db *badger.DB, key []byte) ([]byte, error) {
 	var value []byte
-	err := db.View(func(txn *badger.Txn) error {
+	err := s.db.View(func(txn *badger.Txn) error {
 		item, err := txn.Get(key)
 		if err != nil {
 			return err

@@ -73,9 +73,6 @@ func lockable(dir string) error {
 // Close ends the view.
 func (v *View) Close() error { return v.db.Close() }
 
-// Get is Store.Get.
-func (v *View) Get(key []byte) ([]byte, error) { return get(v.db, key) }
-
 // Scan is Store.Scan.
 func (v *View) Scan(prefix, from []byte, fn func(key, value []byte) error) error {
 	return scan(v.db, prefix, from, fn)
