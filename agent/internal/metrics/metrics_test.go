@@ -4,11 +4,13 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -108,7 +110,9 @@ func TestTimesInStates(t *testing.T) {
 }
 
 func TestServe(t *testing.T) {
-	free, err := net.Listen("tcp", "127.0.0.1:0")
+	// At an address from which nobody connects, a port that was free remains so.
+	id := os.Getpid()
+	free, err := net.Listen("tcp", fmt.Sprintf("127.%d.%d.%d:0", 1+id>>16, id>>8&255, id&255))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -122,7 +126,7 @@ func TestServe(t *testing.T) {
 	go func() { defer close(done); m.Serve(ctx, address, "/m", slog.New(slog.DiscardHandler)) }()
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
 	var res *http.Response
-	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); {
+	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); {
 		var err error
 		if res, err = client.Get("http://" + address + "/m"); err == nil {
 			break
