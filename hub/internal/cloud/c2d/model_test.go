@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -54,6 +55,7 @@ type handed struct {
 type model struct {
 	t       *rapid.T
 	store   *store.Store
+	clock   sync.Mutex // the queues read it at any time
 	now     time.Time
 	q       *c2d.Queues
 	id      iothub.Identity
@@ -73,7 +75,11 @@ type model struct {
 }
 
 func (m *model) options() c2d.Options {
-	return c2d.Options{Now: func() time.Time { return m.now }, MaxDeliveries: 3}
+	return c2d.Options{MaxDeliveries: 3, Now: func() time.Time {
+		m.clock.Lock()
+		defer m.clock.Unlock()
+		return m.now
+	}}
 }
 
 func (m *model) open() {
@@ -234,7 +240,10 @@ func (m *model) settle(t *rapid.T) {
 }
 
 func (m *model) pass(t *rapid.T) {
-	m.now = m.now.Add(time.Duration(rapid.IntRange(1, 90).Draw(t, "seconds")) * time.Second)
+	d := time.Duration(rapid.IntRange(1, 90).Draw(t, "seconds")) * time.Second
+	m.clock.Lock()
+	m.now = m.now.Add(d)
+	m.clock.Unlock()
 	for _, msg := range slices.Clone(m.waiting) {
 		if msg.holder != nil && !msg.holder.until.After(m.now) {
 			m.release(msg)
