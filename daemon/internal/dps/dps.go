@@ -66,7 +66,7 @@ type Options struct {
 	// Timeout limits one request; 0 means 70 s.
 	Timeout   time.Duration
 	UserAgent string
-	// Dial replaces the dialer, for tests.
+	// Dial replaces the dialer and the proxy of the environment, for tests.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 }
 
@@ -106,12 +106,14 @@ func New(o Options) (*Client, error) {
 	if err != nil || base.Scheme != "https" || base.Host == "" {
 		return nil, errors.New("dps client: endpoint is no https URL")
 	}
+	var proxy func(*http.Request) (*url.URL, error)
 	if o.Dial == nil {
+		proxy = http.ProxyFromEnvironment
 		o.Dial = (&net.Dialer{Timeout: 15 * time.Second}).DialContext
 	}
 	return &Client{o: o, base: strings.TrimRight(o.Endpoint, "/"), http: &http.Client{
 		Transport: &http.Transport{
-			Proxy: http.ProxyFromEnvironment, DialContext: o.Dial, TLSHandshakeTimeout: 15 * time.Second,
+			Proxy: proxy, DialContext: o.Dial, TLSHandshakeTimeout: 15 * time.Second,
 			TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: o.RootCAs, GetClientCertificate: o.Certificate},
 		},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },

@@ -181,7 +181,7 @@ func (p *program) wire(ctx context.Context) error {
 	}
 	registry, err := rest.New(rest.Options{
 		HubName: p.set.HubName, Host: p.dialHost(), Roots: p.bundle.Roots, Authorize: p.authorize,
-		Dial: network.DialContext, Proxy: noProxy,
+		Dial: network.DialContext,
 	})
 	if err != nil {
 		return err

@@ -2,8 +2,6 @@ package main
 
 import (
 	"net"
-	"net/http"
-	"net/url"
 	"strconv"
 	"strings"
 
@@ -23,9 +21,6 @@ func (p *program) network() (*proxy.Dialer, error) {
 	p.log.Info("way to the cloud", "protocol", p.set.Upstream.String(), "address", address, "proxy", d.Through(address))
 	return d, nil
 }
-
-// noProxy leaves proxies to the dialer.
-func noProxy(*http.Request) (*url.URL, error) { return nil, nil }
 
 // upstream makes the connections to the cloud.
 func (p *program) upstream(network *proxy.Dialer) (upstream.Dialer, error) {

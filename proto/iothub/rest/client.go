@@ -42,12 +42,10 @@ type Options struct {
 	// RootCAs are trusted; nil means those of the system.
 	RootCAs *x509.CertPool
 	// Roots, if not nil, gives what is trusted in place of RootCAs, anew for each
-	// connection. It needs a Proxy that is never used.
+	// connection. It needs a Dial.
 	Roots func() *x509.CertPool
-	// Dial replaces the dialer, for tests and odd networks.
+	// Dial replaces the dialer, and with it the proxy of the environment.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
-	// Proxy chooses a proxy; nil means that of the environment.
-	Proxy func(*http.Request) (*url.URL, error)
 	// Timeout limits one attempt; 0 means 30 s. Calls that wait by their nature
 	// (methods, events) have limits of their own.
 	Timeout time.Duration
@@ -93,15 +91,14 @@ func New(o Options) (*Client, error) {
 	if o.MaxBackoff == 0 {
 		o.MaxBackoff = 10 * time.Second
 	}
-	if o.Proxy == nil {
-		o.Proxy = http.ProxyFromEnvironment
-	}
+	var proxy func(*http.Request) (*url.URL, error)
 	if o.Dial == nil {
+		proxy = http.ProxyFromEnvironment
 		o.Dial = (&net.Dialer{Timeout: 15 * time.Second, KeepAlive: 30 * time.Second}).DialContext
 	}
 	base := url.URL{Scheme: "https", Host: o.Host}
 	transport := &http.Transport{
-		Proxy:               o.Proxy,
+		Proxy:               proxy,
 		DialContext:         o.Dial,
 		TLSHandshakeTimeout: handshakeTimeout,
 		TLSClientConfig: &tls.Config{

@@ -10,7 +10,6 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"net/url"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -208,7 +207,6 @@ func TestEachConnectionTrustsTheRootsOfTheMoment(t *testing.T) {
 	var dials atomic.Int32
 	c, err := rest.New(rest.Options{HubName: "example.com", Roots: roots.Load, Backoff: time.Millisecond,
 		Authorize: func(context.Context) (string, error) { return "", nil },
-		Proxy:     func(*http.Request) (*url.URL, error) { return nil, nil },
 		Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
 			dials.Add(1)
 			return new(net.Dialer).DialContext(ctx, network, s.Listener.Addr().String())

@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"net/url"
 	"strings"
 	"sync"
 	"testing"
@@ -47,7 +46,6 @@ func TestCallsGoThroughAProxy(t *testing.T) {
 		}
 		c, err := rest.New(rest.Options{
 			HubName: "example.com", RootCAs: roots, Dial: way.DialContext, Attempts: 1, Timeout: 10 * time.Second,
-			Proxy:     func(*http.Request) (*url.URL, error) { return nil, nil },
 			Authorize: func(context.Context) (string, error) { return "token", nil },
 		})
 		if err != nil {
