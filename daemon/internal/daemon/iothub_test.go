@@ -10,11 +10,10 @@ import (
 	"fmt"
 	"log/slog"
 	"math/big"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -32,9 +31,8 @@ import (
 
 // realHub is the project's IoT hub, as built by make.
 type realHub struct {
-	program, data string
-	port          int
-	root          []byte
+	program, data, port string
+	root                []byte
 }
 
 const idScope = "0ne00TEST"
@@ -45,11 +43,10 @@ func startHub(t *testing.T) *realHub {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := &realHub{program: program, data: t.TempDir(), port: freePort(t)}
+	h := &realHub{program: program, data: t.TempDir()}
 	var out syncBuffer
 	cmd := exec.Command(program, "serve", "--data", h.data, "--hostname", "localhost", "--address", "127.0.0.1",
-		"--https-port", strconv.Itoa(h.port), "--mqtt-port", strconv.Itoa(freePort(t)), "--amqp-port", strconv.Itoa(freePort(t)),
-		"--id-scope", idScope, "--dps-assign-delay", "1s")
+		"--https-port", "0", "--mqtt-port", "0", "--amqp-port", "0", "--id-scope", idScope, "--dps-assign-delay", "1s")
 	cmd.Stdout, cmd.Stderr = &out, &out
 	if err := cmd.Start(); err != nil {
 		t.Fatalf("iothub (make build makes it): %v", err)
@@ -58,14 +55,12 @@ func startHub(t *testing.T) *realHub {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
 	})
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(50 * time.Millisecond) {
-		conn, err := net.Dial("tcp", h.address())
-		if err == nil {
-			conn.Close()
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("iothub does not listen: %v\n%s", err, &out)
+	ready := regexp.MustCompile(`(?m)^iothub ready .* https=127\.0\.0\.1:(\d+) `)
+	for deadline := time.Now().Add(30 * time.Second); h.port == ""; time.Sleep(20 * time.Millisecond) {
+		if m := ready.FindStringSubmatch(out.String()); m != nil {
+			h.port = m[1]
+		} else if time.Now().After(deadline) {
+			t.Fatalf("iothub does not become ready: %s", &out)
 		}
 	}
 	if h.root, err = os.ReadFile(filepath.Join(h.data, "root.pem")); err != nil {
@@ -74,17 +69,7 @@ func startHub(t *testing.T) *realHub {
 	return h
 }
 
-func freePort(t *testing.T) int {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
-}
-
-func (h *realHub) address() string { return "localhost:" + strconv.Itoa(h.port) }
+func (h *realHub) address() string { return "localhost:" + h.port }
 
 // do runs a command against the hub and returns what it prints.
 func (h *realHub) do(t *testing.T, args ...string) string {
