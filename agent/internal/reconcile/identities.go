@@ -35,13 +35,20 @@ type identities struct {
 	outdated map[string]string // generations that modules have no more, by module name
 }
 
+// terms are those of ensure.
+type terms struct {
+	// lenient: with an error what could be settled counts, and an identity that exists needs
+	// no confirmation by the cloud. That is for what must not need the cloud: the way back
+	// from a deployment, and one that is local.
+	lenient bool
+	// keep has modules whose identities stay though they are removed: they may come back.
+	keep map[string]manifest.Module
+}
+
 // ensure returns the identities of added and updated modules, by module name,
 // creating those that are missing, and deletes those of removed modules that this
-// agent manages. With an error the map is empty, unless lenient is set: then it has
-// what could be settled, and an identity that exists needs no confirmation by the
-// cloud. That is for what must not need the cloud: the way back from a deployment, and one
-// that is local.
-func (s *identities) ensure(ctx context.Context, wanted *manifest.Deployment, d plan.Diff, lenient bool) (map[string]launch.Identity, error) {
+// agent manages. With an error the map is empty, unless the terms are lenient.
+func (s *identities) ensure(ctx context.Context, wanted *manifest.Deployment, d plan.Diff, on terms) (map[string]launch.Identity, error) {
 	now := time.Now()
 	if s.version != wanted.Version || now.After(s.until) {
 		s.version, s.until = wanted.Version, now.Add(identityTrust)
@@ -50,9 +57,9 @@ func (s *identities) ensure(ctx context.Context, wanted *manifest.Deployment, d 
 	if s.covers(d) {
 		return s.settled, nil
 	}
-	if err := s.settle(ctx, wanted, d, lenient); err != nil {
+	if err := s.settle(ctx, wanted, d, on); err != nil {
 		s.until = time.Time{}
-		if lenient {
+		if on.lenient {
 			return s.settled, fmt.Errorf("identity: %w", err)
 		}
 		return nil, fmt.Errorf("identity: %w", err)
@@ -88,14 +95,23 @@ func (s *identities) covers(d plan.Diff) bool {
 	return true
 }
 
-func (s *identities) settle(ctx context.Context, wanted *manifest.Deployment, d plan.Diff, lenient bool) error {
+// listed returns the identities that there are, also by module id.
+func (s *identities) listed(ctx context.Context) ([]launch.Identity, map[string]launch.Identity, error) {
 	list, err := s.api.Identities(ctx)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
 	byID := make(map[string]launch.Identity, len(list))
 	for _, id := range list {
 		byID[id.ModuleID] = id
+	}
+	return list, byID, nil
+}
+
+func (s *identities) settle(ctx context.Context, wanted *manifest.Deployment, d plan.Diff, on terms) error {
+	list, byID, err := s.listed(ctx)
+	if err != nil {
+		return err
 	}
 	var errs []error
 	for _, name := range needed(d) {
@@ -108,7 +124,7 @@ func (s *identities) settle(ctx context.Context, wanted *manifest.Deployment, d 
 			id, err = s.api.CreateIdentity(ctx, manifest.CloudID(name), managedBy)
 		case name != manifest.AgentName:
 			listed := id
-			if id, err = s.api.UpdateIdentity(ctx, id); err != nil && lenient && !errors.Is(err, launch.ErrNotFound) {
+			if id, err = s.api.UpdateIdentity(ctx, id); err != nil && on.lenient && !errors.Is(err, launch.ErrNotFound) {
 				s.log.Warn("identity is used as it was known last", "module", name, "error", err)
 				id, err = listed, nil
 			}
@@ -121,7 +137,8 @@ func (s *identities) settle(ctx context.Context, wanted *manifest.Deployment, d 
 		delete(s.removed, name)
 	}
 	for _, c := range d.Removed {
-		if id, ok := byID[c.Name]; ok && ours(id) {
+		_, stays := on.keep[c.Name]
+		if id, ok := byID[c.Name]; ok && ours(id) && !stays {
 			if err := s.delete(ctx, id.ModuleID); err != nil {
 				errs = append(errs, err)
 				continue
@@ -130,7 +147,7 @@ func (s *identities) settle(ctx context.Context, wanted *manifest.Deployment, d 
 		s.removed[c.Name] = true
 	}
 	if s.deleteOrphans {
-		errs = append(errs, s.sweep(ctx, wanted, list, d)...)
+		errs = append(errs, s.sweep(ctx, wanted, list, d, on.keep)...)
 	}
 	return errors.Join(errs...)
 }
@@ -177,14 +194,16 @@ func (s *identities) current(ctx context.Context, engines []plan.Engine) []plan.
 }
 
 // sweep deletes identities that this agent's kind manages and no module has.
-func (s *identities) sweep(ctx context.Context, wanted *manifest.Deployment, list []launch.Identity, d plan.Diff) []error {
+func (s *identities) sweep(ctx context.Context, wanted *manifest.Deployment, list []launch.Identity, d plan.Diff, keep map[string]manifest.Module) []error {
 	var errs []error
 	gone := map[string]bool{}
 	for _, c := range d.Removed {
 		gone[c.Name] = true
 	}
 	for _, id := range list {
-		if _, used := wanted.Modules[id.ModuleID]; used || gone[id.ModuleID] || !ours(id) {
+		_, used := wanted.Modules[id.ModuleID]
+		_, stays := keep[id.ModuleID]
+		if used || stays || gone[id.ModuleID] || !ours(id) {
 			continue
 		}
 		if err := s.delete(ctx, id.ModuleID); err != nil {
@@ -192,6 +211,21 @@ func (s *identities) sweep(ctx context.Context, wanted *manifest.Deployment, lis
 		}
 	}
 	return errs
+}
+
+// retire deletes those identities of modules that this agent manages.
+func (s *identities) retire(ctx context.Context, modules []string) error {
+	_, byID, err := s.listed(ctx)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, name := range modules {
+		if id, ok := byID[name]; ok && ours(id) {
+			errs = append(errs, s.delete(ctx, id.ModuleID))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 func (s *identities) delete(ctx context.Context, id string) error {

@@ -204,6 +204,7 @@ func (l *Loop) cycle(ctx context.Context) time.Time {
 		if l.judgeSafe(engines, done.err) {
 			next = time.Now() // the target has changed
 		}
+		l.retire(ctx, l.taken.Safe.Target(wanted))
 		if configErr == nil {
 			l.setOutcome(errors.Join(pullErr, done.err), done.skipped || l.taken.Safe.Phase == rollout.Pulling)
 		}
@@ -248,7 +249,7 @@ func (l *Loop) apply(ctx context.Context, wanted *manifest.Deployment, engines [
 	var idErr error
 	l.work = work{credentials: wanted.Runtime.Registries, local: l.imagesAreHere()}
 	if diff.NeedsIdentities() {
-		l.work.ids, idErr = l.ids.ensure(ctx, wanted, diff, l.opts.Local || l.taken.Safe.Phase == rollout.Returned)
+		l.work.ids, idErr = l.ids.ensure(ctx, wanted, diff, l.terms())
 		if idErr != nil {
 			l.log.Error("identities not settled: modules are neither added nor updated", "error", idErr)
 		}

@@ -3,6 +3,8 @@ package reconcile
 import (
 	"context"
 	"errors"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/breakwater-iot/breakwater/agent/internal/launch"
@@ -48,6 +50,11 @@ func (l *Loop) setSafe(s rollout.State) {
 		l.safe.watch = rollout.NewWatch(time.Now())
 	}
 	l.change(func(t *state.Taken) {
+		if t.Safe.Phase == rollout.Trial && s.Old == nil {
+			names := slices.AppendSeq(slices.Clone(t.Retired), maps.Keys(t.Safe.Old.Modules))
+			slices.Sort(names)
+			t.Retired = slices.Compact(names)
+		}
 		if t.Safe = s; s.Old == nil {
 			t.Images = nil
 		}

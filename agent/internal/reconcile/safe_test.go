@@ -502,3 +502,88 @@ func TestSafeDeploymentWithAnAgentThatWasTakenBackIsReturnedAtOnce(t *testing.T)
 		})
 	}
 }
+
+func (r *rig) generation(name string) string {
+	s, _ := r.daemon.Spec(name)
+	for _, v := range s.Env {
+		if v.Key == "IOTEDGE_MODULEGENERATIONID" {
+			return v.Value
+		}
+	}
+	return ""
+}
+
+func (r *rig) hasIdentity(name string) bool { return slices.Contains(r.daemon.IdentityIDs(), name) }
+
+// failIdentities lets all calls about identities fail, or none with nil.
+func (r *rig) failIdentities(err error) {
+	r.daemon.FailWith(func(call string) error {
+		if strings.HasPrefix(call, "identity") {
+			return err
+		}
+		return nil
+	})
+}
+
+// A module that the new deployment does not have may have to come back, where no cloud can
+// make an identity, and with what it has sealed for the one that it had.
+func TestWayBackBringsRemovedModulesWithTheirIdentities(t *testing.T) {
+	for _, orphans := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			r := newRig(t, desired(1, mod{name: "a", image: "a:1"}, mod{name: "b"}))
+			r.opts.DeleteOrphans = orphans
+			r.start(true)
+			r.pass(time.Second)
+			before := r.generation("b")
+			r.daemon.BreakImages(broken("a:2"))
+			r.push(safely(2, mod{name: "a", image: "a:2", policy: "always"}))
+			r.pass(30 * time.Second)
+			if r.daemon.State("b") != "" || !r.hasIdentity("b") {
+				t.Errorf("in the trial b is %q, has its identity: %v", r.daemon.State("b"), r.hasIdentity("b"))
+			}
+			r.failIdentities(errors.New("offline"))
+			r.pass(time.Minute)
+			if r.daemon.State("b") != plan.Running || r.generation("b") != before {
+				t.Errorf("b is %q with generation %q, had %q", r.daemon.State("b"), r.generation("b"), before)
+			}
+			r.end()
+		})
+	}
+}
+
+func TestIdentitiesOfRemovedModulesGoWithTheOldDeployment(t *testing.T) {
+	with := []mod{{name: "a"}, {name: "b"}, {name: "c"}}
+	for name, next := range map[string]string{
+		"accepted":                  safely(2, mod{name: "a"}),
+		"given up for another":      desired(3, mod{name: "a"}),
+		"given up for one with one": desired(3, mod{name: "a"}, mod{name: "b"}),
+	} {
+		t.Run(name, func(t *testing.T) {
+			in(t, desired(1, with...), func(r *rig) {
+				r.push(safely(2, mod{name: "a"}))
+				r.pass(5 * time.Second)
+				if !r.hasIdentity("b") {
+					t.Error("in the trial b has no identity")
+				}
+				r.failIdentities(errors.New("offline"))
+				r.push(next)
+				r.pass(30 * time.Second)
+				if !r.hasIdentity("b") {
+					t.Error("b has no identity")
+				}
+				r.kill = true
+				r.end()
+				r.kill = false
+				r.failIdentities(nil)
+				r.start(true)
+				r.pass(3 * time.Minute)
+				if want := strings.Contains(next, `"b"`); r.hasIdentity("b") != want || r.hasIdentity("c") || !r.hasIdentity("a") {
+					t.Errorf("identities %v", r.daemon.IdentityIDs())
+				}
+				r.daemon.Calls()
+				r.pass(10 * time.Minute)
+				r.expect()
+			})
+		})
+	}
+}

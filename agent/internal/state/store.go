@@ -38,6 +38,9 @@ type Taken struct {
 	// Images are the hashes of the images that the modules of Safe.Old were made from, by
 	// module. Only with a Safe.Old.
 	Images map[string]string `json:"images,omitempty"`
+	// Retired are the modules of a deployment to which nobody goes back any more. Identities
+	// of some of them may be left that no module has.
+	Retired []string `json:"retired,omitempty"`
 }
 
 // Options says where and how to keep state.
