@@ -2,6 +2,7 @@ package cloud_test
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/breakwater-iot/breakwater/hub/internal/cloud/registry"
 	"github.com/breakwater-iot/breakwater/hub/internal/cloud/twin"
+	"github.com/breakwater-iot/breakwater/hub/internal/store"
 	"github.com/breakwater-iot/breakwater/proto/iothub"
 	"github.com/breakwater-iot/breakwater/proto/iothub/rest"
 )
@@ -66,16 +68,24 @@ func (b *bench) mark(device, module string) string {
 
 func (b *bench) waitMark(device, module, want string) {
 	b.t.Helper()
+	if !eventually(func() bool { return b.mark(device, module) == want }) {
+		b.t.Fatalf("%s of %s is %q, want %q", module, device, b.mark(device, module), want)
+	}
+}
+
+// eventually tells whether something holds before long.
+func eventually(holds func() bool) bool {
 	deadline := time.After(patience)
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
-	for b.mark(device, module) != want {
+	for !holds() {
 		select {
 		case <-deadline:
-			b.t.Fatalf("%s of %s is %q, want %q", module, device, b.mark(device, module), want)
+			return false
 		case <-tick.C:
 		}
 	}
+	return true
 }
 
 func TestDeploymentsFollowTheirCondition(t *testing.T) {
@@ -217,4 +227,36 @@ func TestDeploymentsOutliveARestart(t *testing.T) {
 	}
 	again.edge("edge") // of the same name: nothing of the old one is left
 	again.waitMark("edge", "$edgeAgent", "base base:Applied")
+}
+
+// What was deployed on a device goes with it: one of the same name has had nothing.
+func TestNothingIsRememberedOfADeviceThatIsGone(t *testing.T) {
+	b := newBench(t, nil)
+	noted := func(device string) bool {
+		_, err := b.store.Bucket("cloud.deployed").Get(device)
+		if err != nil && !errors.Is(err, store.ErrNotFound) {
+			t.Fatal(err)
+		}
+		return err == nil
+	}
+	for _, id := range []string{"gone", "plain"} {
+		b.edge(id)
+	}
+	b.configure("base", "*", 1, content("base", "temp"))
+	for _, id := range []string{"gone", "plain"} {
+		b.waitMark(id, "$edgeAgent", "base base:Applied")
+		if !eventually(func() bool { return noted(id) }) {
+			t.Fatalf("no note of %s", id)
+		}
+	}
+	if err := b.Registry().DeleteDevice(t.Context(), "gone", registry.Any); err != nil {
+		t.Fatal(err)
+	}
+	no := false
+	b.update(registry.DeviceChange{DeviceID: "plain", Edge: &no})
+	for _, id := range []string{"gone", "plain"} {
+		if !eventually(func() bool { return !noted(id) }) {
+			t.Errorf("the note of %s stays", id)
+		}
+	}
 }

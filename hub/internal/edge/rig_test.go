@@ -107,6 +107,7 @@ type cloud struct {
 	mu       sync.Mutex
 	up       bool
 	mute     bool // reported properties are not answered
+	silent   bool // nor logins by an own token
 	dialed   []iothub.Identity
 	conns    map[iothub.Identity]*conn
 	broken   map[iothub.Identity]bool // messages of these fail
@@ -187,6 +188,13 @@ func (k *conn) Run(ctx context.Context) error {
 			delete(k.cloud.conns, k.id)
 		}
 	}()
+	k.cloud.mu.Lock()
+	silent := k.cloud.silent && k.token != nil
+	k.cloud.mu.Unlock()
+	if silent {
+		<-ctx.Done()
+		return ctx.Err()
+	}
 	was := false
 	for {
 		refused := k.token != nil && !k.cloud.lets(k.id, k.token())

@@ -71,6 +71,35 @@ func TestTheCloudVouchesForWhomTheScopeDoesNotKnow(t *testing.T) {
 	}
 }
 
+// A cloud that does not answer holds up some logins for a time, and no others.
+func TestTheCloudIsAskedAboutSomeAtATime(t *testing.T) {
+	within(t, vouching("CloudAndScope"), func(t *testing.T, r *rig) {
+		time.Sleep(10 * time.Minute)
+		r.cloud.change(func() { r.cloud.silent = true })
+		const most = 16
+		began, ends := time.Now(), make(chan error)
+		for range most + 1 {
+			go func() {
+				_, err := r.try(login(t, stranger, keyOfStranger, time.Hour))
+				ends <- err
+			}()
+		}
+		for i := range most + 1 {
+			err, took := <-ends, time.Since(began)
+			if !errors.Is(err, head.ErrUnavailable) || (took == 0) != (i == 0) || took > time.Minute {
+				t.Errorf("login %d: %v after %s", i, err, took)
+			}
+		}
+		if len(r.cloud.asked) != most {
+			t.Errorf("asked about %d", len(r.cloud.asked))
+		}
+		r.cloud.change(func() { r.cloud.silent = false })
+		if _, err := r.try(login(t, stranger, keyOfStranger, time.Hour)); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // With a certificate or on behalf of others nobody asks the cloud.
 func TestTheCloudIsAskedAboutTokensOnly(t *testing.T) {
 	within(t, vouching("Cloud"), func(t *testing.T, r *rig) {
