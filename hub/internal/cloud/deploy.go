@@ -218,9 +218,12 @@ func (h *Hub) deployTo(ctx context.Context, device string, o deployment.Outcome)
 	var failed error
 	if o.Applies {
 		failed = h.applyOver(ctx, device, o.Manifest, next.Modules)
-		if failed == nil {
+		switch {
+		case failed == nil:
 			next.Modules = o.Manifest.Modules()
-		} else {
+		case ctx.Err() != nil:
+			return failed // what is noted stays: the next start does the rest
+		default:
 			for id := range next.Status {
 				next.Status[id] = deployment.Targeted
 			}

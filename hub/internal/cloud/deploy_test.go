@@ -167,6 +167,12 @@ func TestDeploymentsThatTheEndInterruptsAreNoFailures(t *testing.T) {
 	if got := b.log.String(); got != "" {
 		t.Error(got)
 	}
+	again := openBench(t, b.store, nil)
+	for i := range 300 {
+		if got := again.mark(fmt.Sprintf("edge%03d", i), "$edgeAgent"); strings.Contains(got, "Targeted") {
+			t.Errorf("edge%03d is %q", i, got)
+		}
+	}
 }
 
 func TestMetricsOfADeployment(t *testing.T) {
