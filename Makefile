@@ -9,7 +9,7 @@ TOOL := GOWORK=off go tool -modfile=$(CURDIR)/tools/go.mod
 
 .PHONY: help
 help: ## Print this list.
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: setup
 setup: ## Install what this machine lacks (as root; Debian packages and npm packages).
@@ -27,7 +27,7 @@ run: setup build ## Run a cloud, an edge device and a leaf here (FOR=90s: end by
 	@bin/devbox $(if $(FOR),--for $(FOR)) $(if $(KEEP),--keep) $(if $(MANIFEST),--manifest $(MANIFEST))
 
 .PHONY: test
-test: setup build cross unit test-device integration-v2 e2e compose-test ## Pass all tests: unit with the race detector, device side, end to end, compose.
+test: setup build cross unit test-device integration-v2 integration-cgroup2 e2e compose-test ## Pass all tests: unit with the race detector, device side, end to end, compose.
 
 .PHONY: unit
 unit: ## Unit tests, with the race detector.
@@ -41,6 +41,14 @@ integration: setup ## Tests against a real containerd (as root).
 .PHONY: integration-v2
 integration-v2: setup bin/containerd-v2/containerd ## The same against containerd 2, built from its Go module (as root).
 	@CONTAINERD_DIR=bin/containerd-v2 deploy/with-containerd.sh go test -tags integration -timeout 10m -count 1 ./daemon/internal/containerd/... ./daemon/internal/workload/... ./daemon/internal/daemon/...
+
+# A machine is emulated for them, so a container takes ten seconds to start: those only
+# on which the version of control groups bears.
+CGROUP2 := TestLimitsReachTheContainer|TestSuite/(a_process_is|what_runs_is|start_and_stop)|TestEffectsOnAProcess/(CpuShares|MemorySwap|.*CgroupnsMode)|TestOptionsInsideTheContainer/(Memory|CpuQuota|Devices|Privileged)|TestSecondDaemonTakesOver
+
+.PHONY: integration-cgroup2
+integration-cgroup2: setup build ## Those on limits in a virtual machine whose control groups are of version 2 (as root).
+	@bin/testcount -exec "$(CURDIR)/deploy/vm/with-vm.sh $(CURDIR)/deploy/with-containerd.sh" -tags integration -timeout 25m -count 1 -run '$(CGROUP2)' ./daemon/internal/containerd
 
 bin/containerd-v2/containerd: tools/containerd/go.mod
 	@mkdir -p $(@D) && cd tools/containerd && GOWORK=off go build -trimpath -o ../../$(@D)/ github.com/containerd/containerd/v2/cmd/containerd github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2 github.com/containerd/containerd/v2/cmd/ctr

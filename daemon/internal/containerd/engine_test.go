@@ -161,20 +161,18 @@ func TestLimitsReachTheContainer(t *testing.T) {
 	if err != nil || !strings.Contains(string(status), "CapBnd:\t0000000000000000") || !strings.Contains(string(status), "Seccomp:\t2") {
 		t.Errorf("%v %s", err, status)
 	}
-	for _, f := range [][2]string{
-		{"/sys/fs/cgroup/memory/%s/small/memory.limit_in_bytes", "33554432"},
-		{"/sys/fs/cgroup/%s/small/memory.max", "33554432"},
-		{"/sys/fs/cgroup/pids/%s/small/pids.max", "50"},
-		{"/sys/fs/cgroup/%s/small/pids.max", "50"},
-		{"/sys/fs/cgroup/cpu/%s/small/cpu.cfs_quota_us", "50000"},
-		{"/sys/fs/cgroup/%s/small/cpu.max", "50000 100000"},
+	for _, f := range [][3]string{
+		{"memory/memory.limit_in_bytes:memory.max", "33554432", "33554432"},
+		{"pids/pids.max:pids.max", "50", "50"},
+		{"cpu/cpu.cfs_quota_us:cpu.max", "50000", "50000 100000"},
 	} {
-		data, err := os.ReadFile(fmt.Sprintf(f[0], testNamespace))
-		if errors.Is(err, os.ErrNotExist) {
-			continue // the other version's name
+		path, want := cgroupFile("small", f[0]), f[1]
+		if strings.HasSuffix(f[0], ":"+filepath.Base(path)) {
+			want = f[2]
 		}
-		if got := strings.TrimSpace(string(data)); err != nil || got != f[1] {
-			t.Errorf("%s is %q (%v), want %s", f[0], got, err, f[1])
+		data, err := os.ReadFile(path)
+		if got := strings.TrimSpace(string(data)); err != nil || got != want {
+			t.Errorf("%s is %q (%v), want %s", path, got, err, want)
 		}
 	}
 }

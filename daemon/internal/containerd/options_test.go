@@ -51,7 +51,6 @@ func TestOptionsInsideTheContainer(t *testing.T) {
 		"Domainname":        {`{"Hostname":"box","Domainname":"lan.test"}`, "root/etc/hosts", []string{"box.lan.test"}},
 		"WorkingDir":        {`{"WorkingDir":"/tmp/made"}`, "cwd/.", nil},
 		"Memory":            {`{"HostConfig":{"Memory":67108864,"MemoryReservation":33554432}}`, "cgroup:memory/memory.soft_limit_in_bytes:memory.low", []string{"33554432"}},
-		"CpuShares":         {`{"HostConfig":{"CpuShares":512}}`, "cgroup:cpu/cpu.shares:cpu.weight", []string{""}},
 		"CpuQuota":          {`{"HostConfig":{"CpuQuota":20000,"CpuPeriod":50000}}`, "cgroup:cpu/cpu.cfs_quota_us:cpu.max", []string{"20000"}},
 		"CpusetCpus":        {`{"HostConfig":{"CpusetCpus":"0"}}`, "status", []string{"Cpus_allowed_list:\t0\n"}},
 	} {
@@ -59,7 +58,7 @@ func TestOptionsInsideTheContainer(t *testing.T) {
 			st := up(t, r, tc.options)
 			path := fmt.Sprintf("/proc/%d/%s", st.Pid, tc.file)
 			if files, ok := strings.CutPrefix(tc.file, "cgroup:"); ok {
-				path = cgroupFile(files)
+				path = cgroupFile("look", files)
 			}
 			data, err := os.ReadFile(path)
 			switch {
@@ -107,15 +106,15 @@ func up(t *testing.T, r interface {
 	return st
 }
 
-// cgroupFile returns the file of the hierarchy that there is.
-func cgroupFile(files string) string {
+// cgroupFile returns the file of a module's group in the version of control groups
+// that there is: files is "CONTROLLER/FILE OF V1:FILE OF V2".
+func cgroupFile(module, files string) string {
 	v1, v2, _ := strings.Cut(files, ":")
-	controller, name, _ := strings.Cut(v1, "/")
-	path := filepath.Join("/sys/fs/cgroup", controller, testNamespace, "look", name)
-	if _, err := os.Stat(path); err != nil {
-		path = filepath.Join("/sys/fs/cgroup", testNamespace, "look", v2)
+	if _, err := os.Stat("/sys/fs/cgroup/cgroup.controllers"); err == nil {
+		return filepath.Join("/sys/fs/cgroup", testNamespace, module, v2)
 	}
-	return path
+	controller, name, _ := strings.Cut(v1, "/")
+	return filepath.Join("/sys/fs/cgroup", controller, testNamespace, module, name)
 }
 
 func TestNamespacesOfTheHost(t *testing.T) {
