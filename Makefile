@@ -44,7 +44,7 @@ integration-v2: setup bin/containerd-v2/containerd ## The same against container
 
 # A machine is emulated for them, so a container takes ten seconds to start: those only
 # on which the version of control groups bears.
-CGROUP2 := TestLimitsReachTheContainer|TestSuite/(a_process_is|what_runs_is|start_and_stop)|TestEffectsOnAProcess/(CpuShares|MemorySwap|.*CgroupnsMode)|TestOptionsInsideTheContainer/(Memory|CpuQuota|Devices|Privileged)|TestSecondDaemonTakesOver
+CGROUP2 := TestLimitsReachTheContainer|TestSuite/(a_process_is|what_runs_is|start_and_stop)|TestEffectsOnAProcess/(CpuShares|MemorySwap|.*CgroupnsMode)|TestOptionsInsideTheContainer/(Memory|CpuQuota|Devices|Privileged)|TestRatesOfADiskReach|TestMemoryOptionsOf|TestAppArmorConfines
 
 .PHONY: integration-cgroup2
 integration-cgroup2: setup build ## Those on limits in a virtual machine whose control groups are of version 2 (as root).

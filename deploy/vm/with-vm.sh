@@ -4,7 +4,7 @@
 # other one so. The machine sees this one's files, in the same folder and with the
 # same environment; what it writes is gone with it. Its output and exit status are
 # those of the command. VM_MEMORY is its memory in MiB (3072), VM_TIMEOUT the
-# seconds it may take (1500). Needs neither KVM nor a network; installs QEMU if missing.
+# seconds it may take (1800). Needs neither KVM nor a network; installs QEMU if missing.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 store=$(cd "$here/../.." && pwd)/bin/vm
@@ -25,6 +25,7 @@ want /usr/bin/qemu-system-x86_64 qemu-system-x86
 want /sbin/depmod kmod
 want /bin/cpio cpio
 want /bin/busybox busybox-static
+want /sbin/apparmor_parser apparmor
 if [ ${#need[@]} -gt 0 ] || ! [ -e "$store/kernel" ]; then
   if ! command -v apt-get >/dev/null; then
     echo "with-vm: this machine lacks what these Debian packages bring; install it by hand: ${need[*]:-} and the kernel of linux-image-amd64 in $store" >&2
@@ -87,10 +88,10 @@ copies+=($!)
 accel=tcg,thread=multi
 [ -z "${VM_ACCEL:-}" ] || accel=$VM_ACCEL
 # The machine ends with this script, however that ends.
-setpriv --pdeathsig TERM timeout "${VM_TIMEOUT:-1500}" qemu-system-x86_64 -accel "$accel" -cpu max -smp 2 -m "${VM_MEMORY:-3072}" \
+setpriv --pdeathsig TERM timeout "${VM_TIMEOUT:-1800}" qemu-system-x86_64 -accel "$accel" -cpu max -smp 2 -m "${VM_MEMORY:-3072}" \
   -nodefaults -no-user-config -no-reboot -display none \
   -kernel "$store/kernel" -initrd "$store/initrd.gz" \
-  -append "console=ttyS0 quiet loglevel=3 panic=-1 cgroup_no_v1=all breakwater.dir=$dir breakwater.modules=$store/package/lib/modules" \
+  -append "console=ttyS0 quiet loglevel=3 panic=-1 cgroup_no_v1=all apparmor=1 security=apparmor breakwater.dir=$dir breakwater.modules=$store/package/lib/modules" \
   -serial "file:$dir/console" \
   -fsdev "local,id=root,path=/,security_model=none,readonly=on,multidevs=remap" -device virtio-9p-pci,fsdev=root,mount_tag=root \
   -device virtio-rng-pci -device virtio-serial \

@@ -380,13 +380,13 @@ func TestSecondDaemonTakesOver(t *testing.T) {
 		}
 	}
 	if !slices.Equal(lines, []string{"before\n", "after\n"}) {
-		t.Errorf("log %q", lines)
+		t.Fatalf("log %q", lines)
 	}
 	events := second.Events(t.Context())
 	if err := second.Stop(t.Context(), "survivor", 5*time.Second); err != nil {
 		t.Fatal(err)
 	}
-	if e := <-events; e.Type != runtime.EventExited || e.Module != "survivor" || e.ExitCode != 0 {
+	if e := awaitExit(t, events, "survivor"); e.ExitCode != 0 {
 		t.Errorf("event %+v", e)
 	}
 }

@@ -139,7 +139,7 @@ func number(s string) int {
 
 func retry(f func() error) {
 	var err error
-	for range 300 {
+	for range 1200 { // two minutes: machines can be slow
 		if err = f(); err == nil {
 			return
 		}
