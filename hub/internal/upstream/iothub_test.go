@@ -300,11 +300,14 @@ func TestOwnTokenAgainstIotHub(t *testing.T) {
 				if err := <-sent; err == nil || dials.Load() != before {
 					t.Errorf("without a token: %v, %d connections more", err, dials.Load()-before)
 				}
-				l.mu.Lock()
-				if !slices.ContainsFunc(l.errs, func(err error) bool { return errors.Is(err, upstream.ErrNoIdentity) }) {
-					t.Errorf("told %v", l.errs)
+				told := func() bool { // after the message
+					l.mu.Lock()
+					defer l.mu.Unlock()
+					return slices.ContainsFunc(l.errs, func(err error) bool { return errors.Is(err, upstream.ErrNoIdentity) })
 				}
-				l.mu.Unlock()
+				if !eventually(told) {
+					t.Error("not told that there is no identity")
+				}
 				cancel()
 				<-ended
 			}
