@@ -11,14 +11,12 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"go.uber.org/goleak"
-	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
@@ -31,6 +29,7 @@ import (
 	"github.com/breakwater-iot/breakwater/daemon/internal/runtime"
 	"github.com/breakwater-iot/breakwater/daemon/internal/runtime/runtimetest"
 	"github.com/breakwater-iot/breakwater/daemon/internal/watchdog"
+	"github.com/breakwater-iot/breakwater/proto/filelock/filelocktest"
 	"github.com/breakwater-iot/breakwater/proto/iothub"
 	"github.com/breakwater-iot/breakwater/proto/iothub/rest"
 	managementv1 "github.com/breakwater-iot/breakwater/proto/management/v1"
@@ -537,32 +536,6 @@ func TestFailureOfTheWatchdogEndsTheDaemon(t *testing.T) {
 	}
 }
 
-// inherit has what this program has open at path open once more, like a child between
-// its fork and its program, until the test ends.
-func inherit(t *testing.T, path string) {
-	t.Helper()
-	names, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, n := range names {
-		if to, err := os.Readlink(filepath.Join("/proc/self/fd", n.Name())); err != nil || to != path {
-			continue
-		}
-		fd, err := strconv.Atoi(n.Name())
-		if err != nil {
-			t.Fatal(err)
-		}
-		child, err := unix.Dup(fd)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { _ = unix.Close(child) })
-		return
-	}
-	t.Fatalf("%s is not open", path)
-}
-
 func TestOneDaemonPerHome(t *testing.T) {
 	home := filepath.Join(t.TempDir(), "home")
 	unlock, err := daemon.LockHome(home)
@@ -572,7 +545,7 @@ func TestOneDaemonPerHome(t *testing.T) {
 	if _, err := daemon.LockHome(home); err == nil || !strings.Contains(err.Error(), "in use by another daemon") {
 		t.Fatalf("second lock: %v", err)
 	}
-	inherit(t, filepath.Join(home, "lock"))
+	filelocktest.Inherit(t, filepath.Join(home, "lock"))
 	unlock()
 	unlock, err = daemon.LockHome(home)
 	if err != nil {

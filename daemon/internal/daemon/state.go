@@ -19,6 +19,7 @@ import (
 	"github.com/breakwater-iot/breakwater/daemon/internal/renewal"
 	"github.com/breakwater-iot/breakwater/daemon/internal/runtime"
 	"github.com/breakwater-iot/breakwater/proto/atomicfile"
+	"github.com/breakwater-iot/breakwater/proto/filelock"
 )
 
 // LockHome makes the home directory and makes sure that only one daemon uses it,
@@ -38,12 +39,7 @@ func LockHome(home string) (unlock func(), err error) {
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		return nil, errors.Join(fmt.Errorf("home directory %s is in use by another daemon: %w", home, err), f.Close())
 	}
-	return func() {
-		// A child that is just being started has the file open until it runs its own
-		// program, and would keep the lock.
-		_ = unix.Flock(int(f.Fd()), unix.LOCK_UN)
-		f.Close()
-	}, nil
+	return func() { _ = filelock.Close(f) }, nil
 }
 
 // checkProvisioning removes all modules when the device is not the one that made

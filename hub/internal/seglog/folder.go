@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/breakwater-iot/breakwater/proto/filelock"
 )
 
 // Folder is where a log lies. Methods may be called concurrently.
@@ -141,16 +143,7 @@ func (d *dir) Open(name string) (File, error) {
 func (d *dir) Rename(from, to string) error { return os.Rename(d.file(from), d.file(to)) }
 func (d *dir) Remove(name string) error     { return os.Remove(d.file(name)) }
 func (d *dir) Sync() error                  { return d.d.Sync() }
-
-// Close gives the lock up by itself: a child that this program is just starting has the
-// folder open, and would keep the lock, until it runs its own program.
-func (d *dir) Close() error {
-	var err error
-	if !d.readOnly {
-		err = unix.Flock(int(d.d.Fd()), unix.LOCK_UN)
-	}
-	return errors.Join(err, d.d.Close())
-}
+func (d *dir) Close() error                 { return filelock.Close(d.d) }
 
 func (d *dir) Names() ([]string, error) {
 	entries, err := os.ReadDir(d.path)

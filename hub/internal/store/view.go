@@ -10,6 +10,8 @@ import (
 
 	"github.com/dgraph-io/badger/v4"
 	"golang.org/x/sys/unix"
+
+	"github.com/breakwater-iot/breakwater/proto/filelock"
 )
 
 // Errors of OpenView.
@@ -58,16 +60,12 @@ func lockable(dir string) error {
 	if err != nil {
 		return err
 	}
-	defer d.Close()
-	if err := unix.Flock(int(d.Fd()), unix.LOCK_SH|unix.LOCK_NB); errors.Is(err, unix.EWOULDBLOCK) {
-		return fmt.Errorf("%w: %s", ErrInUse, dir)
+	if err = unix.Flock(int(d.Fd()), unix.LOCK_SH|unix.LOCK_NB); errors.Is(err, unix.EWOULDBLOCK) {
+		err = fmt.Errorf("%w: %s", ErrInUse, dir)
 	} else if err != nil {
-		return fmt.Errorf("lock %s: %w", dir, err)
+		err = fmt.Errorf("lock %s: %w", dir, err)
 	}
-	if err := unix.Flock(int(d.Fd()), unix.LOCK_UN); err != nil { // as in removeEmpty
-		return fmt.Errorf("unlock %s: %w", dir, err)
-	}
-	return nil
+	return errors.Join(err, filelock.Close(d))
 }
 
 // Close ends the view.

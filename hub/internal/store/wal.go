@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/breakwater-iot/breakwater/proto/filelock"
 )
 
 // wal syncs the write-ahead logs of Badger's memtables, the files "00001.mem" and
@@ -67,13 +69,10 @@ func removeEmpty(dir string) error {
 	if err != nil {
 		return err
 	}
-	defer d.Close()
-	// The lock is Badger's, who takes it next. A child that is just being started has
-	// the folder open, too, so closing it is not enough to give the lock up.
+	defer func() { _ = filelock.Close(d) }() // the lock is Badger's, who takes it next
 	if unix.Flock(int(d.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil {
 		return nil
 	}
-	defer func() { _ = unix.Flock(int(d.Fd()), unix.LOCK_UN) }()
 	files, err := d.ReadDir(-1)
 	if err != nil {
 		return err
