@@ -154,8 +154,9 @@ func (s *identities) settle(ctx context.Context, wanted *manifest.Deployment, d 
 
 // current returns those containers that were told the generation that their identity has
 // now. One that was made anew meanwhile is another identity: its keys are not registered yet,
-// and the container cannot seal for it. Containers that do not say what they were told are taken as they
-// are, and so are all while identities cannot be listed: they have to be looked after.
+// and the container cannot seal for it. Containers that do not say what they were told are
+// taken as they are, and so are all while identities cannot be listed: they have to be
+// looked after.
 func (s *identities) current(ctx context.Context, engines []plan.Engine) []plan.Engine {
 	var list []plan.Engine
 	ask := false
@@ -170,18 +171,14 @@ func (s *identities) current(ctx context.Context, engines []plan.Engine) []plan.
 	if !ask {
 		return list
 	}
-	ids, err := s.api.Identities(ctx)
+	_, now, err := s.listed(ctx)
 	if err != nil {
 		s.log.Warn("modules are taken as they are: their identities cannot be listed", "error", err)
 		return list
 	}
-	now := make(map[string]string, len(ids))
-	for _, id := range ids {
-		now[id.ModuleID] = id.Generation
-	}
 	return slices.DeleteFunc(list, func(e plan.Engine) bool {
 		told, says := e.Labels[plan.LabelGeneration]
-		if !says || now[manifest.CloudID(e.Name)] == told {
+		if !says || now[manifest.CloudID(e.Name)].Generation == told {
 			return false
 		}
 		s.log.Info("module was made for an identity that it has no more", "module", e.Name)
