@@ -188,13 +188,7 @@ func (l *local) moduleAdded(t *testing.T) {
 		modules["second-sensor"] = module("localhost:5000/breakwater/temperature-sensor:dev", "{}")
 	})
 	l.run(t, ctx, "filter", "temperature-sensor", "second-sensor")
-	eventually(t, ctx, "the hub knows the new module", func() error {
-		out, err := l.EdgeCtl(ctx, "logs", "second-sensor")
-		if err == nil && !strings.Contains(out, `"msg":"acknowledged"`) {
-			err = errors.New("nothing was acknowledged to it")
-		}
-		return err
-	})
+	l.knownToTheHub(t, ctx, "second-sensor")
 	l.onlyChanged(t, before)
 }
 

@@ -92,14 +92,20 @@ func (p *path) moduleAdded(t *testing.T) {
 		t.Error("second-sensor does not run")
 	}
 	ctx := p.within(t, time.Minute)
+	p.knownToTheHub(t, ctx, "second-sensor")
+	p.onlyChanged(t, before)
+}
+
+// knownToTheHub waits until the hub has acknowledged a new module's messages.
+func (p *path) knownToTheHub(t *testing.T, ctx context.Context, module string) {
+	t.Helper()
 	eventually(t, ctx, "the hub knows the new module", func() error {
-		out, err := p.EdgeCtl(ctx, "logs", "second-sensor")
+		out, err := p.EdgeCtl(ctx, "logs", module)
 		if err == nil && !strings.Contains(out, `"msg":"acknowledged"`) {
 			err = errors.New("nothing was acknowledged to it")
 		}
 		return err
 	})
-	p.onlyChanged(t, before)
 }
 
 func (p *path) moduleChanged(t *testing.T) {

@@ -232,8 +232,6 @@ func (p *path) agentRestarted(t *testing.T) {
 	}
 }
 
-// agentMoved deploys a good agent by a tag, and then a bad one by the same tag. Neither
-// has the memory of the one before.
 // agentRemoved removes container and image of the agent with ctr. The daemon makes the one of
 // its configuration, which replaces itself by the one that is deployed.
 func (p *path) agentRemoved(t *testing.T) {
@@ -258,6 +256,8 @@ func (p *path) agentRemoved(t *testing.T) {
 	p.onlyChanged(t, before, "edgeAgent")
 }
 
+// agentMoved deploys a good agent by a tag, and then a bad one by the same tag. Neither
+// has the memory of the one before.
 func (p *path) agentMoved(t *testing.T) {
 	ctx := p.within(t, 2*time.Minute)
 	const image = "breakwater/edgeagent:moving"
