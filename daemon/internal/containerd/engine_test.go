@@ -161,18 +161,13 @@ func TestLimitsReachTheContainer(t *testing.T) {
 	if err != nil || !strings.Contains(string(status), "CapBnd:\t0000000000000000") || !strings.Contains(string(status), "Seccomp:\t2") {
 		t.Errorf("%v %s", err, status)
 	}
-	for _, f := range [][3]string{
-		{"memory/memory.limit_in_bytes:memory.max", "33554432", "33554432"},
-		{"pids/pids.max:pids.max", "50", "50"},
-		{"cpu/cpu.cfs_quota_us:cpu.max", "50000", "50000 100000"},
+	for files, wants := range map[string][2]string{
+		"memory/memory.limit_in_bytes:memory.max": {"33554432", "33554432"},
+		"pids/pids.max:pids.max":                  {"50", "50"},
+		"cpu/cpu.cfs_quota_us:cpu.max":            {"50000", "50000 100000"},
 	} {
-		path, want := cgroupFile("small", f[0]), f[1]
-		if strings.HasSuffix(f[0], ":"+filepath.Base(path)) {
-			want = f[2]
-		}
-		data, err := os.ReadFile(path)
-		if got := strings.TrimSpace(string(data)); err != nil || got != want {
-			t.Errorf("%s is %q (%v), want %s", path, got, err, want)
+		if path, got, want := cgroupValue(t, "small", files, wants); strings.TrimSpace(got) != want {
+			t.Errorf("%s is %q, want %s", path, got, want)
 		}
 	}
 }

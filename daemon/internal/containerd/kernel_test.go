@@ -28,20 +28,15 @@ func TestRatesOfADiskReachTheContainer(t *testing.T) {
 	rate := func(n int) string { return fmt.Sprintf(`[{"Path":"%s","Rate":%d}]`, node, n) }
 	up(t, r, `{"HostConfig":{"BlkioDeviceReadBps":`+rate(1<<20)+`,"BlkioDeviceWriteBps":`+rate(2<<20)+
 		`,"BlkioDeviceReadIOps":`+rate(30)+`,"BlkioDeviceWriteIOps":`+rate(40)+`}}`)
-	for v1, want := range map[string][2]string{
+	for v1, wants := range map[string][2]string{
 		"read_bps_device":   {"1048576", "rbps=1048576"},
 		"write_bps_device":  {"2097152", "wbps=2097152"},
 		"read_iops_device":  {"30", "riops=30"},
 		"write_iops_device": {"40", "wiops=40"},
 	} {
-		path, i := cgroupFile("look", "blkio/blkio.throttle."+v1+":io.max"), 0
-		if filepath.Base(path) == "io.max" {
-			i = 1
-		}
-		data, err := os.ReadFile(path)
-		check(t, err)
-		if got := string(data); !strings.HasPrefix(got, number+" ") || !strings.Contains(got, want[i]) {
-			t.Errorf("%s is %q, want %s for %s", path, got, want[i], number)
+		path, got, want := cgroupValue(t, "look", "blkio/blkio.throttle."+v1+":io.max", wants)
+		if !strings.HasPrefix(got, number+" ") || !strings.Contains(got, want) {
+			t.Errorf("%s is %q, want %s for %s", path, got, want, number)
 		}
 	}
 }
@@ -64,16 +59,12 @@ func loopDevice(t *testing.T) string {
 func TestMemoryOptionsOfTheFirstVersion(t *testing.T) {
 	r := engine(t)
 	up(t, r, `{"HostConfig":{"MemorySwappiness":7,"OomKillDisable":true,"Memory":67108864}}`)
-	for files, want := range map[string][2]string{
+	for files, wants := range map[string][2]string{
 		"memory/memory.swappiness:memory.max":  {"7\n", "67108864\n"},
 		"memory/memory.oom_control:memory.max": {"oom_kill_disable 1\n", "67108864\n"},
 	} {
-		path, i := cgroupFile("look", files), 0
-		if filepath.Base(path) == "memory.max" {
-			i = 1
-		}
-		if data, err := os.ReadFile(path); err != nil || !strings.HasPrefix(string(data), want[i]) {
-			t.Errorf("%s is %q (%v), want %q", path, data, err, want[i])
+		if path, got, want := cgroupValue(t, "look", files, wants); !strings.HasPrefix(got, want) {
+			t.Errorf("%s is %q, want %q", path, got, want)
 		}
 	}
 }

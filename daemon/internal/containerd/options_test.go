@@ -58,7 +58,7 @@ func TestOptionsInsideTheContainer(t *testing.T) {
 			st := up(t, r, tc.options)
 			path := fmt.Sprintf("/proc/%d/%s", st.Pid, tc.file)
 			if files, ok := strings.CutPrefix(tc.file, "cgroup:"); ok {
-				path = cgroupFile("look", files)
+				path, _ = cgroupFile("look", files)
 			}
 			data, err := os.ReadFile(path)
 			switch {
@@ -107,14 +107,27 @@ func up(t *testing.T, r interface {
 }
 
 // cgroupFile returns the file of a module's group in the version of control groups
-// that there is: files is "CONTROLLER/FILE OF V1:FILE OF V2".
-func cgroupFile(module, files string) string {
+// that there is, and whether that is the second: files is "CONTROLLER/FILE OF V1:FILE OF V2".
+func cgroupFile(module, files string) (path string, second bool) {
 	v1, v2, _ := strings.Cut(files, ":")
 	if _, err := os.Stat("/sys/fs/cgroup/cgroup.controllers"); err == nil {
-		return filepath.Join("/sys/fs/cgroup", testNamespace, module, v2)
+		return filepath.Join("/sys/fs/cgroup", testNamespace, module, v2), true
 	}
 	controller, name, _ := strings.Cut(v1, "/")
-	return filepath.Join("/sys/fs/cgroup", controller, testNamespace, module, name)
+	return filepath.Join("/sys/fs/cgroup", controller, testNamespace, module, name), false
+}
+
+// cgroupValue is what the file of cgroupFile says, and that of wants, for v1 and v2, which
+// is of its version.
+func cgroupValue(t *testing.T, module, files string, wants [2]string) (path, got, want string) {
+	t.Helper()
+	path, second := cgroupFile(module, files)
+	data, err := os.ReadFile(path)
+	check(t, err)
+	if second {
+		return path, string(data), wants[1]
+	}
+	return path, string(data), wants[0]
 }
 
 func TestNamespacesOfTheHost(t *testing.T) {
